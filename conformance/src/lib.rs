@@ -1,0 +1,1 @@
+//! The one comparator, golden models and property tests that every backend must pass.

@@ -1,0 +1,5 @@
+//! Gemma 4: everything that is not a device.
+
+pub mod error;
+pub mod model;
+pub mod tensor;

@@ -1,0 +1,3 @@
+//! The model: its hyper-parameters and the programs that compute it.
+
+pub mod config;
