@@ -1,6 +1,7 @@
 //! Gemma 4: everything that is not a device.
 
 pub mod error;
+pub mod gguf;
 pub mod kv_type;
 pub mod model;
 pub mod tensor;
