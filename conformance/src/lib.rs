@@ -1,1 +1,4 @@
 //! The one comparator, golden models and property tests that every backend must pass.
+
+pub mod compare;
+pub mod procedural;
