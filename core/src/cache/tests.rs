@@ -1,3 +1,8 @@
+mod sharing;
+mod steps;
+mod walk;
+mod world;
+
 /// splitmix64: tests must fail the same way twice.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);

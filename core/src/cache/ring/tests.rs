@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -168,13 +166,13 @@ impl Keys {
     fn sees_its_window(&self, query: usize, end: usize) -> bool {
         let ring = self.slots.len();
         let end = end.saturating_add_signed(self.end_error);
-        let mut seen: BTreeMap<Option<usize>, usize> = BTreeMap::new();
-        for slot in (0..ring).filter(|&slot| visible(slot, query, end, ring, self.window)) {
-            *seen.entry(self.slots[slot]).or_default() += 1;
-        }
+        let seen = (0..ring).filter(|&slot| visible(slot, query, end, ring, self.window));
+        let Some(mut seen) = seen.map(|slot| self.slots[slot]).collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        seen.sort_unstable();
         let start = (query + 1).saturating_sub(self.window);
-        seen.into_iter()
-            .eq((start..=query).map(|position| (Some(position), 1)))
+        seen.into_iter().eq(start..=query)
     }
 }
 
