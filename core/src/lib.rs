@@ -1,5 +1,6 @@
 //! Gemma 4: everything that is not a device.
 
+pub mod cache;
 pub mod error;
 pub mod gguf;
 pub mod kv_type;
