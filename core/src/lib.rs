@@ -2,5 +2,6 @@
 
 pub mod error;
 pub mod gguf;
+pub mod hf;
 pub mod model;
 pub mod tensor;
