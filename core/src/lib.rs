@@ -6,5 +6,6 @@ pub mod gguf;
 pub mod hf;
 pub mod kv_type;
 pub mod model;
+pub mod quant;
 pub mod tensor;
 pub mod tokenizer;
