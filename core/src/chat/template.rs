@@ -25,8 +25,10 @@ const BUILTIN: &str = include_str!("gemma4.jinja");
 /// Name of the template inside the engine. Without an extension, so nothing is escaped for HTML.
 const NAME: &str = "chat";
 
-/// Instructions a template may execute: a long dialogue needs well under a million, and this many take seconds.
+/// Instructions a template may execute: this many take seconds. Google's later templates look at all earlier messages
+/// for each one, hence the square.
 const FUEL: u64 = 20_000_000;
+const FUEL_PER_PAIR_OF_MESSAGES: u64 = 64;
 
 /// Frames inside one another, the engine's own maximum. A macro call costs several: it is enough for dialogues as deep
 /// as the check lets through, and the smallest stack (2 MiB) holds it in a debug build.
@@ -65,7 +67,6 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build();
         env.set_syntax(syntax.map_err(|err| template_error(&err))?);
-        env.set_fuel(Some(FUEL));
         env.set_recursion_limit(RECURSION);
         env.set_unknown_method_callback(unknown_method_callback);
         env.add_filter("tojson", python::tojson);
@@ -112,6 +113,11 @@ impl ChatTemplate {
         let limit = OUTPUT_BYTES.max(input.saturating_mul(OUTPUT_PER_INPUT_BYTE));
         let mut env = self.env.clone();
         env.set_formatter(move |out, state, value| write_value(out, state, value, limit));
+        let messages = dialogue.messages.len() as u64;
+        let pairs = messages
+            .saturating_mul(messages)
+            .saturating_mul(FUEL_PER_PAIR_OF_MESSAGES);
+        env.set_fuel(Some(FUEL.saturating_add(pairs).min(1 << 40)));
         let template = env.get_template(NAME).map_err(|err| template_error(&err))?;
         let mut out = Limited {
             text: Vec::new(),
@@ -220,7 +226,7 @@ fn with_model_turn(mut prompt: String) -> String {
 
 fn template_error(err: &Error) -> ChatError {
     let reason = match (err.kind(), err.detail()) {
-        (ErrorKind::OutOfFuel, _) => format!("runs for more than {FUEL} steps"),
+        (ErrorKind::OutOfFuel, _) => "takes too many steps".to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };

@@ -316,12 +316,27 @@ fn errors_name_the_line_and_the_reason() {
     }
 }
 
+#[test]
+fn templates_that_look_at_all_pairs_of_messages_can_read_long_dialogues() {
+    let source = "{%- set ns = namespace(last='') -%}
+{%- for m in messages -%}
+{%- for j in range(loop.index0 - 1, -1, -1) -%}
+{%- if not ns.found -%}{%- if messages[j]['role'] != 'tool' -%}{%- set ns.last = m.content -%}{%- endif -%}{%- endif -%}
+{%- endfor -%}
+{%- endfor -%}
+{{ ns.last }}";
+    let messages = (0..2500)
+        .map(|index| Message::new(Role::User, index.to_string()))
+        .collect();
+    assert_eq!(compile(source).render(&Dialogue::new(messages)).unwrap(), "2499");
+}
+
 // On a small stack: servers render on threads of 2 MiB.
 #[test]
 fn hostile_templates_end_in_an_error() {
     let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
     let cases = [
-        ("{% for a in range(9999) %}{% for b in range(9999) %}{% set x = a %}{% endfor %}{% endfor %}", "runs for more than"),
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% set x = a %}{% endfor %}{% endfor %}", "takes too many steps"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion limit"),
         ("{% macro m(x) %}{% for y in [1] %}{{ m([x]) }}{% endfor %}{% endmacro %}{{ m([]) }}", "recursion limit"),
         ("{% for x in [messages] recursive %}{{ loop([x]) }}{% endfor %}", "recursion limit"),
