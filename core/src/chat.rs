@@ -8,7 +8,7 @@ pub mod message;
 mod outdated;
 pub mod parser;
 pub mod template;
-pub mod value;
+mod value;
 
 pub use markers::{Marker, Markers};
 pub use message::{Content, Dialogue, FunctionCall, Message, Part, Role, ToolCall};
