@@ -8,7 +8,7 @@
 //! # Sharing
 //!
 //! Pages are only appended to, so a page may have many readers beside the one owner that appends to it; nothing is
-//! ever copied. The rules, each with the test that breaks it on purpose in `cache/tests.rs`:
+//! ever copied. The rules, which `cache/tests/sharing.rs` breaks on purpose:
 //!
 //! - A sequence owns the page that it appends to, and nobody relies on anything in it at or above the sequence's
 //!   length. Every other page it holds, it owns or reads whole. A snapshot reads all its pages, the last one up to
@@ -26,9 +26,9 @@
 //! # A step
 //!
 //! [`reserve`](Cache::reserve), run the step, [`commit`](Cache::commit). Rejected tokens stay in their pages as
-//! garbage above the length, are overwritten by the next step, and count for `oldest`. Pages above the length stay with the
-//! sequence until [`rollback`](Cache::rollback): a host that runs a step ahead reserves for both steps, and for
-//! both again after each commit, and gets the same pages.
+//! garbage above the length, are overwritten by the next step, and count for `oldest`. Pages above the length stay
+//! with the sequence until [`rollback`](Cache::rollback): a host that runs a step ahead reserves for both steps, and
+//! for both again right after each commit, and gets the same pages.
 
 mod error;
 mod pages;
