@@ -1,4 +1,5 @@
 //! The one comparator, golden models and property tests that every backend must pass.
 
 pub mod compare;
+pub mod golden;
 pub mod procedural;
