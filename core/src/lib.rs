@@ -3,6 +3,8 @@
 pub mod backend;
 pub mod cache;
 pub mod chat;
+pub mod checkpoint;
+pub mod dialogue;
 pub mod engine;
 pub mod error;
 pub mod gguf;
