@@ -138,6 +138,33 @@ pub fn compare(want: &[f32], got: &[f32], bound: Bound) -> Result<Agreement, Mis
     }
 }
 
+/// Checks that `got` has the bits of `want`, and returns how many values were compared.
+///
+/// For results that must not depend on company or history: there even a rounding error is a difference. NaN
+/// never agrees, not with the same NaN either, and nothing to compare is a mismatch.
+///
+/// # Errors
+///
+/// The first element with other bits; a difference in length is one.
+pub fn same_bits(want: &[f32], got: &[f32]) -> Result<usize, Mismatch> {
+    let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() || a.is_nan();
+    let pairs = || want.iter().zip(got);
+    let count = pairs().filter(|&pair| differs(pair)).count();
+    if count == 0 && want.len() == got.len() && !want.is_empty() {
+        return Ok(want.len());
+    }
+    let index = pairs().position(differs).unwrap_or(want.len().min(got.len()));
+    let at = |values: &[f32]| values.get(index).map_or(f64::NAN, |&v| f64::from(v));
+    Err(Mismatch {
+        index,
+        want: at(want),
+        got: at(got),
+        allowed: 0.0,
+        count: count + want.len().abs_diff(got.len()),
+        of: want.len(),
+    })
+}
+
 /// Root of the mean square difference over the root of the mean square of `want`.
 ///
 /// NaN if anything is NaN or nothing is compared, so that a test "at most" fails.
@@ -171,6 +198,18 @@ mod tests {
             assert!(compare(&[want], &[got], bound).is_err(), "{want} against {got}");
         }
         assert!(compare(&[], &[], bound).is_err(), "nothing was compared");
+    }
+
+    #[test]
+    fn same_bits_are_neither_close_values_nor_nothing() {
+        assert_eq!(same_bits(&[1.0, -2.0], &[1.0, -2.0]), Ok(2));
+        let close = 1.0 + f32::EPSILON;
+        for (want, got) in [(1.0, close), (0.0, -0.0), (f32::NAN, f32::NAN), (1.0, f32::NAN)] {
+            assert!(same_bits(&[want], &[got]).is_err(), "{want} against {got}");
+        }
+        let mismatch = same_bits(&[1.0, 2.0, 3.0], &[1.0, 5.0]).expect_err("one differs, one is missing");
+        assert_eq!((mismatch.index, mismatch.count, mismatch.of), (1, 2, 3));
+        assert!(same_bits(&[], &[]).is_err());
     }
 
     #[test]

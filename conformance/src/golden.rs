@@ -3,7 +3,6 @@
 //! A folder holds `config.json` with `procedural_seed`, `tensors.json` with the names and shapes of the weights,
 //! and `golden.safetensors` with prompts, logits, hidden states and greedy continuations.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +13,14 @@ use gemma4_core::error::ModelError;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Config;
 use gemma4_core::model::gemma4::{Gemma4, KvTypes, Taps};
-use gemma4_core::model::weights::{Naming, WeightSource, Weights};
+use gemma4_core::model::weights::Weights;
 use gemma4_core::program::Class;
 use gemma4_core::reference::{self, Reference};
 use gemma4_core::sample::{Draw, Sampling};
-use gemma4_core::tensor::{Bytes, DType, Tensor};
 use safetensors::SafeTensors;
 
 use crate::compare::{Agreement, Bound, Mismatch, compare, relative_error};
-use crate::procedural;
+use crate::procedural::Procedural;
 
 /// Largest difference of a logit or hidden value from transformers, both in f32: the same models in f64 differ
 /// from the files by at most 2e-5, and the largest values are near 30, where f32 has steps of 2e-6.
@@ -120,40 +118,6 @@ struct Prompt {
     greedy: Vec<u32>,
 }
 
-/// Weights made from names.
-struct Procedural {
-    path: PathBuf,
-    shapes: BTreeMap<String, Vec<usize>>,
-    seed: u64,
-}
-
-impl WeightSource for Procedural {
-    fn load(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
-        let Some(shape) = self.shapes.get(name) else {
-            return Ok(None);
-        };
-        let full = match shape[..] {
-            [cols] => [1, 1, cols],
-            [rows, cols] => [1, rows, cols],
-            [experts, rows, cols] => [experts, rows, cols],
-            _ => return Ok(None),
-        };
-        let values = procedural::values(name, shape, self.seed);
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Ok(Tensor::new(name, DType::F32, full, Bytes::from_owner(bytes)))
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn naming(&self) -> Naming {
-        let suffix = "embed_tokens.weight";
-        let prefix = self.shapes.keys().find_map(|name| name.strip_suffix(suffix)).unwrap_or("model.");
-        Naming::Hf { prefix: prefix.to_owned() }
-    }
-}
-
 /// How a prompt is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
@@ -229,7 +193,7 @@ impl Golden {
         let seed = seed.ok_or_else(|| bad(&path, "`procedural_seed` is not a whole number"))?;
         let path = dir.join("tensors.json");
         let shapes = parse(&path, &read_text(&path)?)?;
-        let weights = Weights::load(&config, &Procedural { path, shapes, seed })?;
+        let weights = Weights::load(&config, &Procedural::new(&path, shapes, seed))?;
         let prompts = prompts(&dir.join("golden.safetensors"), &config)?;
         Ok(Self::Target(Box::new(Target { config, weights, prompts })))
     }

@@ -1,5 +1,12 @@
 //! The one comparator, golden models and property tests that every backend must pass.
 
 pub mod compare;
+pub mod device;
 pub mod golden;
+pub mod invariance;
 pub mod procedural;
+pub mod tiny;
+
+mod failure;
+
+pub use failure::Failure;
