@@ -154,7 +154,7 @@ impl<B: Backend, F: Fn() -> B> Subject<F> {
             alone.push(logits);
         }
         let mut compared = 0;
-        for order in [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]] {
+        for order in [[3, 1, 0, 2], [2, 3, 1, 0]] {
             let mut engine = self.engine(context, 256, shares.len())?;
             let mut seqs = Vec::new();
             for &at in &order {
@@ -175,15 +175,15 @@ impl<B: Backend, F: Fn() -> B> Subject<F> {
         Ok(compared)
     }
 
-    /// A sequence that starts from a shared prefix has the logits of one that computed the prefix itself, and so
-    /// has the sequence that the prefix was taken from.
+    /// A sequence that starts from a shared prefix of each of `lengths` has the logits of one that computed the
+    /// prefix itself, and so has the sequence that the prefix was taken from.
     ///
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn a_shared_prefix_changes_nothing(&self) -> Result<usize, Failure> {
+    pub fn a_shared_prefix_changes_nothing(&self, lengths: &[usize]) -> Result<usize, Failure> {
         let mut compared = 0;
-        for len in [40, 256, 300, 513] {
+        for &len in lengths {
             let prefix = tokens(len, 20);
             let tails = [tokens(90, 21), tokens(70, 22), tokens(50, 23)];
             let context = len + 90;

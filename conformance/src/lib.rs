@@ -1,9 +1,11 @@
 //! The one comparator, golden models and property tests that every backend must pass.
 
+pub mod cases;
 pub mod compare;
 pub mod device;
 pub mod golden;
 pub mod invariance;
+pub mod kv;
 pub mod procedural;
 pub mod tiny;
 
