@@ -95,45 +95,42 @@ impl fmt::Display for Mismatch {
 ///
 /// If the lengths differ.
 pub fn compare(want: &[f32], got: &[f32], bound: Bound) -> Result<Agreement, Mismatch> {
-    assert_eq!(want.len(), got.len(), "tensors of different length");
-    let mut agreement = Agreement {
-        count: want.len(),
-        ..Agreement::default()
-    };
+    let want: Vec<f64> = want.iter().map(|&want| want.into()).collect();
+    let allowed: Vec<f64> = want.iter().map(|&want| bound.allowed(want)).collect();
+    compare_within(&want, got, &allowed)
+}
+
+/// The same with a bound for each element, against values that need not be of `f32`.
+///
+/// # Errors
+///
+/// The first element outside its bound.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn compare_within(want: &[f64], got: &[f32], allowed: &[f64]) -> Result<Agreement, Mismatch> {
+    assert!(want.len() == got.len() && want.len() == allowed.len(), "tensors of different length");
+    let mut agreement = Agreement { count: want.len(), ..Agreement::default() };
     let mut first: Option<Mismatch> = None;
-    for (index, (&want, &got)) in want.iter().zip(got).enumerate() {
-        let (want, got) = (f64::from(want), f64::from(got));
-        let (difference, allowed) = ((want - got).abs(), bound.allowed(want));
+    for (index, ((&want, &got), &allowed)) in want.iter().zip(got).zip(allowed).enumerate() {
+        let got = f64::from(got);
+        let difference = (want - got).abs();
         if want.is_finite() && difference <= allowed {
             agreement.worst = agreement.worst.max(difference);
-            let share = if difference > 0.0 {
-                difference / allowed
-            } else {
-                0.0
-            };
+            let share = if difference > 0.0 { difference / allowed } else { 0.0 };
             agreement.share = agreement.share.max(share);
         } else {
-            let outside = Mismatch {
-                index,
-                want,
-                got,
-                allowed,
-                count: 0,
-                of: agreement.count,
-            };
+            let outside = Mismatch { index, want, got, allowed, count: 0, of: agreement.count };
             first.get_or_insert(outside).count += 1;
         }
     }
     match first {
         Some(mismatch) => Err(mismatch),
-        None if want.is_empty() => Err(Mismatch {
-            index: 0,
-            want: f64::NAN,
-            got: f64::NAN,
-            allowed: bound.abs,
-            count: 0,
-            of: 0,
-        }),
+        None if want.is_empty() => {
+            let nan = f64::NAN;
+            Err(Mismatch { index: 0, want: nan, got: nan, allowed: nan, count: 0, of: 0 })
+        }
         None => Ok(agreement),
     }
 }
