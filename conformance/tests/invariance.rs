@@ -1,15 +1,17 @@
 //! The reference backend gives a row the same bits in any company, order and history.
 
 use gemma4_conformance::Failure;
-use gemma4_conformance::invariance::Subject;
-use gemma4_conformance::tiny::{Kv, Tiny};
+use gemma4_conformance::compare::same_bits;
+use gemma4_conformance::invariance::{Subject, feed};
+use gemma4_conformance::tiny::{Kv, Tiny, tokens};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::program::Class;
 use gemma4_core::reference::Reference;
 
 /// Runs a property for every model with every cache type, and prints how many values it compared.
 fn each(property: &str, holds: impl Fn(&Subject<fn() -> Reference>) -> Result<usize, Failure>) {
-    let new: fn() -> Reference = || Reference::new(None).expect("threads can be started");
+    // The tests themselves run side by side.
+    let new: fn() -> Reference = || Reference::new(Some(1)).expect("threads can be started");
     let mut compared = 0;
     for tiny in Tiny::all() {
         for kv in KvType::ALL.map(Kv::all).into_iter().chain([Kv::MIXED]) {
@@ -70,4 +72,26 @@ fn after_a_rollback_the_bits_are_the_same() {
 #[test]
 fn sampled_tokens_are_the_same_alone_in_company_and_ahead_of_the_host() {
     each("sampling", Subject::sampling_is_the_same_alone_in_company_and_ahead);
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let text = tokens(290, 6);
+    let mut compared = 0;
+    for tiny in Tiny::all() {
+        let run = |threads| {
+            let new = || Reference::new(threads).expect("threads can be started");
+            let subject = Subject { new, tiny: tiny.clone(), kv: Kv::MIXED };
+            let mut engine = subject.engine(text.len(), 256, 1)?;
+            let seq = engine.open()?;
+            feed(&mut engine, seq, Class::Prefill, &text, 256)
+        };
+        let [want, three, all] = [Some(1), Some(3), None]
+            .map(|threads| run(threads).unwrap_or_else(|failure| panic!("{failure}")));
+        for got in [three, all] {
+            compared += same_bits(&want, &got).unwrap_or_else(|mismatch| panic!("{}: {mismatch}", tiny.name));
+        }
+    }
+    println!("threads: {compared} comparisons");
+    assert!(compared > 0);
 }
