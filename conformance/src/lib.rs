@@ -1,1 +1,3 @@
 //! The one comparator, golden models and property tests that every backend must pass.
+
+pub mod fuzz;

@@ -34,6 +34,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         "--",
     ];
     let mut command = cargo::command(&program);
+    // From where it was typed, as `--replay` takes a path.
+    command.current_dir(".");
     command.arg(&options.target).args(&options.arguments);
     cargo::succeed(command)
 }
