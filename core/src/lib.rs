@@ -2,5 +2,6 @@
 
 pub mod abi;
 pub mod error;
+pub mod kv_type;
 pub mod model;
 pub mod tensor;
