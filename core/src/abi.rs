@@ -7,6 +7,8 @@
 //! Every field of a struct is a 4-byte scalar: no arrays, no nesting, no pointers. Then `repr(C)`, CUDA and both
 //! WGSL address spaces lay a struct out alike, without padding rules.
 
+use crate::kv_type::tq3;
+
 mod text;
 
 pub use text::{cuda, wgsl};
@@ -166,6 +168,16 @@ consts! {
     PAGE: u32 = 256;
     /// Entry of a page table that names no page.
     NO_PAGE: u32 = 0xffff_ffff;
+    /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
+    TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
+    /// Borders between those centroids; a value on a border belongs to the upper one.
+    TQ3_THRESHOLDS: [f32; 7] = tq3::THRESHOLDS;
+    /// Signs before `TQ3_0`'s transform: bit `j` of word `k` is set if element `32 * k + j` changes sign.
+    TQ3_SIGNS1: [u32; 4] = tq3::SIGNS1;
+    /// Signs after `TQ3_0`'s transform, likewise.
+    TQ3_SIGNS2: [u32; 4] = tq3::SIGNS2;
+    /// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
+    TQ3_SCALE: f32 = tq3::SCALE;
 }
 
 abi! {

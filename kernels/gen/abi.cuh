@@ -5,7 +5,30 @@
 constexpr unsigned int PAGE = 256u;
 
 // Entry of a page table that names no page.
-constexpr unsigned int NO_PAGE = 4294967295u;
+constexpr unsigned int NO_PAGE = 0xffffffffu;
+
+// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
+static __device__ constexpr float TQ3_CENTROIDS[8] = {
+    -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
+};
+
+// Borders between those centroids; a value on a border belongs to the upper one.
+static __device__ constexpr float TQ3_THRESHOLDS[7] = {
+    -0.154259f, -0.091775f, -0.043589f, 0.0f, 0.043589f, 0.091775f, 0.154259f,
+};
+
+// Signs before `TQ3_0`'s transform: bit `j` of word `k` is set if element `32 * k + j` changes sign.
+static __device__ constexpr unsigned int TQ3_SIGNS1[4] = {
+    0xe46a0359u, 0x42f85949u, 0xa4c63bbbu, 0x49f250a9u,
+};
+
+// Signs after `TQ3_0`'s transform, likewise.
+static __device__ constexpr unsigned int TQ3_SIGNS2[4] = {
+    0x16acee90u, 0x3f628fdcu, 0xb7a5357au, 0xbea56562u,
+};
+
+// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
+constexpr float TQ3_SCALE = 0.08838835f;
 
 // What the host tells the device about one row of a step.
 struct RowInfo {

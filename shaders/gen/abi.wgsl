@@ -4,7 +4,30 @@
 const PAGE: u32 = 256u;
 
 // Entry of a page table that names no page.
-const NO_PAGE: u32 = 4294967295u;
+const NO_PAGE: u32 = 0xffffffffu;
+
+// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
+const TQ3_CENTROIDS = array<f32, 8>(
+    -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
+);
+
+// Borders between those centroids; a value on a border belongs to the upper one.
+const TQ3_THRESHOLDS = array<f32, 7>(
+    -0.154259f, -0.091775f, -0.043589f, 0.0f, 0.043589f, 0.091775f, 0.154259f,
+);
+
+// Signs before `TQ3_0`'s transform: bit `j` of word `k` is set if element `32 * k + j` changes sign.
+const TQ3_SIGNS1 = array<u32, 4>(
+    0xe46a0359u, 0x42f85949u, 0xa4c63bbbu, 0x49f250a9u,
+);
+
+// Signs after `TQ3_0`'s transform, likewise.
+const TQ3_SIGNS2 = array<u32, 4>(
+    0x16acee90u, 0x3f628fdcu, 0xb7a5357au, 0xbea56562u,
+);
+
+// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
+const TQ3_SCALE: f32 = 0.08838835f;
 
 // What the host tells the device about one row of a step.
 struct RowInfo {

@@ -63,7 +63,7 @@ fn names_are_unique() {
 fn cuda_spells_every_kind_of_constant() {
     let text = cuda_text(&example(), &[]);
     for line in [
-        "// Twelve words.\n// Second line.\nconstexpr unsigned int COUNT = 4294967295u;",
+        "// Twelve words.\n// Second line.\nconstexpr unsigned int COUNT = 0xffffffffu;",
         "constexpr int LEAST = -2147483648;",
         "constexpr float EPS = 1e-7f;",
         "static __device__ constexpr float CODES[4] = {\n    -0.190685f, -0.0f, 3.0f, 16777216.0f,\n};",
@@ -77,7 +77,7 @@ fn cuda_spells_every_kind_of_constant() {
 fn wgsl_spells_every_kind_of_constant() {
     let text = wgsl_text(&example(), &[]);
     for line in [
-        "// Twelve words.\n// Second line.\nconst COUNT: u32 = 4294967295u;",
+        "// Twelve words.\n// Second line.\nconst COUNT: u32 = 0xffffffffu;",
         "const LEAST: i32 = -2147483648;",
         "const EPS: f32 = 1e-7f;",
         "const CODES = array<f32, 4>(\n    -0.190685f, -0.0f, 3.0f, 16777216.0f,\n);",

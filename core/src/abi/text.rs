@@ -119,6 +119,8 @@ fn table_scalar(numbers: &[Number]) -> Scalar {
 /// An `i32` has no suffix: `-2147483648i` would be the negation of a number that does not fit.
 fn literal(number: Number) -> String {
     match number {
+        // Larger ones are bits rather than counts.
+        Number::U32(value) if value > 0xffff => format!("{value:#x}u"),
         Number::U32(value) => format!("{value}u"),
         Number::I32(value) => format!("{value}"),
         Number::F32(value) => {
