@@ -13,6 +13,18 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A part of a split model is not beside the others: download every part into one folder.
+    #[error("cannot read {path}, part {part} of the {parts} parts of this model")]
+    MissingPart {
+        /// Where the part should be.
+        path: PathBuf,
+        /// Number of the part, from 1.
+        part: usize,
+        /// Parts of the model.
+        parts: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file is none of the formats this program reads: pass a GGUF file or a checkpoint folder.
     #[error("{path} is not a model: {reason}")]
     NotAModel {

@@ -2,6 +2,7 @@
 
 pub mod abi;
 pub mod error;
+pub mod gguf;
 pub mod kv_type;
 pub mod model;
 pub mod tensor;
