@@ -213,7 +213,11 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
         Budget::Time(most) => start.elapsed() < most,
     } {
         inputs += 1;
-        let parent = random.pick(&pool);
+        let parent = if random.once_in(2) {
+            random.pick(&samples)
+        } else {
+            random.pick(&pool)
+        };
         let other = random.pick(&pool);
         let mut input = match target.syntax() {
             Syntax::Bytes => mutate::bytes(&mut random, parent, other, &words),

@@ -6,8 +6,8 @@ use crate::{Failure, cargo};
 
 /// Feed mutated samples to a parser until it panics, allocates too much or blames nobody.
 ///
-/// Targets and options are those of the `fuzz` program of the conformance package, which this builds in release
-/// mode and runs: `cargo xtask fuzz list` names the targets, `cargo xtask fuzz TARGET --help` the options.
+/// This runs the `fuzz` program of the conformance package, built as tests are: optimised, with overflow checks.
+/// `cargo xtask fuzz list` names the targets, `cargo xtask fuzz TARGET --help` tells more about the options.
 /// A failing input is made smaller, written to target/fuzz, and can be replayed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -26,7 +26,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let program = [
         "run",
         "--quiet",
-        "--release",
         "--package",
         "gemma4-conformance",
         "--bin",

@@ -30,6 +30,9 @@ const EDGES: [u64; 24] = [
     u64::MAX,
 ];
 
+/// Half of all changes are among this many bytes.
+const HEAD: usize = 512;
+
 /// `parent` with one to four changes; chunks come from `other` and from `words`.
 pub(super) fn bytes(random: &mut Random, parent: &[u8], other: &[u8], words: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = parent.to_vec();
@@ -40,7 +43,13 @@ pub(super) fn bytes(random: &mut Random, parent: &[u8], other: &[u8], words: &[V
 }
 
 fn change(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8], words: &[Vec<u8>]) {
-    let at = random.below(bytes.len());
+    // Formats keep what decides about the rest at their start.
+    let reach = if random.once_in(2) {
+        bytes.len()
+    } else {
+        bytes.len().min(HEAD)
+    };
+    let at = random.below(reach);
     match random.below(11) {
         0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
         1 if !bytes.is_empty() => bytes[at] = random.byte(),

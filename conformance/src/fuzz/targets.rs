@@ -2,8 +2,10 @@
 
 use super::Target;
 
+mod gguf;
+
 /// Every target.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Target>> {
-    Vec::new()
+    vec![Box::new(gguf::Container)]
 }
