@@ -6,3 +6,4 @@ pub mod gguf;
 pub mod kv_type;
 pub mod model;
 pub mod tensor;
+pub mod tokenizer;

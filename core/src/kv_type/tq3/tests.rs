@@ -411,3 +411,14 @@ fn every_index_is_that_of_the_f64_formula() {
 fn a_part_of_a_group_cannot_be_rotated() {
     rotate(&mut [0.0; 192]);
 }
+
+#[test]
+fn only_groups_no_longer_than_tiny_are_stored_as_zeros() {
+    // A power of two changes no rounding; the group of length 13 ends up above and below the limit of 1e-10.
+    let scaled = |exponent: i32| -> Vec<u8> {
+        let x: Vec<f32> = golden_a().iter().map(|v| v * 2f32.powi(exponent)).collect();
+        indices(&encoded(KvType::TQ3_0, &x))
+    };
+    assert_eq!(scaled(-36), scaled(0));
+    assert_eq!(scaled(-37), [4; GROUP]);
+}
