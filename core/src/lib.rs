@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod error;
 pub mod gguf;
+pub mod hf;
 pub mod kv_type;
 pub mod model;
 pub mod tensor;

@@ -1,3 +1,5 @@
 //! The model: its hyper-parameters and the programs that compute it.
 
 pub mod config;
+pub mod generation;
+pub mod weights;
