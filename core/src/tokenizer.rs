@@ -28,6 +28,7 @@ use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
 
 use crate::error::ModelError;
+use crate::gguf::Gguf;
 
 pub use stream::Stream;
 pub use vocab::Vocab;
@@ -187,6 +188,14 @@ impl Tokenizer {
     /// [`ModelError`] when the file is not JSON, is not a vocabulary of Gemma 4's kind, or contradicts itself.
     pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
         json::source(path, bytes)?.build()
+    }
+
+    /// Reads the vocabulary of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Vocab::from_metadata`] and [`Tokenizer::from_vocab`].
+    pub fn from_gguf(file: &Gguf) -> Result<Tokenizer, ModelError> {
+        Self::from_vocab(file.path(), Vocab::from_metadata(file.metadata())?)
     }
 
     /// Takes the `tokenizer.ggml.*` fields of a GGUF file. `path` names the file in errors.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::build::{Keys, Kind, Source, Token, bad_key};
 use crate::error::ModelError;
+use crate::gguf::Metadata;
 
 /// The `tokenizer.ggml.*` fields of a GGUF file. Scores mean nothing in Gemma's vocabularies and are left out, as is
 /// `add_bos_token`, which some of Google's own files have wrong.
@@ -28,12 +29,42 @@ pub struct Vocab<'a> {
     pub mask: Option<u32>,
 }
 
+const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const UNK: &str = "tokenizer.ggml.unknown_token_id";
+const PAD: &str = "tokenizer.ggml.padding_token_id";
+const MASK: &str = "tokenizer.ggml.mask_token_id";
 
 impl<'a> Vocab<'a> {
+    /// Reads the fields of a file.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a field is missing or of the wrong type, or the tokenizer is of another kind.
+    pub fn from_metadata(metadata: &'a Metadata) -> Result<Vocab<'a>, ModelError> {
+        // Ollama's converter calls the same vocabulary `llama`; what others call so has scores and no merges.
+        let merges = metadata.opt_strings(MERGES)?;
+        match (metadata.str(MODEL)?, &merges) {
+            ("gemma4", _) | ("llama", Some(_)) => {}
+            _ => return Err(metadata.unexpected(MODEL, "`gemma4`")),
+        }
+        Ok(Vocab {
+            tokens: metadata.strings(TOKENS)?.collect(),
+            types: metadata.opt_i32s(TYPES)?.unwrap_or_default(),
+            merges: merges
+                .ok_or_else(|| metadata.unexpected(MERGES, "an array of strings"))?
+                .collect(),
+            bos: metadata.opt_u32(BOS)?,
+            eos: metadata.opt_u32(EOS)?,
+            unk: metadata.opt_u32(UNK)?,
+            pad: metadata.opt_u32(PAD)?,
+            mask: metadata.opt_u32(MASK)?,
+        })
+    }
+
     pub(super) fn source(self, path: &'a Path) -> Result<Source<'a>, ModelError> {
         let count = self.tokens.len();
         if !self.types.is_empty() && self.types.len() != count {
@@ -47,10 +78,10 @@ impl<'a> Vocab<'a> {
         }
         let ids = [
             (BOS, self.bos),
-            ("tokenizer.ggml.eos_token_id", self.eos),
-            ("tokenizer.ggml.unknown_token_id", self.unk),
-            ("tokenizer.ggml.padding_token_id", self.pad),
-            ("tokenizer.ggml.mask_token_id", self.mask),
+            (EOS, self.eos),
+            (UNK, self.unk),
+            (PAD, self.pad),
+            (MASK, self.mask),
         ];
         for (key, id) in ids {
             if let Some(id) = id.filter(|&id| id as usize >= count) {

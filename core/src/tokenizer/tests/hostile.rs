@@ -1,6 +1,9 @@
 //! Files that are wrong: one error that names file and key, no panic.
 
 use super::*;
+use crate::gguf::value::Value as Field;
+use crate::gguf::write::Writer;
+use crate::tensor::Bytes;
 
 /// The error as a user reads it.
 fn refused(result: Result<Tokenizer, ModelError>) -> String {
@@ -304,6 +307,93 @@ fn a_gguf_file_without_types_or_special_ids_is_fine() {
     };
     let tokenizer = Tokenizer::from_vocab(Path::new(PATH), vocab).unwrap();
     assert_eq!(tokenizer.specials(), small().specials());
+}
+
+/// A GGUF file of the small vocabulary, changed.
+fn from_gguf(change: impl FnOnce(&mut Writer)) -> Result<Tokenizer, ModelError> {
+    let tokens = small_tokens();
+    let vocab = small_vocab(&tokens);
+    let mut writer = Writer::new();
+    writer
+        .set("tokenizer.ggml.model", "gemma4")
+        .set("tokenizer.ggml.tokens", Field::strings(&vocab.tokens))
+        .set("tokenizer.ggml.token_type", &vocab.types[..])
+        .set("tokenizer.ggml.merges", Field::strings(&vocab.merges))
+        .set("tokenizer.ggml.add_bos_token", false);
+    change(&mut writer);
+    let bytes = Bytes::from_owner(writer.to_vec([[0_u8; 0]; 0]).unwrap());
+    Tokenizer::from_gguf(&Gguf::from_bytes(Path::new(PATH), &bytes).unwrap())
+}
+
+#[test]
+fn gguf_files_are_read_whoever_made_them() {
+    let hello = small().encode_prompt(" hello\n", Special::Parse).unwrap();
+    let plain: fn(&mut Writer) = |_| {};
+    let ollama: fn(&mut Writer) = |writer| {
+        writer
+            .set("tokenizer.ggml.model", "llama")
+            .set("tokenizer.ggml.pre", "gemma4");
+    };
+    let odd_types: fn(&mut Writer) = |writer| {
+        writer
+            .set("tokenizer.ggml.eos_token_id", 5_i64)
+            .set("tokenizer.ggml.scores", "none");
+    };
+    for change in [plain, ollama, odd_types] {
+        let tokenizer = from_gguf(change).unwrap();
+        assert_eq!(
+            tokenizer.encode_prompt(" hello\n", Special::Parse).unwrap(),
+            hello
+        );
+    }
+}
+
+#[test]
+fn gguf_files_without_merges_of_this_kind_are_refused() {
+    let refuse = |key: &str, value: Field| {
+        refused(from_gguf(|writer| {
+            writer.set(key, value);
+        }))
+    };
+    for model in ["gpt2", "bert", ""] {
+        says(
+            &refuse("tokenizer.ggml.model", model.into()),
+            &["`tokenizer.ggml.model` is", "expected `gemma4`"],
+        );
+    }
+    says(
+        &refuse("tokenizer.ggml.model", 4_u32.into()),
+        &["`tokenizer.ggml.model` is 4"],
+    );
+    says(
+        &refuse("tokenizer.ggml.tokens", "x".into()),
+        &["`tokenizer.ggml.tokens` is"],
+    );
+    says(
+        &refuse("tokenizer.ggml.merges", (&[1_i32][..]).into()),
+        &["`tokenizer.ggml.merges` is"],
+    );
+    says(
+        &refuse("tokenizer.ggml.token_type", (&[1.5_f32][..]).into()),
+        &["`tokenizer.ggml.token_type` is"],
+    );
+    says(
+        &refuse("tokenizer.ggml.padding_token_id", (-1_i32).into()),
+        &["`tokenizer.ggml.padding_token_id` is -1"],
+    );
+
+    let bare = |model: &str| {
+        let mut writer = Writer::new();
+        writer
+            .set("tokenizer.ggml.model", model)
+            .set("tokenizer.ggml.tokens", Field::strings(&["a"]));
+        let bytes = Bytes::from_owner(writer.to_vec([[0_u8; 0]; 0]).unwrap());
+        refused(Tokenizer::from_gguf(
+            &Gguf::from_bytes(Path::new(PATH), &bytes).unwrap(),
+        ))
+    };
+    says(&bare("llama"), &["`tokenizer.ggml.model` is \"llama\""]);
+    says(&bare("gemma4"), &["`tokenizer.ggml.merges` is missing"]);
 }
 
 proptest! {

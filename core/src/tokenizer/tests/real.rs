@@ -3,71 +3,19 @@
 use std::sync::LazyLock;
 
 use super::*;
+use crate::tensor::Bytes;
 
 const CASES: &str = include_str!("../../../../conformance/golden/tokenizer/cases.inp");
 const IDS: &str = include_str!("../../../../conformance/golden/tokenizer/cases.out");
 const PACKED: &[u8] = include_bytes!("../../../../conformance/golden/tokenizer/gemma-4-vocab.gguf.xz");
 
-static GGUF: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static GGUF: LazyLock<Gguf> = LazyLock::new(|| {
     let mut unpacked = Vec::new();
     lzma_rs::xz_decompress(&mut &PACKED[..], &mut unpacked).unwrap();
-    unpacked
+    Gguf::from_bytes(Path::new(PATH), &Bytes::from_owner(unpacked)).unwrap()
 });
 
-static TOKENIZER: LazyLock<Tokenizer> =
-    LazyLock::new(|| Tokenizer::from_vocab(Path::new(PATH), fields(&GGUF)).unwrap());
-
-/// The vocabulary of a GGUF file that holds nothing but metadata.
-fn fields(file: &[u8]) -> Vocab<'_> {
-    struct Reader<'a>(&'a [u8]);
-    impl<'a> Reader<'a> {
-        fn bytes(&mut self, count: u64) -> &'a [u8] {
-            let (head, rest) = self.0.split_at(usize::try_from(count).unwrap());
-            self.0 = rest;
-            head
-        }
-        fn u32(&mut self) -> u32 {
-            u32::from_le_bytes(self.bytes(4).try_into().unwrap())
-        }
-        fn u64(&mut self) -> u64 {
-            u64::from_le_bytes(self.bytes(8).try_into().unwrap())
-        }
-        fn string(&mut self) -> &'a str {
-            let length = self.u64();
-            std::str::from_utf8(self.bytes(length)).unwrap()
-        }
-    }
-
-    let mut reader = Reader(&file[16..]);
-    let mut vocab = Vocab::default();
-    for _ in 0..reader.u64() {
-        let key = reader.string();
-        match (key, reader.u32()) {
-            ("tokenizer.ggml.bos_token_id", 4) => vocab.bos = Some(reader.u32()),
-            ("tokenizer.ggml.eos_token_id", 4) => vocab.eos = Some(reader.u32()),
-            (_, 4..=6) => drop(reader.bytes(4)),
-            (_, 7) => drop(reader.bytes(1)),
-            (_, 8) => drop(reader.string()),
-            (_, 9) => {
-                let (element, count) = (reader.u32(), reader.u64());
-                for _ in 0..count {
-                    match (key, element) {
-                        ("tokenizer.ggml.tokens", 8) => vocab.tokens.push(reader.string()),
-                        ("tokenizer.ggml.merges", 8) => vocab.merges.push(reader.string()),
-                        ("tokenizer.ggml.token_type", 5) => {
-                            vocab.types.push(reader.u32().try_into().unwrap());
-                        }
-                        (_, 4..=6) => drop(reader.bytes(4)),
-                        (_, 7) => drop(reader.bytes(1)),
-                        other => panic!("{other:?}"),
-                    }
-                }
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    vocab
-}
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::from_gguf(&GGUF).unwrap());
 
 fn ids(line: &str) -> Vec<u32> {
     line.split_whitespace().map(|id| id.parse().unwrap()).collect()
@@ -216,7 +164,7 @@ fn ids_are_those_of_the_library_that_reads_the_whole_file() {
 /// The real vocabulary in the library's own pipeline, as Hugging Face's converter sets it up.
 fn reference() -> tokenizers::Tokenizer {
     use tokenizers::{AddedToken, normalizers::Replace, tokenizer::Tokenizer as Library};
-    let vocab = fields(&GGUF);
+    let vocab = Vocab::from_metadata(GGUF.metadata()).unwrap();
     let ids = vocab
         .tokens
         .iter()
