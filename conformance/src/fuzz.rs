@@ -37,7 +37,7 @@ pub trait Target {
     /// What the text of every error must contain: how the input calls itself, such as its file name.
     fn label(&self) -> &'static str;
     /// Well-formed inputs of which one key has a value it must not have. Each is accepted or refused with an error
-    /// that contains the key.
+    /// that contains the key's name.
     fn one_bad_key(&self) -> Vec<BadKey> {
         Vec::new()
     }
@@ -64,13 +64,15 @@ pub enum Syntax {
     Bytes,
     /// As a JSON value first, then as bytes.
     Json,
+    /// As JSON behind its length in 8 bytes and before data, which is how safetensors files begin.
+    Framed,
 }
 
 /// An input of which one key is wrong.
 #[derive(Clone, Debug)]
 pub struct BadKey {
-    /// The key.
-    pub key: String,
+    /// Names of the key, of which the error must contain one.
+    pub names: Vec<String>,
     /// The input.
     pub input: Vec<u8>,
 }
@@ -192,11 +194,12 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
             Err(finding) => return Err(failure(finding, sample)),
         }
     }
-    for BadKey { key, input } in target.one_bad_key() {
+    for BadKey { names, input } in target.one_bad_key() {
         running.hold(&input);
         match try_input(target, &input, &mut counts) {
-            Ok(Some(error)) if !error.contains(&key) => {
-                return Err(failure(Finding::Unnamed { error, missing: key }, &input));
+            Ok(Some(error)) if !names.iter().any(|name| error.contains(name)) => {
+                let missing = names.join("` or `");
+                return Err(failure(Finding::Unnamed { error, missing }, &input));
             }
             Ok(_) => {}
             Err(finding) => return Err(failure(finding, &input)),
@@ -222,6 +225,7 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
         let mut input = match target.syntax() {
             Syntax::Bytes => mutate::bytes(&mut random, parent, other, &words),
             Syntax::Json => json::mutate(&mut random, parent, other, &words),
+            Syntax::Framed => json::mutate_framed(&mut random, parent, other, &words),
         };
         input.truncate(LONGEST);
         running.hold(&input);

@@ -78,7 +78,7 @@ impl Target for Planted {
 
     fn one_bad_key(&self) -> Vec<BadKey> {
         vec![BadKey {
-            key: "count".to_owned(),
+            names: vec!["count".to_owned()],
             input: vec![9, 0, 0, 0, 1],
         }]
     }

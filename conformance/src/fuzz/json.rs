@@ -40,6 +40,25 @@ pub(super) fn mutate(random: &mut Random, parent: &[u8], donor: &[u8], words: &[
     }
 }
 
+/// `parent` with a change of the JSON that its first 8 bytes give the length of; as bytes if there is none, and
+/// sometimes anyway.
+pub(super) fn mutate_framed(random: &mut Random, parent: &[u8], donor: &[u8], words: &[Vec<u8>]) -> Vec<u8> {
+    let (Some((header, data)), Some((other_header, _))) = (unframe(parent), unframe(donor)) else {
+        return other::bytes(random, parent, donor, words);
+    };
+    if random.once_in(4) {
+        return other::bytes(random, parent, donor, words);
+    }
+    let header = mutate(random, header, other_header, words);
+    [&(header.len() as u64).to_le_bytes()[..], &header, data].concat()
+}
+
+/// The JSON and what follows it.
+fn unframe(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = input.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
+}
+
 fn change(random: &mut Random, root: &mut Value, donor: &Value, words: &[Vec<u8>]) {
     let graft = any(random, donor).clone();
     let own = any(random, root).clone();
@@ -224,13 +243,15 @@ pub fn keys(sample: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// `sample` with the value of one key replaced by each of `values` in turn, for every key of every object.
+///
+/// The error may name the key itself or, for an object in a list, the key of the list.
 #[must_use]
 pub fn spoil(sample: &[u8], values: &[Value]) -> Vec<BadKey> {
     let mut spoiled = Vec::new();
     let Ok(value) = serde_json::from_slice::<Value>(sample) else {
         return spoiled;
     };
-    for index in 0..count(&value) {
+    for (index, list) in lists(&value).into_iter().enumerate() {
         let mut copy = value.clone();
         let keys: Vec<String> = match nth(&mut copy, index) {
             Value::Object(map) => map.keys().cloned().collect(),
@@ -242,14 +263,40 @@ pub fn spoil(sample: &[u8], values: &[Value]) -> Vec<BadKey> {
                 if let Value::Object(map) = nth(&mut copy, index) {
                     map.insert(key.clone(), bad.clone());
                 }
+                let names = [Some(key.clone()), list.map(str::to_owned)]
+                    .into_iter()
+                    .flatten()
+                    .collect();
                 spoiled.push(BadKey {
-                    key: key.clone(),
+                    names,
                     input: copy.to_string().into_bytes(),
                 });
             }
         }
     }
     spoiled
+}
+
+/// For every value in `root`, in the order of [`nth`]: the key of the list that it is in.
+fn lists(root: &Value) -> Vec<Option<&str>> {
+    let mut lists = Vec::new();
+    // Value, key it is under, list it is in; the last is next.
+    let mut queue = vec![(root, None, None)];
+    while let Some((value, key, list)) = queue.pop() {
+        lists.push(list);
+        match value {
+            Value::Array(items) => queue.extend(items.iter().rev().map(|item| (item, key, key))),
+            Value::Object(map) => {
+                queue.extend(
+                    map.iter()
+                        .rev()
+                        .map(|(key, value)| (value, Some(key.as_str()), list)),
+                );
+            }
+            _ => {}
+        }
+    }
+    lists
 }
 
 #[cfg(test)]
@@ -287,10 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn framed_mutations_mostly_keep_the_length_right() {
+        let sample = [&(SAMPLE.len() as u64).to_le_bytes()[..], SAMPLE, b"data"].concat();
+        let mut random = Random::new(4);
+        let inputs = (0..1000).map(|_| mutate_framed(&mut random, &sample, &sample, &[]));
+        let right = inputs
+            .filter(|input| unframe(input).is_some_and(|(_, data)| data == b"data"))
+            .count();
+        assert!((500..1000).contains(&right), "{right} of 1000");
+    }
+
+    #[test]
     fn spoiling_replaces_one_key_at_a_time() {
         let spoiled = spoil(SAMPLE, &[json!("x"), json!([])]);
-        let keys: Vec<&str> = spoiled.iter().map(|bad| bad.key.as_str()).collect();
+        let keys: Vec<&str> = spoiled.iter().map(|bad| bad.names[0].as_str()).collect();
         assert_eq!(keys, ["a", "a", "b", "b", "d", "d", "c", "c"]);
+        assert_eq!(spoiled[6].names, ["c", "b"]);
+        assert_eq!(spoiled[0].names, ["a"]);
         assert_eq!(spoiled[6].input, br#"{"a":1,"b":[2,{"c":"x"}],"d":null}"#);
         assert_eq!(super::keys(SAMPLE), [b"a", b"b", b"c", b"d"]);
     }

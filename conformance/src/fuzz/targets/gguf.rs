@@ -7,8 +7,12 @@ use gemma4_core::error::ModelError;
 use gemma4_core::gguf::value::{Kind, Value};
 use gemma4_core::gguf::write::Writer;
 use gemma4_core::gguf::{Gguf, Metadata};
+use gemma4_core::model::config::Config;
+use gemma4_core::model::generation::GenerationDefaults;
 use gemma4_core::tensor::{Bytes, DType};
+use gemma4_core::tokenizer::Tokenizer;
 
+use super::tokenizer::{CONTROL, MERGES, exercise, tokens};
 use crate::fuzz::{BadKey, Syntax, Target};
 
 const LABEL: &str = "fuzzed.gguf";
@@ -80,7 +84,7 @@ impl Target for Container {
         let bad = |key: &str, value: Value| {
             let input = everything().set(key, value).to_vec([[0; 0]; 0]);
             input.ok().map(|input| BadKey {
-                key: key.to_owned(),
+                names: vec![key.to_owned()],
                 input,
             })
         };
@@ -198,4 +202,136 @@ fn tensors() -> Vec<(DType, Vec<usize>)> {
     tensors.push((DType::F32, vec![3]));
     tensors.push((DType::Q8_0, vec![32, 2, 3]));
     tensors
+}
+
+/// What a Gemma 4 model keeps in the metadata: hyper-parameters, defaults of generation, the tokenizer.
+#[derive(Debug)]
+pub(super) struct Model;
+
+impl Target for Model {
+    fn name(&self) -> &'static str {
+        "gguf-model"
+    }
+
+    fn syntax(&self) -> Syntax {
+        Syntax::Bytes
+    }
+
+    fn samples(&self) -> Vec<Vec<u8>> {
+        vec![model(None)]
+    }
+
+    fn words(&self) -> Vec<Vec<u8>> {
+        Container.words()
+    }
+
+    fn label(&self) -> &'static str {
+        LABEL
+    }
+
+    fn inputs(&self) -> u64 {
+        1_000
+    }
+
+    fn one_bad_key(&self) -> Vec<BadKey> {
+        let values = [
+            Value::strings(&["x"]),
+            Value::String("x".to_owned()),
+            Value::I64(-1),
+            Value::U64(u64::MAX),
+            Value::F32(f32::NAN),
+            Value::from(&[0_u32; 4][..]),
+        ];
+        let keys: Vec<String> = hyper_parameters()
+            .into_iter()
+            .map(|(key, _)| key.to_owned())
+            .collect();
+        let bad = |key: &String| {
+            let spoil = |value: &Value| BadKey {
+                names: vec![key.clone()],
+                input: model(Some((key, value))),
+            };
+            values.iter().map(spoil).collect::<Vec<_>>()
+        };
+        keys.iter().flat_map(bad).collect()
+    }
+
+    fn run(&self, input: &[u8]) -> Result<(), String> {
+        let text = |error: ModelError| error.to_string();
+        let gguf = Gguf::from_bytes(Path::new(LABEL), &Bytes::from_owner(input.to_vec())).map_err(text)?;
+        let config = Config::from_gguf(&gguf).map_err(text)?;
+        assert!(!config.layers.is_empty() && config.heads > 0);
+        GenerationDefaults::from_gguf(&gguf).map_err(text)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf).map_err(text)?;
+        exercise(&tokenizer);
+        Ok(())
+    }
+}
+
+fn hyper_parameters() -> Vec<(&'static str, Value)> {
+    let u32 = Value::U32;
+    vec![
+        ("general.architecture", Value::from("gemma4")),
+        ("gemma4.block_count", u32(3)),
+        ("gemma4.context_length", u32(4096)),
+        ("gemma4.embedding_length", u32(32)),
+        ("gemma4.feed_forward_length", u32(64)),
+        ("gemma4.attention.head_count", u32(4)),
+        ("gemma4.attention.head_count_kv", Value::from(&[2_u32, 2, 1][..])),
+        ("gemma4.attention.key_length", u32(512)),
+        ("gemma4.attention.value_length", u32(512)),
+        ("gemma4.attention.key_length_swa", u32(256)),
+        ("gemma4.attention.value_length_swa", u32(256)),
+        ("gemma4.attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+        ("gemma4.attention.sliding_window", u32(256)),
+        (
+            "gemma4.attention.sliding_window_pattern",
+            Value::from(&[true, true, false][..]),
+        ),
+        ("gemma4.attention.shared_kv_layers", u32(0)),
+        ("gemma4.rope.freq_base", Value::F32(1e6)),
+        ("gemma4.rope.freq_base_swa", Value::F32(1e4)),
+        ("gemma4.rope.dimension_count", u32(512)),
+        ("gemma4.final_logit_softcapping", Value::F32(30.0)),
+        ("tokenizer.ggml.bos_token_id", u32(271)),
+        ("tokenizer.ggml.eos_token_id", u32(270)),
+        ("tokenizer.ggml.padding_token_id", u32(269)),
+    ]
+}
+
+/// A model without its layers' weights, perhaps with one key set otherwise.
+fn model(bad: Option<(&str, &Value)>) -> Vec<u8> {
+    let tokens = tokens();
+    let control = i32::try_from(tokens.len() - CONTROL.len()).expect("a small vocabulary");
+    let kind = |id: i32| match id {
+        0..256 => 6,
+        _ if id < control => 1,
+        _ => 3,
+    };
+    let kinds: Vec<i32> = (0..).take(tokens.len()).map(kind).collect();
+    let mut writer = Writer::new();
+    for (key, value) in hyper_parameters() {
+        writer.set(key, value);
+    }
+    writer
+        .set("tokenizer.ggml.model", "gemma4")
+        .set("tokenizer.ggml.tokens", Value::strings(&tokens))
+        .set("tokenizer.ggml.token_type", kinds.as_slice())
+        .set(
+            "tokenizer.ggml.merges",
+            Value::strings(&MERGES.map(|[left, right]| format!("{left} {right}"))),
+        );
+    if let Some((key, value)) = bad {
+        writer.set(key, value.clone());
+    }
+    writer
+        .tensor("token_embd.weight", DType::Q8_0, &[32, tokens.len()])
+        .expect("whole blocks");
+    writer
+        .tensor("rope_freqs.weight", DType::F32, &[256])
+        .expect("a vector");
+    let factors = [1_f32; 256].map(f32::to_le_bytes).concat();
+    writer
+        .to_vec([vec![0; 34 * tokens.len()], factors])
+        .expect("what is declared is what is written")
 }
