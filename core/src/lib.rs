@@ -1,6 +1,7 @@
 //! Gemma 4: everything that is not a device.
 
 pub mod abi;
+pub mod chat;
 pub mod error;
 pub mod gguf;
 pub mod hf;
