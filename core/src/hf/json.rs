@@ -14,6 +14,9 @@ pub(crate) const MAX_JSON: u64 = 16 << 20;
 /// Values of a JSON file that becomes a tree; the smallest value takes 72 bytes of memory and two of the file.
 pub(crate) const MAX_VALUES: usize = 1 << 18;
 
+/// Characters of a message about a damaged file, beside the file's name.
+const MAX_REASON: usize = 300;
+
 /// The text of the regular file `path`, of at most `limit` bytes; `None` if there is no such file.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, ModelError> {
     let io = |source| ModelError::Io {
@@ -66,9 +69,14 @@ pub(crate) fn check_values(path: &Path, text: &[u8], limit: usize) -> Result<(),
     Err(damaged(path, &reason))
 }
 
+/// The error that `path` is damaged, for a `reason` that may quote the file at length.
 pub(crate) fn damaged(path: &Path, reason: &str) -> ModelError {
+    let reason = match reason.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}...", &reason[..end]),
+        None => reason.to_owned(),
+    };
     ModelError::Damaged {
         path: path.to_owned(),
-        reason: reason.to_owned(),
+        reason,
     }
 }

@@ -226,7 +226,7 @@ fn each_bad_folder_gives_one_sentence() {
         ),
         (
             with_header(2, "[]"),
-            "DIR/model.safetensors is damaged: invalid JSON in header: invalid type: sequence, expected a map at line 1 column 0",
+            "DIR/model.safetensors is damaged: invalid JSON in header: invalid type: sequence, expected struct HashMetadata at line 1 column 0",
         ),
         (
             with_header(many.len() as u64, &many),
@@ -234,11 +234,21 @@ fn each_bad_folder_gives_one_sentence() {
         ),
         (
             with_file(&weights[..weights.len() - 1]),
-            "DIR/model.safetensors is damaged: it has 103 bytes, but its header describes another number",
+            "DIR/model.safetensors is damaged: it has 111 bytes, but its header describes another number",
         ),
     ] {
         assert_eq!(found, expected);
     }
+}
+
+#[test]
+fn a_message_does_not_repeat_the_file() {
+    let header = format!("{{\"a\":{{\"dtype\":\"{}\"}}}}", "x".repeat(1 << 20));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    let text = error(&folder(&[("model.safetensors", &bytes)]));
+    assert!(text.starts_with("DIR/model.safetensors is damaged: invalid JSON in header: unknown variant"));
+    assert!(text.len() < 400 && text.ends_with("..."), "{text}");
 }
 
 #[test]

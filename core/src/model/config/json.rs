@@ -205,7 +205,7 @@ fn check_type(file: &JsonKeys<'_>) -> Result<(), ModelError> {
     };
     // A DFlash drafter calls itself `qwen3`, whose layers it has.
     if file.find("dflash_config").is_some() {
-        return Err(drafter("one with `dflash_config`"));
+        return Err(drafter("a checkpoint with `dflash_config`"));
     }
     let kind = file
         .text("model_type")?

@@ -6,6 +6,8 @@ use super::sizes::{File, SIZES};
 use super::{fixture, read};
 use crate::model::config::Config;
 
+type Change = Box<dyn Fn(&mut File)>;
+
 /// The fixture with `value` at a path of keys.
 fn changed(name: &str, path: &str, value: Json) -> String {
     let mut file: Json = serde_json::from_str(fixture(name)).unwrap();
@@ -391,7 +393,6 @@ fn each_bad_value_of_a_gguf_gives_one_sentence() {
         move |file: &mut File| file.set(key, value.clone())
     };
     let remove = |key: &'static str| move |file: &mut File| file.remove(key);
-    type Change = Box<dyn Fn(&mut File)>;
     let cases: Vec<(Change, &str)> = vec![
         (
             Box::new(remove("general.architecture")),
