@@ -2,6 +2,7 @@
 //!
 //! | type | values a block | bytes a block | block |
 //! |---|---|---|---|
+//! | `f32` | 1 | 4 | as computed; for comparisons, not for saving memory |
 //! | `f16` | 1 | 2 | IEEE half |
 //! | `q8_0` | 32 | 34 | f16 scale `d`, then 32 `i8`; value `q * d` |
 //! | `q4_0` | 32 | 18 | f16 scale `d`, then 16 bytes; element `i` is the low nibble of byte `i`, element `i + 16` the high one; value `(q - 8) * d` |
@@ -33,6 +34,8 @@ const F16_MAX: f32 = 65504.0;
 /// How the vectors of K, or of V, are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KvType {
+    /// 32 bits a value: nothing is lost, so that errors of everything else can be seen.
+    F32,
     /// 16 bits a value.
     F16,
     /// 8.5 bits a value.
@@ -45,12 +48,13 @@ pub enum KvType {
 
 impl KvType {
     /// Every type, largest first.
-    pub const ALL: [KvType; 4] = [KvType::F16, KvType::Q8_0, KvType::Q4_0, KvType::TQ3_0];
+    pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::Q8_0, KvType::Q4_0, KvType::TQ3_0];
 
     /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            KvType::F32 => "f32",
             KvType::F16 => "f16",
             KvType::Q8_0 => "q8_0",
             KvType::Q4_0 => "q4_0",
@@ -62,7 +66,7 @@ impl KvType {
     #[must_use]
     pub const fn block_len(self) -> usize {
         match self {
-            KvType::F16 => 1,
+            KvType::F32 | KvType::F16 => 1,
             KvType::Q8_0 | KvType::Q4_0 => BLOCK,
             KvType::TQ3_0 => tq3::GROUP,
         }
@@ -72,6 +76,7 @@ impl KvType {
     #[must_use]
     pub const fn block_bytes(self) -> usize {
         match self {
+            KvType::F32 => 4,
             KvType::F16 => 2,
             KvType::Q8_0 => Q8_0_BYTES,
             KvType::Q4_0 => Q4_0_BYTES,
@@ -124,6 +129,7 @@ impl KvType {
             return Err(NotFinite { index, value });
         }
         match self {
+            KvType::F32 => encode_f32(values, out),
             KvType::F16 => encode_f16(values, out),
             KvType::Q8_0 => encode_blocks(values, out, encode_q8_0),
             KvType::Q4_0 => encode_blocks(values, out, encode_q4_0),
@@ -143,6 +149,7 @@ impl KvType {
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         self.check_lengths(out.len(), bytes.len());
         match self {
+            KvType::F32 => decode_f32(bytes, out),
             KvType::F16 => decode_f16(bytes, out),
             KvType::Q8_0 => decode_blocks(bytes, out, decode_q8_0),
             KvType::Q4_0 => decode_blocks(bytes, out, decode_q4_0),
@@ -182,7 +189,7 @@ impl FromStr for KvType {
 
 /// A name that is no [`KvType`]: use one of those that the message lists.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is not a type of KV cache, expected f16, q8_0, q4_0 or tq3_0")]
+#[error("`{found}` is not a type of KV cache, expected f32, f16, q8_0, q4_0 or tq3_0")]
 pub struct UnknownKvType {
     /// What was read.
     pub found: String,
@@ -221,6 +228,19 @@ fn decode_blocks<const N: usize, const B: usize>(
 
 /// Values that one conversion call handles: `half` looks for the CPU's instruction once a call.
 const F16_RUN: usize = 64;
+
+fn encode_f32(values: &[f32], out: &mut [u8]) {
+    for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
+    }
+}
+
+#[inline]
+fn decode_f32(bytes: &[u8], out: &mut [f32]) {
+    for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*bytes);
+    }
+}
 
 fn encode_f16(values: &[f32], out: &mut [u8]) {
     for (x, bytes) in values.chunks(F16_RUN).zip(out.chunks_mut(2 * F16_RUN)) {

@@ -128,6 +128,7 @@ fn names_are_read_as_they_are_written() {
 fn sizes_are_those_of_the_formats() {
     // Bytes of rows of 32, 128, 256 and 512 values.
     for (kind, bits, bytes) in [
+        (KvType::F32, 32.0, [Some(128), Some(512), Some(1024), Some(2048)]),
         (KvType::F16, 16.0, [Some(64), Some(256), Some(512), Some(1024)]),
         (KvType::Q8_0, 8.5, [Some(34), Some(136), Some(272), Some(544)]),
         (KvType::Q4_0, 4.5, [Some(18), Some(72), Some(144), Some(288)]),
@@ -145,7 +146,7 @@ fn sizes_are_those_of_the_formats() {
     assert_eq!(KvType::F16.row_bytes(7), Some(14));
     assert_eq!(
         KvType::ALL.map(KvType::rotated),
-        [false, false, false, true],
+        [false, false, false, false, true],
         "only tq3_0 is rotated"
     );
 }

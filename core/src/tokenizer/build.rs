@@ -152,7 +152,7 @@ impl Source<'_> {
 
     /// The id of every token, special ones too.
     fn ids(&self) -> Result<Ids, ModelError> {
-        let mut ids = Ids::default();
+        let mut ids = Ids::with_capacity(self.tokens.len());
         for token in &self.tokens {
             let id = u32::try_from(token.id).expect("`pieces` refuses more than `IDS`");
             if let Some(twin) = ids.insert(token.text.to_string(), id) {

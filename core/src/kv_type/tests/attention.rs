@@ -305,6 +305,7 @@ fn p13_the_rotation_follows_the_type_of_each_side() {
     let exact = scene.exact(1.0);
     // Of one side alone, from the rows of the table: independent errors add as squares.
     let alone = |kind: KvType| match kind {
+        KvType::F32 => 1e-6,
         KvType::F16 => 2e-4,
         KvType::Q8_0 => 0.0053,
         KvType::Q4_0 => 0.086,
