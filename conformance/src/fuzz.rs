@@ -34,7 +34,8 @@ pub trait Target {
     fn words(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
-    /// What the text of every error must contain: how the input calls itself, such as its file name.
+    /// What the text of every error must contain: how the input calls itself, such as its file name; nothing if
+    /// [`run`](Target::run) checks errors itself.
     fn label(&self) -> &'static str;
     /// Well-formed inputs of which one key has a value it must not have. Each is accepted or refused with an error
     /// that contains the key's name.

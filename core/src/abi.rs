@@ -8,6 +8,7 @@
 //! WGSL address spaces lay a struct out alike, without padding rules.
 
 use crate::kv_type::tq3;
+use crate::quant;
 
 mod text;
 
@@ -161,6 +162,18 @@ macro_rules! abi {
     };
 }
 
+/// A table in the smallest type that kernels know.
+const fn wide<const N: usize>(values: [i8; N]) -> [i32; N] {
+    let mut wide = [0; N];
+    let mut index = 0;
+    while index < N {
+        // `i32::from` is not const.
+        wide[index] = values[index] as i32;
+        index += 1;
+    }
+    wide
+}
+
 consts! {
     constants:
 
@@ -178,6 +191,10 @@ consts! {
     TQ3_SIGNS2: [u32; 4] = tq3::SIGNS2;
     /// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
     TQ3_SCALE: f32 = tq3::SCALE;
+    /// What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
+    IQ4_VALUES: [i32; 16] = wide(quant::IQ4_VALUES);
+    /// What the codes of `MXFP4` stand for, twice over: the scale is `2^(e - 128)`.
+    MXFP4_VALUES: [i32; 16] = wide(quant::MXFP4_VALUES);
 }
 
 abi! {

@@ -30,6 +30,18 @@ static __device__ constexpr unsigned int TQ3_SIGNS2[4] = {
 // `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
 constexpr float TQ3_SCALE = 0.08838835f;
 
+// What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
+static __device__ constexpr int IQ4_VALUES[16] = {
+    -127, -104, -83, -65, -49, -35, -22, -10,
+    1, 13, 25, 38, 53, 69, 89, 113,
+};
+
+// What the codes of `MXFP4` stand for, twice over: the scale is `2^(e - 128)`.
+static __device__ constexpr int MXFP4_VALUES[16] = {
+    0, 1, 2, 3, 4, 6, 8, 12,
+    0, -1, -2, -3, -4, -6, -8, -12,
+};
+
 // What the host tells the device about one row of a step.
 struct RowInfo {
     // Token id; ignored where bit 0 of `flags` is set.

@@ -2,6 +2,7 @@
 
 use super::Target;
 
+mod chat;
 mod checkpoint;
 mod config;
 mod gguf;
@@ -24,5 +25,8 @@ pub fn all() -> Vec<Box<dyn Target>> {
         Box::new(checkpoint::Checkpoint::new("index", checkpoint::Part::Index)),
         Box::new(config::HyperParameters),
         Box::new(tokenizer::TokenizerJson),
+        Box::new(chat::Output),
+        Box::new(chat::Template),
+        Box::new(chat::Messages),
     ]
 }

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::text::{cuda_text, wgsl_text};
 use super::*;
+use crate::cache;
 
 fn example() -> [Constant; 5] {
     let constant = |name, value| Constant {
@@ -47,6 +48,18 @@ fn row_info_is_laid_out_in_the_order_of_its_table() {
     assert_eq!(bytemuck::cast::<RowInfo, [u32; 4]>(row), [1, 2, 3, 4]);
     let names: Vec<&str> = LAYOUTS[0].fields.iter().map(|field| field.name).collect();
     assert_eq!(names, ["token", "position", "slot", "flags"]);
+}
+
+#[test]
+fn the_cache_and_the_kernels_mean_the_same_pages() {
+    assert_eq!(usize::try_from(PAGE), Ok(cache::PAGE));
+    assert_eq!(NO_PAGE, cache::NO_PAGE);
+}
+
+#[test]
+fn tables_keep_their_values_when_widened() {
+    assert_eq!(IQ4_VALUES.map(i64::from), quant::IQ4_VALUES.map(i64::from));
+    assert_eq!(MXFP4_VALUES[9..12], [-1, -2, -3]);
 }
 
 #[test]
