@@ -2,4 +2,5 @@
 
 pub mod compare;
 pub mod fuzz;
+pub mod golden;
 pub mod procedural;

@@ -1,3 +1,27 @@
-//! Placeholder of the first commit.
+//! `gemma4`: run Google's Gemma 4 on your own machine.
 
-fn main() {}
+mod cli;
+mod failure;
+mod inspect;
+mod load;
+mod logits;
+mod perplexity;
+mod run;
+mod shell;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.code()
+        }
+    }
+}

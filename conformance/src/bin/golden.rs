@@ -1,0 +1,116 @@
+//! Runs golden models on a backend: `golden --backend cpu DIR...`.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use gemma4_conformance::golden::{Feed, Golden, GoldenError, Target};
+use gemma4_core::kv_type::KvType;
+use gemma4_core::reference::Reference;
+
+/// Compare a backend with recorded outputs of Hugging Face transformers.
+///
+/// Each DIR holds config.json, tensors.json and golden.safetensors. Prints the worst error of each case; exits with
+/// 1 if one is outside its bound or if nothing was compared.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// What runs the models.
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    backend: BackendName,
+    /// Folders of golden models.
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BackendName {
+    /// The reference backend.
+    Cpu,
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    comparisons: usize,
+}
+
+impl Tally {
+    fn line(&mut self, label: &str, result: Result<(String, usize), GoldenError>) {
+        match result {
+            Ok((text, comparisons)) => {
+                self.passed += 1;
+                self.comparisons += comparisons;
+                println!("  ok    {label:<16} {text}");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("  MISS  {label:<16} {}", chain(&error));
+            }
+        }
+    }
+}
+
+/// An error and all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn target(backend: BackendName, target: &Target, tally: &mut Tally) {
+    let BackendName::Cpu = backend;
+    let new = || Reference::new(None).expect("threads can be started");
+    for feed in Feed::ALL {
+        let result = target.exact(new(), feed).map(|run| {
+            let (logits, hidden) = (run.logits, run.hidden);
+            let text = format!(
+                "logits within {:.1e}, hidden within {:.1e}, {} greedy tokens equal",
+                logits.worst, hidden.worst, run.tokens
+            );
+            (text, logits.count + hidden.count + run.tokens)
+        });
+        tally.line(&feed.to_string(), result);
+    }
+    for kv in KvType::ALL.into_iter().filter(|&kv| kv != KvType::F32) {
+        let result = target
+            .quantised(new(), kv)
+            .map(|noise| (format!("relative error {:.1e} of {:.1e}", noise.error, noise.bound), noise.count));
+        tally.line(&format!("{kv} cache"), result);
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut tally = Tally::default();
+    for dir in &args.dirs {
+        let start = Instant::now();
+        println!("{}", dir.display());
+        match Golden::open(dir) {
+            Ok(Golden::Target(model)) => {
+                target(args.backend, &model, &mut tally);
+                println!("  {:.1} s", start.elapsed().as_secs_f64());
+            }
+            Ok(Golden::Drafter(kind)) => {
+                tally.skipped += 1;
+                println!("  skipped: {kind}; drafters are not run yet");
+            }
+            Err(error) => {
+                tally.failed += 1;
+                println!("  MISS  {}", chain(&error));
+            }
+        }
+    }
+    let Tally { passed, failed, skipped, comparisons } = tally;
+    println!("{comparisons} comparisons");
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 || comparisons == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,394 @@
+//! The backend that is the specification: it interprets a program with the reference function of each op.
+//!
+//! It is also the CPU backend (`--backend cpu`): rows, outputs and heads run in parallel, and every sum keeps
+//! its own fixed order, so a row has the same bits in any company and on any number of threads.
+
+mod pool;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+
+use crate::backend::{Backend, Row, Step, StepError, Ticket};
+use crate::ops::attention::{Attention, Rotated};
+use crate::ops::attn_prepare::AttnPrepare;
+use crate::ops::moe_ffn::GateUp;
+use crate::ops::{self, Op};
+use crate::program::{Act, Program, Rows, Slots, State, StateSpec, Weight};
+use crate::quant;
+use crate::sample;
+use crate::tensor::Tensor;
+
+pub use pool::Pool;
+
+/// The reference backend.
+#[derive(Debug)]
+pub struct Reference {
+    threads: rayon::ThreadPool,
+    /// Last sampled token of each sequence slot.
+    sampled: Mutex<HashMap<u32, u32>>,
+    noise: Option<Noise>,
+}
+
+/// Noise on every entry of the cache: what storing with loss may cost, independent of any encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// Root mean square of the noise over that of the head it is added to.
+    pub relative: f64,
+    /// Key of the random numbers.
+    pub seed: u64,
+}
+
+/// What the reference cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReferenceError {
+    /// The threads cannot be started.
+    #[error("cannot start the worker threads")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The step does not fit the program.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// A key or value is NaN or infinite: the weights are damaged, or the model overflows.
+    #[error("{state}: the entry of position {position} is not finite; the weights may be damaged")]
+    NotFinite {
+        /// The pool.
+        state: String,
+        /// Absolute position.
+        position: u32,
+    },
+    /// A row wants the last sampled token of a slot that has none.
+    #[error("slot {0} has sampled no token yet")]
+    NothingSampled(u32),
+    /// A plan keeps the outputs of two steps.
+    #[error("the outputs of step {0} are no longer kept")]
+    Gone(u64),
+    /// An output is read into a slice of another size.
+    #[error("output {act} has {want} bytes, not {got}")]
+    OutputSize {
+        /// The output.
+        act: Act,
+        /// Its size in bytes.
+        want: usize,
+        /// Size asked for.
+        got: usize,
+    },
+}
+
+/// A weight as the file holds it; vectors are decoded once.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    tensor: Tensor,
+    vector: Arc<[f32]>,
+}
+
+/// A program bound to its weights and states.
+#[derive(Debug)]
+pub struct Plan {
+    program: Program,
+    weights: Vec<Loaded>,
+    states: Vec<Pool>,
+    slots: Slots,
+    scratch: Vec<Vec<f32>>,
+    next: u64,
+    kept: VecDeque<(u64, HashMap<Act, Vec<f32>>)>,
+}
+
+/// Steps whose outputs a plan keeps: one that is read and one that runs ahead.
+const KEPT_STEPS: usize = 2;
+
+impl Reference {
+    /// A reference backend on `threads` threads, or one a core.
+    ///
+    /// # Errors
+    ///
+    /// If the threads cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<Self, ReferenceError> {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|i| format!("gemma4-cpu-{i}"))
+            .build()?;
+        Ok(Self {
+            threads,
+            sampled: Mutex::default(),
+            noise: None,
+        })
+    }
+
+    /// The same with noise on whatever is stored.
+    #[must_use]
+    pub fn with_noise(self, noise: Noise) -> Self {
+        Self {
+            noise: Some(noise),
+            ..self
+        }
+    }
+}
+
+impl Backend for Reference {
+    type Weight = Loaded;
+    type State = Pool;
+    type Plan = Plan;
+    type Error = ReferenceError;
+
+    fn upload(&self, tensor: &Tensor) -> Result<Loaded, ReferenceError> {
+        let mut vector = Vec::new();
+        if tensor.experts == 1 && tensor.rows == 1 {
+            vector.resize(tensor.cols, 0.0);
+            quant::decode(tensor.dtype, &tensor.data, &mut vector);
+        }
+        Ok(Loaded {
+            tensor: tensor.clone(),
+            vector: vector.into(),
+        })
+    }
+
+    fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
+        Ok(Pool::new(spec.clone(), self.noise))
+    }
+
+    fn compile(
+        &self,
+        program: &Program,
+        weights: &[Loaded],
+        states: &[Pool],
+    ) -> Result<Plan, ReferenceError> {
+        let slots = Slots::of(program);
+        let scratch = slots.elements.iter().map(|&n| vec![f32::NAN; n]).collect();
+        Ok(Plan {
+            program: program.clone(),
+            weights: weights.to_vec(),
+            states: states.to_vec(),
+            slots,
+            scratch,
+            next: 0,
+            kept: VecDeque::new(),
+        })
+    }
+
+    fn run(&self, plan: &mut Plan, step: &Step<'_>) -> Result<Ticket, ReferenceError> {
+        step.check(&plan.program)?;
+        let mut sampled = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens: Vec<u32> = step
+            .rows
+            .iter()
+            .map(|row| match row.token {
+                Row::SAMPLED => sampled
+                    .get(&row.slot)
+                    .copied()
+                    .ok_or(ReferenceError::NothingSampled(row.slot)),
+                token => Ok(token),
+            })
+            .collect::<Result<_, _>>()?;
+        let program = plan.program.clone();
+        let last = &mut *sampled;
+        self.threads.install(|| {
+            program
+                .ops
+                .iter()
+                .try_for_each(|op| plan.execute(op, step, &tokens, last))
+        })?;
+        let kept = program
+            .outputs
+            .iter()
+            .map(|&act| (act, plan.get(act, step).to_vec()))
+            .collect();
+        let ticket = Ticket(plan.next);
+        plan.next += 1;
+        plan.kept.push_back((ticket.0, kept));
+        if plan.kept.len() > KEPT_STEPS {
+            plan.kept.pop_front();
+        }
+        Ok(ticket)
+    }
+
+    fn read<T: Pod>(
+        &self,
+        plan: &Plan,
+        ticket: Ticket,
+        output: Act,
+        into: &mut [T],
+    ) -> Result<(), ReferenceError> {
+        let kept = plan.kept.iter().find(|(number, _)| *number == ticket.0);
+        let values = kept
+            .and_then(|(_, outputs)| outputs.get(&output))
+            .ok_or(ReferenceError::Gone(ticket.0))?;
+        let (from, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(into));
+        if from.len() != into.len() {
+            return Err(ReferenceError::OutputSize {
+                act: output,
+                want: from.len(),
+                got: into.len(),
+            });
+        }
+        into.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn read_page(&self, state: &Pool, page: u32, into: &mut [u8]) -> Result<(), ReferenceError> {
+        state.read_page(page, into);
+        Ok(())
+    }
+
+    fn write_page(&self, state: &Pool, page: u32, from: &[u8]) -> Result<(), ReferenceError> {
+        state.write_page(page, from);
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Elements that `act` has in this step.
+    fn len(&self, act: Act, step: &Step<'_>) -> usize {
+        let spec = self.program.spec(act);
+        let rows = match spec.rows {
+            Rows::Step => step.rows.len(),
+            Rows::Picked => step.picked.len(),
+        };
+        rows * spec.cols
+    }
+
+    fn get(&self, act: Act, step: &Step<'_>) -> &[f32] {
+        &self.scratch[self.slots.of[act.index()]][..self.len(act, step)]
+    }
+
+    /// Takes the buffer of `act` out to be written; [`Plan::put`] returns it.
+    fn take(&mut self, act: Act) -> Vec<f32> {
+        std::mem::take(&mut self.scratch[self.slots.of[act.index()]])
+    }
+
+    fn put(&mut self, act: Act, buffer: Vec<f32>) {
+        self.scratch[self.slots.of[act.index()]] = buffer;
+    }
+
+    /// Runs `f` on the elements of `act`, which it may overwrite, beside the rest of the plan.
+    fn write<R>(&mut self, act: Act, step: &Step<'_>, f: impl FnOnce(&Self, &mut [f32]) -> R) -> R {
+        let len = self.len(act, step);
+        let mut buffer = self.take(act);
+        let result = f(self, &mut buffer[..len]);
+        self.put(act, buffer);
+        result
+    }
+
+    fn tensor(&self, weight: Weight) -> &Tensor {
+        &self.weights[weight.index()].tensor
+    }
+
+    fn vector(&self, weight: Weight) -> &[f32] {
+        &self.weights[weight.index()].vector
+    }
+
+    fn pool(&self, state: State) -> &Pool {
+        &self.states[state.index()]
+    }
+
+    fn execute(
+        &mut self,
+        op: &Op,
+        step: &Step<'_>,
+        tokens: &[u32],
+        sampled: &mut HashMap<u32, u32>,
+    ) -> Result<(), ReferenceError> {
+        match op {
+            Op::Embed(op) => self.write(op.out, step, |plan, out| {
+                ops::embed::reference(tokens, plan.tensor(op.table), op.scale, out);
+            }),
+            Op::PleInputs(op) => self.write(op.out, step, |plan, out| {
+                let context = plan.get(op.context, step);
+                let (table, norm) = (plan.tensor(op.table), plan.vector(op.norm));
+                ops::ple_inputs::reference(tokens, context, table, norm, op.hidden, op.eps, out);
+            }),
+            Op::RmsNorm(op) => self.write(op.out, step, |plan, out| {
+                ops::rms_norm::reference(plan.get(op.x, step), plan.vector(op.weight), op.eps, out);
+            }),
+            Op::NormAdd(op) => self.write(op.residual, step, |plan, residual| {
+                let (y, weight) = (plan.get(op.y, step), plan.vector(op.weight));
+                ops::norm_add::reference(residual, y, weight, op.scale, op.eps);
+            }),
+            Op::Add(op) => self.write(op.x, step, |plan, x| ops::add::reference(x, plan.get(op.y, step))),
+            Op::Linear(op) => self.write(op.out, step, |plan, out| {
+                let weights: Vec<&Tensor> = op.weights.iter().map(|&w| plan.tensor(w)).collect();
+                ops::linear::reference(plan.get(op.x, step), &weights, out);
+            }),
+            Op::AttnPrepare(op) => return self.attn_prepare(op, step),
+            Op::Attention(op) => self.attention(op, step),
+            Op::Glu(op) => self.write(op.out, step, |plan, out| {
+                let operand =
+                    |c: ops::glu::Columns| (plan.get(c.act, step), plan.program.cols(c.act), c.start);
+                ops::glu::reference(operand(op.gate), operand(op.up), plan.program.cols(op.out), out);
+            }),
+            Op::Route(op) => {
+                let mut experts = self.take(op.experts);
+                let len = self.len(op.experts, step);
+                self.write(op.weights, step, |plan, weights| {
+                    let [scale, expert_scale] = [op.scale, op.expert_scale].map(|w| plan.vector(w));
+                    let experts = bytemuck::cast_slice_mut(&mut experts[..len]);
+                    let (x, proj) = (plan.get(op.x, step), plan.tensor(op.proj));
+                    ops::route::reference(x, scale, proj, expert_scale, op.eps, experts, weights);
+                });
+                self.put(op.experts, experts);
+            }
+            Op::MoeFfn(op) => self.write(op.out, step, |plan, out| {
+                let gate_up = match op.gate_up {
+                    GateUp::Fused(both) => vec![plan.tensor(both)],
+                    GateUp::Split { gate, up } => vec![plan.tensor(gate), plan.tensor(up)],
+                };
+                let experts: &[u32] = bytemuck::cast_slice(plan.get(op.experts, step));
+                let (x, weights) = (plan.get(op.x, step), plan.get(op.weights, step));
+                ops::moe_ffn::reference(x, experts, weights, &gate_up, plan.tensor(op.down), out);
+            }),
+            Op::GatherRows(op) => self.write(op.out, step, |plan, out| {
+                ops::gather_rows::reference(plan.get(op.x, step), step.picked, plan.program.cols(op.x), out);
+            }),
+            Op::Softcap(op) => self.write(op.x, step, |_, x| ops::softcap::reference(x, op.cap)),
+            Op::Sample(op) => self.write(op.out, step, |plan, out| {
+                let logits = plan.get(op.logits, step);
+                let rows = logits.chunks_exact(plan.program.cols(op.logits));
+                let out: &mut [u32] = bytemuck::cast_slice_mut(out);
+                for (((out, logits), draw), &row) in out.iter_mut().zip(rows).zip(step.draws).zip(step.picked)
+                {
+                    *out = sample::sample(&mut logits.to_vec(), draw);
+                    sampled.insert(step.rows[row as usize].slot, *out);
+                }
+            }),
+        }
+        Ok(())
+    }
+
+    fn attn_prepare(&mut self, op: &AttnPrepare, step: &Step<'_>) -> Result<(), ReferenceError> {
+        let positions: Vec<u32> = step.rows.iter().map(|row| row.position).collect();
+        self.write(op.out, step, |plan, out| {
+            let norms = (plan.vector(op.q_norm), plan.vector(op.frequency));
+            let own = op.own.map(|own| (plan.vector(own.k_norm), own.values));
+            let qkv = plan.get(op.qkv, step);
+            let rows = ops::attn_prepare::reference(qkv, &positions, op.heads, norms, own, op.eps, out);
+            let Some(own) = op.own else { return Ok(()) };
+            let (keys, values): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+            plan.pool(own.k).append(step, &keys)?;
+            plan.pool(own.v).append(step, &values)
+        })
+    }
+
+    fn attention(&mut self, op: &Attention, step: &Step<'_>) {
+        use rayon::prelude::*;
+        let heads = op.heads;
+        let part = heads.heads / heads.kv_heads * heads.head_dim;
+        self.write(op.out, step, |plan, out| {
+            let q = plan.get(op.q, step);
+            let (k, v) = (plan.pool(op.k), plan.pool(op.v));
+            let rotated = Rotated {
+                keys: k.rotated(),
+                values: v.rotated(),
+            };
+            let seen = pool::Seen::decode(k, v, op.mask, step);
+            let parts = out
+                .par_chunks_exact_mut(part)
+                .zip(q.par_chunks_exact(part))
+                .enumerate();
+            parts.for_each(|(at, (out, q))| {
+                let row = step.rows[at / heads.kv_heads];
+                let seen = seen.of(row.slot, at % heads.kv_heads);
+                ops::attention::reference(q, row.position, op.mask, seen, rotated, heads.head_dim, out);
+            });
+        });
+    }
+}

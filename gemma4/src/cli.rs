@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use gemma4_core::kv_type::KvType;
+use gemma4_core::model::gemma4::KvTypes;
+
+use crate::failure::Failure;
+use crate::{inspect, logits, perplexity, run, shell, tokenize};
+
+/// Run Google's Gemma 4 on your own machine.
+///
+/// Without --model, a small model inside this program answers: it knows some Python functions by name, calls tools
+/// and thinks when asked to, and shows that everything works.
+#[derive(Parser, Debug)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// What computes
+    #[arg(long, global = true, value_enum, default_value_t = BackendName::Auto)]
+    pub(crate) backend: BackendName,
+    /// A GGUF file (any part of a split one), or a checkpoint folder with config.json and safetensors
+    #[arg(long, short, global = true, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+    /// Threads of the cpu backend [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// The best that this machine has
+    Auto,
+    /// The processor: the reference that all others are compared with
+    Cpu,
+    /// Any GPU, through Vulkan, Metal or D3D12
+    Wgpu,
+    /// NVIDIA GPUs
+    Cuda,
+}
+
+/// How the cache is laid out.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct CacheArgs {
+    /// Most tokens of prompt and answer together [default: 8192, or what the model was trained for if less]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) ctx: Option<usize>,
+    /// Types of cached keys and values: f32, f16, q8_0, q4_0 or tq3_0, as K,V or one for both
+    #[arg(long, value_name = "K,V", default_value = "f16", value_parser = parse_kv)]
+    pub(crate) kv: KvTypes,
+    /// The same for local (sliding-window) layers alone [default: as --kv]
+    #[arg(long, value_name = "K,V", value_parser = parse_kv)]
+    pub(crate) kv_local: Option<KvTypes>,
+}
+
+/// Reads `q8_0` or `q8_0,tq3_0`.
+fn parse_kv(text: &str) -> Result<KvTypes, String> {
+    let (k, v) = text.split_once(',').unwrap_or((text, text));
+    let read = |text: &str| text.trim().parse::<KvType>().map_err(|error| error.to_string());
+    Ok(KvTypes { k: read(k)?, v: read(v)? })
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(run::RunArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Inspect(inspect::InspectArgs),
+    Perplexity(perplexity::PerplexityArgs),
+    Logits(logits::LogitsArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let global = &self.global;
+        match self.command {
+            Command::Run(args) => run::run(&args, global),
+            Command::Tokenize(args) => tokenize::run(&args, global),
+            Command::Inspect(args) => inspect::run(&args, global),
+            Command::Perplexity(args) => perplexity::run(&args, global),
+            Command::Logits(args) => logits::run(&args, global),
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man(args) => shell::man(&args),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! From `--model` to a model on a device.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use gemma4_core::backend::Backend;
+use gemma4_core::checkpoint::Checkpoint;
+use gemma4_core::engine::{CHUNK, Engine, Options};
+use gemma4_core::model::gemma4::Gemma4;
+use gemma4_core::reference::Reference;
+use gemma4_core::session::BORDERS;
+use gemma4_core::tensor::Bytes;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::{BackendName, CacheArgs, Global};
+use crate::failure::Failure;
+
+/// Tokens of a sequence unless the user says otherwise.
+const CONTEXT: usize = 8192;
+
+#[cfg(feature = "pocket")]
+const POCKET: &[u8] = include_bytes!("../../models/pocket/pocket-Q8_0.gguf");
+
+/// Opens the model that the user named, or the one inside this program.
+pub(crate) fn checkpoint(global: &Global) -> Result<Checkpoint, Failure> {
+    match &global.model {
+        Some(path) => Ok(Checkpoint::open(path)?),
+        None => pocket(),
+    }
+}
+
+#[cfg(feature = "pocket")]
+fn pocket() -> Result<Checkpoint, Failure> {
+    Ok(Checkpoint::from_bytes(Path::new("(built-in pocket model)"), &Bytes::from_static(POCKET))?)
+}
+
+#[cfg(not(feature = "pocket"))]
+fn pocket() -> Result<Checkpoint, Failure> {
+    Err(Failure::usage("this build has no model inside; name one with --model PATH"))
+}
+
+/// The cache that the user asked for, within what the model can do.
+pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Failure> {
+    let most = model.config.max_context;
+    let context = cache.ctx.unwrap_or(CONTEXT.min(most));
+    if context == 0 || context > most {
+        return Err(Failure::usage(format!("--ctx is {context}, expected 1 to {most}, the model's own context")));
+    }
+    let widths = model.config.layers.iter().map(|layer| layer.head_dim);
+    let (kv_global, kv_local) = (cache.kv, cache.kv_local.unwrap_or(cache.kv));
+    for kv in [kv_global.k, kv_global.v, kv_local.k, kv_local.v] {
+        if let Some(dim) = widths.clone().find(|&dim| kv.row_bytes(dim).is_none()) {
+            return Err(Failure::usage(format!("--kv {kv} needs heads of another width than this model's {dim}")));
+        }
+    }
+    Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
+}
+
+/// The backend that the user asked for. `auto` is the best that this build has.
+pub(crate) fn reference(global: &Global) -> Result<Reference, Failure> {
+    match global.backend {
+        BackendName::Auto | BackendName::Cpu => Ok(Reference::new(global.threads.map(usize::from))?),
+        BackendName::Wgpu => Err(Failure::usage("this build has no wgpu backend; use --backend cpu")),
+        BackendName::Cuda => Err(Failure::usage("this build has no cuda backend; use --backend cpu")),
+    }
+}
+
+/// Puts a model on a device, with a progress bar where somebody is watching.
+pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) -> Result<Engine<B>, Failure> {
+    let bar = bar(0, "loading", "{bytes}/{total_bytes}");
+    let engine = Engine::new(backend, model, options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(engine?)
+}
+
+/// A progress bar on stderr; hidden where stderr is not a terminal, and for the first moments.
+pub(crate) fn bar(len: u64, what: &'static str, counts: &str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let template = format!("{{prefix}} {{bar:30}} {counts} {{elapsed}}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(len), target).with_style(style).with_prefix(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
