@@ -1,7 +1,7 @@
 //! Arithmetic of the reference: every sum is taken in `f64`.
 //!
 //! The product of two `f32` is exact in `f64`, so a sum depends only on its order, and that is fixed here
-//! ([`LANES`] partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
+//! (`LANES` partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
 //! vector width, alone or among other rows.
 
 use std::sync::LazyLock;
@@ -23,7 +23,7 @@ pub(crate) fn vectorised<W: Vectorised>(work: W) -> W::Output {
     ARCH.dispatch(Dispatched(work))
 }
 
-/// Work for [`vectorised`]. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
+/// Work for `vectorised`. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
 pub(crate) trait Vectorised {
     type Output;
     fn run(self) -> Self::Output;
