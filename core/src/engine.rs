@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, PageTable, Row, Step, Ticket};
-use crate::cache::{Cache, CacheError, CacheSpec, PAGE, SeqId, Snapshot};
+use crate::cache::{Cache, CacheError, CacheSpec, CacheStats, PAGE, SeqId, Snapshot};
 use crate::kv_type::KvType;
 use crate::model::config::Span;
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
@@ -209,6 +209,11 @@ impl<B: Backend> Engine<B> {
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// How full the cache is, pages of dropped snapshots counted as free.
+    pub fn cache_stats(&mut self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// Opens an empty sequence.

@@ -10,6 +10,7 @@ mod run;
 mod shell;
 mod tokenize;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Whoever closed stderr has the exit code.
+            let _ = writeln!(io::stderr(), "error: {failure}");
             failure.code()
         }
     }
