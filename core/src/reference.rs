@@ -28,16 +28,29 @@ pub struct Reference {
     threads: rayon::ThreadPool,
     /// Last sampled token of each sequence slot.
     sampled: Mutex<HashMap<u32, u32>>,
-    noise: Option<Noise>,
+    distortion: Option<Distortion>,
 }
 
-/// Noise on every entry of the cache: what storing with loss may cost, independent of any encoder.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
-    /// Root mean square of the noise over that of the head it is added to.
-    pub relative: f64,
-    /// Key of the random numbers.
-    pub seed: u64,
+/// What happens to every entry of the cache before it is stored: noise, to learn what a loss of its size costs, or a
+/// mistake, to see that a test notices it.
+///
+/// It is called with the pool, the absolute position and the entry, `[kv_heads, head_dim]`.
+#[derive(Clone)]
+pub struct Distortion(Arc<Distort>);
+
+type Distort = dyn Fn(&StateSpec, u32, &mut [f32]) + Send + Sync;
+
+impl Distortion {
+    /// The distortion that `distort` is.
+    pub fn new(distort: impl Fn(&StateSpec, u32, &mut [f32]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(distort))
+    }
+}
+
+impl std::fmt::Debug for Distortion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Distortion")
+    }
 }
 
 /// What the reference cannot run.
@@ -111,17 +124,14 @@ impl Reference {
         Ok(Self {
             threads,
             sampled: Mutex::default(),
-            noise: None,
+            distortion: None,
         })
     }
 
-    /// The same with noise on whatever is stored.
+    /// The same with whatever is stored distorted.
     #[must_use]
-    pub fn with_noise(self, noise: Noise) -> Self {
-        Self {
-            noise: Some(noise),
-            ..self
-        }
+    pub fn with_distortion(self, distortion: Distortion) -> Self {
+        Self { distortion: Some(distortion), ..self }
     }
 }
 
@@ -144,7 +154,7 @@ impl Backend for Reference {
     }
 
     fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
-        Ok(Pool::new(spec.clone(), self.noise))
+        Ok(Pool::new(spec.clone(), self.distortion.clone()))
     }
 
     fn compile(
