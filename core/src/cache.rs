@@ -326,7 +326,7 @@ impl Cache {
 
     fn insert(&mut self, held: Held) -> SeqId {
         let seq = SeqId(name());
-        self.sequences.insert(seq, Sequence::new(held));
+        self.sequences.insert(seq, Sequence { held, pending: 0 });
         seq
     }
 

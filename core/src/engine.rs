@@ -258,13 +258,29 @@ impl<B: Backend> Engine<B> {
 
     /// Enqueues one step; the tokens count only once [`Engine::commit`] says how many are kept.
     ///
-    /// `draws` has one entry for each picked row, in order.
+    /// `draws` has one entry for each picked row, in order; a sequence has one part.
     ///
     /// # Errors
     ///
     /// If the cache or the device cannot take it. No token counts then.
-    #[expect(clippy::missing_panics_doc, reason = "the plan was made in the line before")]
     pub fn step(
+        &mut self,
+        class: Class,
+        parts: &[Part<'_>],
+        draws: &[Draw<'_>],
+        taps: Taps,
+    ) -> Result<Enqueued, EngineError> {
+        let enqueued = self.enqueue(class, parts, draws, taps);
+        if enqueued.is_err() {
+            // Pages that were taken for the step go back. A sequence that does not exist took none.
+            for part in parts {
+                let _ = self.cache.len(part.seq).and_then(|len| self.cache.rollback(part.seq, len));
+            }
+        }
+        enqueued
+    }
+
+    fn enqueue(
         &mut self,
         class: Class,
         parts: &[Part<'_>],

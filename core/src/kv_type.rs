@@ -48,7 +48,13 @@ pub enum KvType {
 
 impl KvType {
     /// Every type, largest first.
-    pub const ALL: [KvType; 5] = [KvType::F32, KvType::F16, KvType::Q8_0, KvType::Q4_0, KvType::TQ3_0];
+    pub const ALL: [KvType; 5] = [
+        KvType::F32,
+        KvType::F16,
+        KvType::Q8_0,
+        KvType::Q4_0,
+        KvType::TQ3_0,
+    ];
 
     /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
     #[must_use]

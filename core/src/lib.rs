@@ -1,5 +1,6 @@
 //! Gemma 4: everything that is not a device.
 
+pub mod abi;
 pub mod backend;
 pub mod cache;
 pub mod chat;

@@ -85,7 +85,7 @@ pub struct Loaded {
 /// A program bound to its weights and states.
 #[derive(Debug)]
 pub struct Plan {
-    program: Program,
+    program: Arc<Program>,
     weights: Vec<Loaded>,
     states: Vec<Pool>,
     slots: Slots,
@@ -156,7 +156,7 @@ impl Backend for Reference {
         let slots = Slots::of(program);
         let scratch = slots.elements.iter().map(|&n| vec![f32::NAN; n]).collect();
         Ok(Plan {
-            program: program.clone(),
+            program: Arc::new(program.clone()),
             weights: weights.to_vec(),
             states: states.to_vec(),
             slots,

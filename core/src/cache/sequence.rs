@@ -199,22 +199,10 @@ impl Held {
     }
 }
 
-/// A sequence: what it holds, and what it wrote beyond its length.
+/// A sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sequence {
     pub(super) held: Held,
     /// Tokens that the step in flight may keep.
     pub(super) pending: usize,
-    /// One more than the highest position that was ever written, rejected tokens included.
-    pub(super) written: usize,
-}
-
-impl Sequence {
-    pub(super) fn new(held: Held) -> Self {
-        Self {
-            pending: 0,
-            written: held.len,
-            held,
-        }
-    }
 }

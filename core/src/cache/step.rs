@@ -32,7 +32,8 @@ pub struct StepPages {
 impl Cache {
     /// Most tokens of the next step, 0 if the context is full.
     ///
-    /// Never less than the `step` that [`CacheSpec::for_sequences`] was given, but at the context's end.
+    /// Never less than the `step` that [`CacheSpec::for_sequences`](super::CacheSpec::for_sequences) was given, but at
+    /// the context's end.
     ///
     /// # Errors
     ///
@@ -150,12 +151,10 @@ impl Cache {
                 sequence.held.oldest = sequence.held.oldest.max(lost);
             }
         }
-        if n > 0 {
-            sequence.written = sequence.written.max(end);
-            if !sequence.held.local.is_empty() {
-                let lost = sequence.written.saturating_sub(sequence.held.ring());
-                sequence.held.oldest = sequence.held.oldest.max(lost);
-            }
+        if !sequence.held.local.is_empty() {
+            // Tokens that will be rejected take just as much: `oldest` never goes down.
+            let lost = end.saturating_sub(sequence.held.ring());
+            sequence.held.oldest = sequence.held.oldest.max(lost);
         }
         sequence.pending = sequence.pending.max(n);
         step.global = runs(&sequence.held, Span::Global, len, end);
@@ -228,11 +227,7 @@ impl Cache {
             local,
             ..
         } = self;
-        let Sequence {
-            held,
-            pending,
-            written,
-        } = sequences.get_mut(&seq).ok_or(CacheError::UnknownSequence)?;
+        let Sequence { held, pending } = sequences.get_mut(&seq).ok_or(CacheError::UnknownSequence)?;
         *pending = 0;
         held.len = len;
         let first = len.div_ceil(PAGE);
@@ -248,12 +243,12 @@ impl Cache {
             for page in held.local.iter_mut().filter(|page| **page != NO_PAGE) {
                 local.leave(std::mem::replace(page, NO_PAGE), seq);
             }
-            (held.oldest, *written) = (0, 0);
+            held.oldest = 0;
             return Ok(());
         }
-        let ring = held.ring();
-        for logical in first..written.div_ceil(PAGE) {
-            // A page that was begun above `len` may still have the end of its predecessor in the ring.
+        let (ring, entries) = (held.ring(), held.local.len());
+        for logical in first..first + entries {
+            // What this page was begun with is above `len`; what its entry held before may still be in the window.
             let stale = (logical + 1) * PAGE <= held.oldest + ring;
             if let Some(entry) = held
                 .entry(Span::Local, logical)

@@ -232,3 +232,58 @@ fn a_fork_shares_all_full_pages_and_goes_its_own_way() {
     world.check().unwrap();
     world.end().unwrap();
 }
+
+#[test]
+fn whoever_is_left_alone_with_a_page_may_go_back_into_it() {
+    let mut world = World::new(SPEC);
+    let s = sequence(&mut world, 400);
+    world.snapshot_at(s, 400).unwrap().unwrap();
+    world.release(s);
+    let (s, usable) = world.open_from_at(0, 400).unwrap();
+    assert_eq!(usable, 400);
+    world.snapshots.clear();
+    assert_eq!(
+        world.rollback(s, 100).unwrap(),
+        Ok(100),
+        "page 0 came from the snapshot"
+    );
+    step(&mut world, s, 100, 100);
+    world.end().unwrap();
+}
+
+#[test]
+fn who_goes_back_before_a_page_leaves_it_to_others() {
+    let mut world = World::new(SPEC);
+    let s = sequence(&mut world, 400);
+    world.snapshot_at(s, 400).unwrap().unwrap();
+    assert_eq!(world.rollback(s, 256).unwrap(), Ok(256));
+    assert_eq!(world.open_from_at(0, 400).unwrap().1, 400);
+    for s in 0..2 {
+        step(&mut world, s, 100, 100);
+    }
+    world.end().unwrap();
+}
+
+#[test]
+fn a_step_of_the_planned_size_is_never_refused_whatever_snapshots_hold() {
+    // The largest step, window and slack for which the ring has no slot to spare.
+    let spec = CacheSpec::for_sequences(4096, 1, 8, 250, 0, 16);
+    assert_eq!(spec.ring_slots(), 8 + 250 - 1 + 255);
+    let spec = CacheSpec {
+        local_pages: 64,
+        ..spec
+    };
+    let mut world = World::new(spec);
+    let s = world.open();
+    for len in 0..2000 {
+        if len % PAGE == 128 {
+            world.snapshot_at(s, len).unwrap().unwrap();
+        }
+        assert!(world.cache.step_limit(id(&world, s)).unwrap() >= 250, "at {len}");
+        world.step(s, 1, 1, &mut Random::new(0)).unwrap().unwrap();
+    }
+    assert!(world.cache.stats().local.shared > 0);
+    world.end().unwrap();
+    let more = CacheSpec::for_sequences(4096, 1, 8, 251, 0, 16);
+    assert_eq!(more.ring_slots(), 768);
+}
