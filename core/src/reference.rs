@@ -6,6 +6,7 @@
 mod pool;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
@@ -381,24 +382,44 @@ impl Plan {
     fn attention(&mut self, op: &Attention, step: &Step<'_>) {
         use rayon::prelude::*;
         let heads = op.heads;
-        let part = heads.heads / heads.kv_heads * heads.head_dim;
+        let group = heads.heads / heads.kv_heads;
+        let part = group * heads.head_dim;
         self.write(op.out, step, |plan, out| {
             let q = plan.get(op.q, step);
             let (k, v) = (plan.pool(op.k), plan.pool(op.v));
-            let rotated = Rotated {
-                keys: k.rotated(),
-                values: v.rotated(),
-            };
+            let rotated = Rotated { keys: k.rotated(), values: v.rotated() };
             let seen = pool::Seen::decode(k, v, op.mask, step);
-            let parts = out
-                .par_chunks_exact_mut(part)
-                .zip(q.par_chunks_exact(part))
-                .enumerate();
-            parts.for_each(|(at, (out, q))| {
-                let row = step.rows[at / heads.kv_heads];
-                let seen = seen.of(row.slot, at % heads.kv_heads);
-                ops::attention::reference(q, row.position, op.mask, seen, rotated, heads.head_dim, out);
-            });
+            let tasks: Vec<(Range<usize>, usize)> = neighbours(step.rows, (QUERIES / group).max(1))
+                .flat_map(|rows| (0..heads.kv_heads).map(move |head| (rows.clone(), head)))
+                .collect();
+            let done: Vec<Vec<f32>> = tasks
+                .par_iter()
+                .map(|(rows, head)| {
+                    let q: Vec<f32> =
+                        rows.clone().flat_map(|row| &q[(row * heads.kv_heads + head) * part..][..part]).copied().collect();
+                    let positions: Vec<u32> = step.rows[rows.clone()].iter().map(|row| row.position).collect();
+                    let seen = seen.of(step.rows[rows.start].slot, *head);
+                    ops::attention::reference(&q, &positions, op.mask, seen, rotated, heads.head_dim)
+                })
+                .collect();
+            for ((rows, head), done) in tasks.into_iter().zip(done) {
+                for (row, done) in rows.zip(done.chunks_exact(part)) {
+                    out[(row * heads.kv_heads + head) * part..][..part].copy_from_slice(done);
+                }
+            }
         });
     }
+}
+
+/// Query heads that one task of attention takes.
+const QUERIES: usize = 16;
+
+/// Runs of rows of one sequence, at most `most` rows each.
+fn neighbours(rows: &[Row], most: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.slot == b.slot).flat_map(move |run| {
+        let first = start;
+        start += run.len();
+        (first..start).step_by(most).map(move |at| at..start.min(at + most)).collect::<Vec<_>>()
+    })
 }

@@ -7,7 +7,9 @@ mod load;
 mod logits;
 mod perplexity;
 mod run;
+mod score;
 mod shell;
+mod text;
 mod tokenize;
 
 use std::io::{self, Write};
