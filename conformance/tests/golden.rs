@@ -61,7 +61,7 @@ fn through(kv: KvType, entry: &mut [f32]) {
 #[test]
 fn a_mistake_in_storing_misses_the_bound_of_its_type() {
     fn keys(pool: &StateSpec) -> bool {
-        pool.name.ends_with(".k")
+        pool.name.ends_with('k')
     }
     type Mistake = fn(&StateSpec, &mut [f32]);
     let mistakes: [(&str, KvType, Mistake); 8] = [
@@ -95,12 +95,16 @@ fn a_mistake_in_storing_misses_the_bound_of_its_type() {
             through(KvType::Q4_0, entry);
             for block in entry.chunks_exact_mut(32) {
                 let step = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 8.0;
-                block.iter_mut().for_each(|v| *v += 8.0 * step);
+                for v in block {
+                    *v += 8.0 * step;
+                }
             }
         }),
         ("one scale a head", KvType::Q8_0, |_, entry| {
             let step = entry.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 31.0;
-            entry.iter_mut().for_each(|v| *v = (*v / step).round() * step);
+            for v in entry {
+                *v = (*v / step).round() * step;
+            }
         }),
     ];
     // Rotations are a matter of the head's width and kind, so every model has them wrong; the other mistakes are the
