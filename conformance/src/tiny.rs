@@ -182,8 +182,9 @@ pub fn layers(kinds: &str) -> Value {
     kinds.chars().map(|kind| if kind == 'G' { "full_attention" } else { "sliding_attention" }).collect()
 }
 
-/// Names and shapes of all tensors, as transformers names them.
-fn shapes(config: &Config) -> BTreeMap<String, Vec<usize>> {
+/// Names and shapes of all tensors of a model, as transformers names them.
+#[must_use]
+pub fn shapes(config: &Config) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| shapes.insert(name, shape.to_vec());
     let (hidden, vocab) = (config.hidden, config.vocab);

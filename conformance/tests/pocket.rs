@@ -31,6 +31,15 @@ struct Recorded {
     smallest_margin: f64,
 }
 
+/// Where prompts come from.
+#[derive(Clone, Copy)]
+enum Template {
+    /// The file's own template.
+    Own,
+    /// The recording: the folder has no template, and the built-in one treats tools otherwise.
+    None,
+}
+
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pocket")
 }
@@ -42,7 +51,7 @@ fn recorded() -> Vec<Recorded> {
 
 /// Checks that every prompt becomes the recorded tokens, and every continuation whose margins are all at least
 /// `least` the recorded text.
-fn says_what_was_recorded(path: &Path, least: f64) {
+fn says_what_was_recorded(path: &Path, template: Template, least: f64) {
     let checkpoint = Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}"));
     let speaker = Speaker::new(&checkpoint).unwrap_or_else(|error| panic!("{error}"));
     let model = checkpoint.model().unwrap_or_else(|error| panic!("{error}"));
@@ -55,6 +64,7 @@ fn says_what_was_recorded(path: &Path, least: f64) {
     let (mut equal, mut other, mut tokens) = (0, 0, 0);
     for recorded in recorded() {
         let prompt = match (&recorded.messages, &recorded.raw) {
+            (Some(_), _) if matches!(template, Template::None) => recorded.prompt_ids.clone(),
             (Some(messages), _) => {
                 let mut dialogue = Dialogue::new(messages.clone());
                 (dialogue.tools, dialogue.enable_thinking) = (recorded.tools, recorded.enable_thinking);
@@ -95,7 +105,7 @@ fn says_what_was_recorded(path: &Path, least: f64) {
 #[test]
 fn the_embedded_model_says_what_was_recorded() {
     // Rounding weights to 8 bits moves logits by some hundredths.
-    says_what_was_recorded(&models().join("pocket-Q8_0.gguf"), 0.1);
+    says_what_was_recorded(&models().join("pocket-Q8_0.gguf"), Template::Own, 0.1);
 }
 
 #[test]
@@ -104,10 +114,10 @@ fn its_other_files_say_what_was_recorded() {
         println!("skipped: POCKET_DIR names no folder with pocket-Q4_K_M.gguf, pocket-Q4_0.gguf and target");
         return;
     };
-    // The recording is of this folder: only logits that are equal but for rounding may change places.
-    says_what_was_recorded(&dir.join("target"), 1e-3);
+    // The recording is of this folder: only logits that the f16 cache moves, by some thousandths, may change places.
+    says_what_was_recorded(&dir.join("target"), Template::None, 1e-2);
     // Rounding weights to 4 bits moves logits by some tenths; a margin has to outlast two such errors.
     for file in ["pocket-Q4_K_M.gguf", "pocket-Q4_0.gguf"] {
-        says_what_was_recorded(&dir.join(file), 1.5);
+        says_what_was_recorded(&dir.join(file), Template::Own, 1.5);
     }
 }
