@@ -220,7 +220,8 @@ impl Case {
     pub fn run<B: Backend>(&self, backend: &B) -> Result<Vec<f32>, Failure> {
         let fail = Failure::device::<B>;
         let weights = self.tensors.iter().map(|tensor| backend.upload(tensor)).collect::<Result<Vec<_>, _>>();
-        let states = self.program.states.iter().map(|spec| backend.state(spec)).collect::<Result<Vec<_>, _>>();
+        let states =
+            self.program.states.iter().map(|spec| backend.state(spec)).collect::<Result<Vec<_>, _>>();
         let (weights, states) = (weights.map_err(fail)?, states.map_err(fail)?);
         for ((state, spec), pages) in states.iter().zip(&*self.program.states).zip(&self.pages) {
             for (page, bytes) in pages.chunks_exact(spec.page_bytes()).enumerate() {

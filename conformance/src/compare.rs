@@ -67,14 +67,7 @@ impl std::error::Error for Mismatch {}
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            index,
-            want,
-            got,
-            allowed,
-            count,
-            of,
-        } = self;
+        let Self { index, want, got, allowed, count, of } = self;
         write!(
             f,
             "element {index} is {got:.6e}, expected {want:.6e} ± {allowed:.1e} ({count} of {of} are outside)"
@@ -212,14 +205,7 @@ mod tests {
     #[test]
     fn accepts_up_to_the_bound_and_reports_its_share() {
         let agreement = compare(&[2.0, -4.0], &[2.5, -4.0], Bound { abs: 0.0, rel: 0.5 }).expect("inside");
-        assert_eq!(
-            agreement,
-            Agreement {
-                count: 2,
-                worst: 0.5,
-                share: 0.5
-            }
-        );
+        assert_eq!(agreement, Agreement { count: 2, worst: 0.5, share: 0.5 });
         let mismatch = compare(&[2.0, 0.0], &[2.5, 1.0], Bound::abs(0.25)).expect_err("outside");
         assert_eq!((mismatch.index, mismatch.count, mismatch.of), (0, 2, 2));
     }

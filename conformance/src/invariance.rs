@@ -297,7 +297,8 @@ impl<B: Backend, F: Fn() -> B> Subject<F> {
         let (mut seqs, mut together) = (Vec::new(), vec![Vec::new(); prompts.len()]);
         for (at, prompt) in prompts.iter().enumerate() {
             let seq = engine.open()?;
-            let draw = Draw { sampling: &samplings[at], position: narrow(prompt.len()), edits: &[], allowed: None };
+            let draw =
+                Draw { sampling: &samplings[at], position: narrow(prompt.len()), edits: &[], allowed: None };
             let step = engine.prefill(seq, prompt, &draw, &mut |_, _| true)?;
             let step = step.ok_or_else(|| Failure::False("the prefill stopped".to_owned()))?;
             together[at].extend(engine.tokens(&step)?);
@@ -311,8 +312,11 @@ impl<B: Backend, F: Fn() -> B> Subject<F> {
             let draws: Vec<Draw<'_>> = prompts
                 .iter()
                 .zip(&samplings)
-                .map(|(prompt, sampling)| {
-                    Draw { sampling, position: narrow(prompt.len() + n), edits: &[], allowed: None }
+                .map(|(prompt, sampling)| Draw {
+                    sampling,
+                    position: narrow(prompt.len() + n),
+                    edits: &[],
+                    allowed: None,
                 })
                 .collect();
             steps.push_back(engine.step(Class::Decode, &parts, &draws, Taps::None)?);
@@ -367,11 +371,8 @@ fn together<B: Backend>(
     seqs: &[SeqId],
     tokens: &[&[u32]],
 ) -> Result<Vec<Vec<f32>>, Failure> {
-    let parts: Vec<Part<'_>> = seqs
-        .iter()
-        .zip(tokens)
-        .map(|(&seq, tokens)| Part { seq, tokens, pick: Pick::All })
-        .collect();
+    let parts: Vec<Part<'_>> =
+        seqs.iter().zip(tokens).map(|(&seq, tokens)| Part { seq, tokens, pick: Pick::All }).collect();
     let rows = tokens.iter().map(|tokens| tokens.len()).sum();
     let step = engine.step(class, &parts, &greedy(rows), Taps::None)?;
     for part in &parts {

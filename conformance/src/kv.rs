@@ -193,7 +193,9 @@ pub fn most_recent_donor(program: &mut Program) {
     for op in &mut program.ops {
         match op {
             Op::AttnPrepare(prepare) => last = prepare.own.map(|own| (own.k, own.v)).or(last),
-            Op::Attention(attention) => (attention.k, attention.v) = last.unwrap_or((attention.k, attention.v)),
+            Op::Attention(attention) => {
+                (attention.k, attention.v) = last.unwrap_or((attention.k, attention.v))
+            }
             _ => {}
         }
     }

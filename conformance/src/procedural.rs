@@ -55,10 +55,7 @@ pub fn values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         u.map(|u| 3.0 * u).collect()
     } else {
         let last = shape.last().copied().unwrap_or(1);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the recipe rounds the square root to f32"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the recipe rounds the square root to f32")]
         let scale = (3.0 / last as f64).sqrt() as f32;
         u.map(|u| u * scale).collect()
     }
@@ -115,10 +112,7 @@ mod tests {
     fn the_first_numbers_are_those_of_the_recipe() {
         assert_eq!(fnv1a("model.embed_tokens.weight#1"), 0xe632_dc1c_2b7c_9a9a);
         let u: Vec<f32> = uniform("model.embed_tokens.weight", 1).take(4).collect();
-        for (got, want) in u
-            .iter()
-            .zip([-0.430_060_27f32, 0.691_289_07, 0.166_386_01, -0.177_819_01])
-        {
+        for (got, want) in u.iter().zip([-0.430_060_27f32, 0.691_289_07, 0.166_386_01, -0.177_819_01]) {
             assert!((got - want).abs() < 1e-7, "{got} against {want}");
         }
     }

@@ -25,7 +25,10 @@ fn agrees(name: &str) {
     for feed in Feed::ALL {
         let run = target.exact(new(), feed).unwrap_or_else(|error| panic!("{name}: {error}"));
         compared += run.logits.count + run.hidden.count + run.tokens;
-        println!("{name}, {feed}: logits within {:.1e}, hidden within {:.1e}", run.logits.worst, run.hidden.worst);
+        println!(
+            "{name}, {feed}: logits within {:.1e}, hidden within {:.1e}",
+            run.logits.worst, run.hidden.worst
+        );
     }
     for kv in KvType::ALL {
         let noise = target.quantised(new(), kv).unwrap_or_else(|error| panic!("{name}: {error}"));

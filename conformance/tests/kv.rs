@@ -78,7 +78,8 @@ fn f9_one_token_decoded_around_the_window_and_the_ring_equals_prefill() {
     let mut compared = 0;
     for (tiny, ring) in [(Tiny::moe(), 2), (Tiny::ple(), 3), (Tiny::dense(), 2)] {
         let (w, r) = (tiny.config().window, ring * PAGE);
-        let result = kv::decoding_in_poison(&new, &tiny, Kv::MIXED, ring, &[w - 1, w, w + 1, r - 1, r, r + 1]);
+        let result =
+            kv::decoding_in_poison(&new, &tiny, Kv::MIXED, ring, &[w - 1, w, w + 1, r - 1, r, r + 1]);
         compared += result.unwrap_or_else(|failure| panic!("{failure}"));
     }
     report("F9", Ok(compared));

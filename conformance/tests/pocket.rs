@@ -94,11 +94,18 @@ fn says_what_was_recorded(path: &Path, template: Template, least: f64) {
         } else {
             let margin = recorded.smallest_margin;
             println!("margin {margin}: {text:?}, recorded {:?}", recorded.text);
-            assert!(margin < least, "{text:?}, recorded {:?} with margins of {margin} and more", recorded.text);
+            assert!(
+                margin < least,
+                "{text:?}, recorded {:?} with margins of {margin} and more",
+                recorded.text
+            );
             other += 1;
         }
     }
-    println!("{}: {equal} texts of {tokens} tokens equal, {other} with margins below {least} differ", path.display());
+    println!(
+        "{}: {equal} texts of {tokens} tokens equal, {other} with margins below {least} differ",
+        path.display()
+    );
     assert!(equal >= 10, "only {equal} texts are equal");
 }
 

@@ -80,8 +80,15 @@ const B12: Size = Size {
     shared: 0,
     ..E4B
 };
-const A4B: Size =
-    Size { name: "26B-A4B", hidden: 2816, layers: 30, global_kv_heads: Some(2), ffn: 2112, experts: true, ..B12 };
+const A4B: Size = Size {
+    name: "26B-A4B",
+    hidden: 2816,
+    layers: 30,
+    global_kv_heads: Some(2),
+    ffn: 2112,
+    experts: true,
+    ..B12
+};
 const B31: Size = Size {
     name: "31B",
     hidden: 5376,
@@ -193,7 +200,8 @@ fn parts(name: &str) -> (Option<usize>, &str) {
 
 /// One op: its name, widths, weights and pools, without the number of its layer.
 fn line(program: &Program, op: &Op) -> String {
-    let widths = |acts: Vec<Act>| acts.iter().map(|&act| program.cols(act).to_string()).collect::<Vec<_>>().join(", ");
+    let widths =
+        |acts: Vec<Act>| acts.iter().map(|&act| program.cols(act).to_string()).collect::<Vec<_>>().join(", ");
     let mut line = format!("{}: {} -> {}", op.name(), widths(op.reads()), widths(op.writes()));
     for weight in op.weights() {
         let spec = program.weight(weight);
@@ -259,7 +267,11 @@ fn text(size: &Size, program: &Program) -> String {
         }
     }
     for (lines, names) in groups {
-        let title = if names[0] == "outside" { "outside of layers".to_owned() } else { format!("layers {}", names.join(", ")) };
+        let title = if names[0] == "outside" {
+            "outside of layers".to_owned()
+        } else {
+            format!("layers {}", names.join(", "))
+        };
         write!(text, "\n{title}\n").expect("a string");
         for line in lines {
             writeln!(text, "  {line}").expect("a string");
@@ -418,7 +430,10 @@ fn shapes_that_do_not_fit_are_sentences_while_recording() {
             p.glu(Columns { act: narrow, start: 8 }, Columns { act: wide, start: 0 }, 16).map(drop),
             "glu: end of the gate is 16, expected 24",
         ),
-        (p.route(wide, [v, w, v], 2, 1e-6).map(drop), "route: length of the experts' scale is 32, expected 48"),
+        (
+            p.route(wide, [v, w, v], 2, 1e-6).map(drop),
+            "route: length of the experts' scale is 32, expected 48",
+        ),
         (
             p.ple_inputs(narrow, w, v, 64, 1e-6).map(drop),
             "ple_inputs: width of the context is 16, expected 32",
@@ -429,6 +444,9 @@ fn shapes_that_do_not_fit_are_sentences_while_recording() {
     }
     assert_eq!(p.ops.len(), before, "an op that does not fit is not recorded");
 }
+
+/// Rows, picked rows and tables of a step, and what is said of it.
+type Bad<'a> = (&'a [Row], &'a [u32], &'a [PageTable<'a>], &'a str);
 
 #[test]
 fn steps_that_do_not_fit_are_sentences_before_they_reach_a_device() {
@@ -441,7 +459,6 @@ fn steps_that_do_not_fit_are_sentences_before_they_reach_a_device() {
     let missing = [PageTable { global: &[7], local: &[] }];
     let good = [row(1, 0, 0)];
     let (many, token, slot, far) = ([row(1, 0, 0); 5], [row(48, 0, 0)], [row(1, 0, 1)], [row(1, 256, 0)]);
-    type Bad<'a> = (&'a [Row], &'a [u32], &'a [PageTable<'a>], &'a str);
     let cases: [Bad<'_>; 8] = [
         (&[], &[], &tables, "step: number of rows is 0, expected 1 to 4"),
         (&many, &[], &tables, "step: number of rows is 5, expected 1 to 4"),

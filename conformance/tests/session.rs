@@ -35,14 +35,10 @@ fn request<'a>(prompt: &'a [u32], border: usize, sampling: &'a Sampling) -> Requ
     Request { prompt, border, sampling, max_tokens: ANSWER, end: &[], suppress: &[] }
 }
 
-fn answer(
-    engine: &mut Engine<Reference>,
-    session: &mut Session,
-    prompt: &[u32],
-    border: usize,
-) -> Generated {
+fn answer(engine: &mut Engine<Reference>, session: &mut Session, prompt: &[u32], border: usize) -> Generated {
     let sampling = drawing();
-    let result = session.generate(engine, &request(prompt, border, &sampling), &mut |_| ControlFlow::Continue(()));
+    let result =
+        session.generate(engine, &request(prompt, border, &sampling), &mut |_| ControlFlow::Continue(()));
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -184,12 +180,14 @@ fn an_answer_ends_at_an_end_token_at_its_length_and_at_the_end_of_the_context() 
     let end = [want[2]];
     let first = want.iter().position(|token| *token == end[0]).expect("it was generated");
     let ended = Request { end: &end, ..request(&prompt, 0, &sampling) };
-    let got = session.generate(&mut engine, &ended, &mut |_| ControlFlow::Continue(())).expect("a good request");
+    let got =
+        session.generate(&mut engine, &ended, &mut |_| ControlFlow::Continue(())).expect("a good request");
     assert_eq!((got.ended, &got.tokens[..]), (Ended::Token(end[0]), &want[..=first]));
 
     let full = tokens(CONTEXT - 2, 16);
     let long = Request { max_tokens: 100, ..request(&full, 0, &sampling) };
-    let got = session.generate(&mut engine, &long, &mut |_| ControlFlow::Continue(())).expect("a good request");
+    let got =
+        session.generate(&mut engine, &long, &mut |_| ControlFlow::Continue(())).expect("a good request");
     // Two tokens fit behind the prompt, and the last one need not.
     assert_eq!((got.ended, got.tokens.len()), (Ended::ContextFull, 3));
     let full = tokens(CONTEXT, 16);
@@ -335,10 +333,8 @@ fn a_damaged_or_foreign_file_gives_one_sentence_and_changes_nothing() {
     assert!(sentence.starts_with("cannot access ") && sentence.ends_with("none.kv"), "{sentence}");
 
     // Of another model, of other types: the messages come back.
-    let mut others = [
-        self::engine(Tiny::dense(), Kv::MIXED),
-        self::engine(Tiny::moe(), Kv::all(KvType::F16)),
-    ];
+    let mut others =
+        [self::engine(Tiny::dense(), Kv::MIXED), self::engine(Tiny::moe(), Kv::all(KvType::F16))];
     for other in &mut others {
         match refused(other, &path) {
             FileError::Other { extra: messages, saved, here, .. } => {

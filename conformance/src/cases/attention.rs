@@ -55,7 +55,9 @@ fn rotation() -> Vec<f64> {
 
 /// `Rᵀ · x`, group by group.
 fn turned_back(matrix: &[f64], x: &[f64]) -> Vec<f64> {
-    let group = |x: &[f64]| (0..128).map(|j| (0..128).map(|i| matrix[i * 128 + j] * x[i]).sum()).collect::<Vec<f64>>();
+    let group = |x: &[f64]| {
+        (0..128).map(|j| (0..128).map(|i| matrix[i * 128 + j] * x[i]).sum()).collect::<Vec<f64>>()
+    };
     x.chunks(128).flat_map(group).collect()
 }
 
@@ -144,7 +146,8 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, start: usize, rows: usize) -> 
             // of shares; an output by that and its own sum. Turning back mixes the errors of a group.
             let rotated = types.v.rotated();
             let share = 4.0 * sum_error(dim) * sizes + 2.0 * sum_error(logits.len());
-            let largest = if rotated { size.iter().copied().fold(0.0, f64::max) * 128f64.sqrt() } else { 0.0 };
+            let largest =
+                if rotated { size.iter().copied().fold(0.0, f64::max) * 128f64.sqrt() } else { 0.0 };
             want.extend(out);
             allowed.extend(size.iter().map(|size| (share + sum_error(logits.len())) * size.max(largest)));
         }
@@ -178,7 +181,9 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, start: usize, rows: usize) -> 
     let case = match mask {
         Mask::Causal => case,
         Mask::Window(n) => case
-            .mutant("a key too many in the window", move |case| op!(case, Attention).mask = Mask::Window(n + 1))
+            .mutant("a key too many in the window", move |case| {
+                op!(case, Attention).mask = Mask::Window(n + 1)
+            })
             .mutant("a key too few in the window", move |case| {
                 op!(case, Attention).mask = Mask::Window(n.max(2) - 1);
             }),

@@ -45,8 +45,9 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
     let columns = q_heads + kv_heads * if values == Values::RawKeys { 1 } else { 2 };
     let x = inputs(rows, columns * dim, 31);
     let (q_norm, k_norm) = (around_one(dim, 32), around_one(dim, 33));
-    let frequency: Vec<f32> =
-        (0..dim / 2).map(|i| if i < live { 10_000f32.powf(-2.0 * i as f32 / dim as f32) } else { 0.0 }).collect();
+    let frequency: Vec<f32> = (0..dim / 2)
+        .map(|i| if i < live { 10_000f32.powf(-2.0 * i as f32 / dim as f32) } else { 0.0 })
+        .collect();
     let input = case.input(&x);
     let q_weight = case.weight([1, 1, dim], &q_norm);
     let k_weight = case.weight([1, 1, dim], &k_norm);

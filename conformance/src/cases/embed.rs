@@ -15,7 +15,8 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(case(vocab, cols, DType::BF16, upper, &short));
         // Q8_0 with the step 0.25 = 0x3400 in f16 and values that count along the row.
         let q = |i: usize| i8::try_from(i * 7 % 255).map_or(-100, |q| q - 60);
-        let block = |b: usize| [0x00, 0x34].into_iter().chain((0..32).map(move |i| q(b * 32 + i).cast_unsigned()));
+        let block =
+            |b: usize| [0x00, 0x34].into_iter().chain((0..32).map(move |i| q(b * 32 + i).cast_unsigned()));
         let blocks: Vec<u8> = (0..vocab * cols / 32).flat_map(block).collect();
         let decoded: Vec<f32> = (0..vocab * cols).map(|i| 0.25 * f32::from(q(i))).collect();
         cases.push(case(vocab, cols, DType::Q8_0, blocks, &decoded));

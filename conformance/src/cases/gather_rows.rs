@@ -14,8 +14,7 @@ fn case(rows: usize, cols: usize, picked: Vec<u32>) -> Case {
     let input = case.input(&x);
     let out = case.program.gather_rows(input);
     let x = wide(&x);
-    let want: Vec<f64> =
-        picked.iter().flat_map(|&row| x[row as usize * cols..][..cols].to_vec()).collect();
+    let want: Vec<f64> = picked.iter().flat_map(|&row| x[row as usize * cols..][..cols].to_vec()).collect();
     case.picked = picked;
     // A copy.
     let allowed = vec![0.0; want.len()];

@@ -56,9 +56,11 @@ fn known() -> Case {
     let (gate, up) = (Columns { act: both, start: 0 }, Columns { act: both, start: 6 });
     let out = case.program.glu(gate, up, 6).expect("the halves fit");
     let want = GELU.iter().map(|&(_, y)| y).collect();
-    case.expect(out, want, GELU.iter().map(|&(x, _)| 16.0 * U * f64::from(x).abs()).collect())
-        .mutant("the exact gelu", |case| {
+    case.expect(out, want, GELU.iter().map(|&(x, _)| 16.0 * U * f64::from(x).abs()).collect()).mutant(
+        "the exact gelu",
+        |case| {
             // At 1 the exact gelu is 0.841345; a gate of this value gives it.
             case.change(0, |x| x[4] = 1.000_141);
-        })
+        },
+    )
 }

@@ -6,11 +6,17 @@ use super::{Case, Settings, inputs, op, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows around the sizes of tiles, widths with and without a rest, one and several stacked weights.
-    [(1, 32, vec![1]), (1, 2816, vec![64, 16, 16]), (7, 257, vec![33]), (9, 96, vec![17, 5]), (17, 64, vec![8])]
-        .map(|(rows, cols, outputs)| case(rows, cols, &outputs))
-        .into_iter()
-        .chain([quantised()])
-        .collect()
+    [
+        (1, 32, vec![1]),
+        (1, 2816, vec![64, 16, 16]),
+        (7, 257, vec![33]),
+        (9, 96, vec![17, 5]),
+        (17, 64, vec![8]),
+    ]
+    .map(|(rows, cols, outputs)| case(rows, cols, &outputs))
+    .into_iter()
+    .chain([quantised()])
+    .collect()
 }
 
 fn case(rows: usize, cols: usize, outputs: &[usize]) -> Case {
@@ -82,5 +88,6 @@ fn quantised() -> Case {
     }
     let out = case.program.linear(input, &weights).expect("the widths agree");
     let (want, allowed) = product(&wide(&x), &all, cols);
-    case.expect(out, want, allowed).mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+    case.expect(out, want, allowed)
+        .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
 }

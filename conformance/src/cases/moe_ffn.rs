@@ -16,7 +16,9 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
     let x = inputs(rows, cols, 24);
     let input = case.input(&x);
     // The router sees an input of its own, whose row r prefers the experts in an order that is read off below.
-    let order = move |r: usize| -> Vec<usize> { (0..experts).map(|k| (r * 3 + k * (experts - 1)) % experts).collect() };
+    let order = move |r: usize| -> Vec<usize> {
+        (0..experts).map(|k| (r * 3 + k * (experts - 1)) % experts).collect()
+    };
     let mut wanted = vec![0.0f32; rows * experts];
     for r in 0..rows {
         for (rank, &e) in order(r).iter().enumerate() {
@@ -92,13 +94,17 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
         .mutant("gate and up swapped", move |case| match &mut op!(case, MoeFfn).gate_up {
             GateUp::Split { gate, up } => std::mem::swap(gate, up),
             GateUp::Fused(_) => {
-                case.change(5, |both| both.chunks_mut(2 * ffn * cols).for_each(|w| w.rotate_right(ffn * cols)));
+                case.change(5, |both| {
+                    both.chunks_mut(2 * ffn * cols).for_each(|w| w.rotate_right(ffn * cols))
+                });
             }
         })
         .mutant("an expert too few", move |case| {
             // The last chosen expert of every row adds nothing.
             let least: Vec<usize> = (0..rows).map(|r| order(r)[top_k - 1]).collect();
             let last = case.tensors.len() - 1;
-            case.change(last, |d| least.iter().for_each(|e| d[e * cols * ffn..(e + 1) * cols * ffn].fill(0.0)));
+            case.change(last, |d| {
+                least.iter().for_each(|e| d[e * cols * ffn..(e + 1) * cols * ffn].fill(0.0))
+            });
         })
 }

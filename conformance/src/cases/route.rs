@@ -19,10 +19,14 @@ pub(super) fn cases() -> Vec<Case> {
 fn case(rows: usize, experts: usize, cols: usize, top_k: usize, which: Out) -> Case {
     let mut case = Case::new("route", rows, format!("{top_k} of {experts} experts, {cols} columns"));
     let x = plain(rows * cols, 18);
-    let (scale, proj, per_expert) = (around_one(cols, 19), plain(experts * cols, 20), around_one(experts, 21));
+    let (scale, proj, per_expert) =
+        (around_one(cols, 19), plain(experts * cols, 20), around_one(experts, 21));
     let input = case.input(&x);
-    let weights =
-        [case.weight([1, 1, cols], &scale), case.weight([1, experts, cols], &proj), case.weight([1, 1, experts], &per_expert)];
+    let weights = [
+        case.weight([1, 1, cols], &scale),
+        case.weight([1, experts, cols], &proj),
+        case.weight([1, 1, experts], &per_expert),
+    ];
     let (chosen, shares) = case.program.route(input, weights, top_k, 1e-6).expect("the widths agree");
     let (mut want_experts, mut want_shares, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
     for x in wide(&x).chunks(cols) {
@@ -81,23 +85,24 @@ fn ties(which: Out) -> Case {
     match which {
         Out::Experts => {
             let want = order.iter().map(|&e| e as f64).collect();
-            case.expect(chosen, want, vec![0.0; order.len()])
-                .mutant("the higher index first", |case| {
-                    // Logits that rise with the index by next to nothing, whatever their sign.
-                    case.change(0, |x| x.iter_mut().for_each(|x| *x = x.abs()));
-                    case.change(2, |w| {
-                        w.chunks_mut(32).zip(0u8..).for_each(|(w, e)| w.fill(0.5 + f32::from(e) * 1e-6));
-                    });
-                })
+            case.expect(chosen, want, vec![0.0; order.len()]).mutant("the higher index first", |case| {
+                // Logits that rise with the index by next to nothing, whatever their sign.
+                case.change(0, |x| x.iter_mut().for_each(|x| *x = x.abs()));
+                case.change(2, |w| {
+                    w.chunks_mut(32).zip(0u8..).for_each(|(w, e)| w.fill(0.5 + f32::from(e) * 1e-6));
+                });
+            })
         }
         Out::Weights => {
             let want: Vec<f64> = order.iter().map(|&e| 0.25 * f64::from(per_expert[e])).collect();
             let allowed = want.iter().map(|want| 16.0 * U * want.abs()).collect();
-            case.expect(shares, want, allowed)
-                .mutant("per-expert scale before renormalisation", move |case| {
+            case.expect(shares, want, allowed).mutant(
+                "per-expert scale before renormalisation",
+                move |case| {
                     let sum: f32 = per_expert[..top_k].iter().sum();
                     case.change(3, |s| s.iter_mut().for_each(|s| *s *= 4.0 / sum));
-                })
+                },
+            )
         }
     }
 }
