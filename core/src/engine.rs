@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, PageTable, Row, Step, Ticket};
 use crate::cache::{Cache, CacheError, CacheSpec, CacheStats, PAGE, SeqId, Snapshot};
 use crate::kv_type::KvType;
-use crate::model::config::Span;
+use crate::model::config::{Config, Span};
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
 use crate::program::{Class, ShapeError, StateSpec};
 use crate::sample::Draw;
@@ -129,9 +129,9 @@ impl<B: Backend + std::fmt::Debug> std::fmt::Debug for Engine<B> {
 /// # Errors
 ///
 /// [`CacheError::BadSpec`] if a size cannot work.
-pub fn layout(model: &Gemma4, options: &Options) -> Result<(CacheSpec, KvLayout), CacheError> {
-    let has = |span| model.config.layers.iter().any(|layer| layer.span == span);
-    let (window, chunk) = (model.config.window, options.chunk.max(PAGE));
+pub fn layout(config: &Config, options: &Options) -> Result<(CacheSpec, KvLayout), CacheError> {
+    let has = |span| config.layers.iter().any(|layer| layer.span == span);
+    let (window, chunk) = (config.window, options.chunk.max(PAGE));
     let mut spec = CacheSpec::for_sequences(
         options.context,
         options.sequences,
@@ -176,7 +176,7 @@ impl<B: Backend> Engine<B> {
                 return Err(EngineError::KvType { kv, head_dim });
             }
         }
-        let (spec, layout) = layout(&model, &options)?;
+        let (spec, layout) = layout(&model.config, &options)?;
         let specs = model.states(&layout);
         let cache = Cache::new(spec)?;
         let states =

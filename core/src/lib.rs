@@ -14,6 +14,7 @@ pub mod kv_type;
 pub mod model;
 pub mod numeric;
 pub mod ops;
+pub mod plan;
 pub mod program;
 pub mod quant;
 pub mod reference;

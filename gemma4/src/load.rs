@@ -8,6 +8,7 @@ use gemma4_core::backend::Backend;
 use gemma4_core::checkpoint::Checkpoint;
 use gemma4_core::engine::{CHUNK, Engine, Options};
 use gemma4_core::model::gemma4::Gemma4;
+use gemma4_core::plan::{MemoryPlan, Target};
 use gemma4_core::reference::Reference;
 use gemma4_core::session::BORDERS;
 use gemma4_core::tensor::Bytes;
@@ -67,7 +68,13 @@ pub(crate) fn reference(global: &Global) -> Result<Reference, Failure> {
 }
 
 /// Puts a model on a device, with a progress bar where somebody is watching.
+///
+/// What does not fit into memory is refused before anything is allocated.
 pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) -> Result<Engine<B>, Failure> {
+    // Every backend of this build computes in main memory.
+    if let Some(free) = free_memory() {
+        MemoryPlan::of(&model, &options, Target::Cpu)?.check(&model.config, &options, free)?;
+    }
     let bar = bar(0, "loading", "{bytes}/{total_bytes}");
     let engine = Engine::new(backend, model, options, &mut |done, total| {
         bar.set_length(total);
@@ -75,6 +82,13 @@ pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) ->
     });
     bar.finish_and_clear();
     Ok(engine?)
+}
+
+/// Bytes of main memory that programs may still take; `None` where the system does not say.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A progress bar on stderr; hidden where stderr is not a terminal, and for the first moments.

@@ -56,6 +56,7 @@ pub(crate) fn run<B: Backend>(
 /// `ln Σ exp(logit)`: what a logit is reduced by to become the logarithm of a probability.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - top).exp()).sum();
-    f64::from(top) + sum.ln()
+    let top = f64::from(top);
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - top).exp()).sum();
+    top + sum.ln()
 }

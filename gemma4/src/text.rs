@@ -40,7 +40,7 @@ pub(crate) fn arguments(arguments: &[String], what: &str) -> Result<String, Fail
 
 /// Token ids separated by spaces, commas or line ends; brackets around them are as good as none.
 ///
-/// An empty list and ids that are not below `vocab` are errors.
+/// Ids that are not below `vocab` are errors.
 pub(crate) fn ids(text: &str, vocab: usize) -> Result<Vec<u32>, Failure> {
     let words = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']')).filter(|w| !w.is_empty());
     let id = |word: &str| {
@@ -51,11 +51,7 @@ pub(crate) fn ids(text: &str, vocab: usize) -> Result<Vec<u32>, Failure> {
             Failure::usage(format!("`{shown}` is no token of this model, expected a number from 0 to {last}"))
         })
     };
-    let ids = words.map(id).collect::<Result<Vec<u32>, Failure>>()?;
-    if ids.is_empty() {
-        return Err(Failure::usage("no token ids, expected numbers separated by spaces or commas"));
-    }
-    Ok(ids)
+    words.map(id).collect()
 }
 
 /// Writes a result to stdout. A reader that has seen enough, such as `head`, is no error.
