@@ -168,10 +168,7 @@ static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 ///
 /// If the program does not declare [`memory::Counter`] as its global allocator, as nothing would be checked then.
 pub fn fuzz(target: &dyn Target, seed: u64, budget: Budget, running: &Path) -> Result<Counts, Failure> {
-    assert!(
-        memory::is_counted(),
-        "declare `memory::Counter` as the global allocator"
-    );
+    assert!(memory::is_counted(), "declare `memory::Counter` as the global allocator");
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|info| {
         // `info` displays as `panicked at file:line:column:` and the message.
@@ -217,11 +214,7 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
         Budget::Time(most) => start.elapsed() < most,
     } {
         inputs += 1;
-        let parent = if random.once_in(2) {
-            random.pick(&samples)
-        } else {
-            random.pick(&pool)
-        };
+        let parent = if random.once_in(2) { random.pick(&samples) } else { random.pick(&pool) };
         let other = random.pick(&pool);
         let mut input = match target.syntax() {
             Syntax::Bytes => mutate::bytes(&mut random, parent, other, &words),
@@ -236,10 +229,7 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
             Ok(None) if pool.len() < samples.len() + POOL => pool.push(input),
             Ok(None) => pool[samples.len() + random.below(POOL)] = input,
             Err(finding) => {
-                return Err(failure(
-                    finding.clone(),
-                    &smaller(target, &finding, input, running),
-                ));
+                return Err(failure(finding.clone(), &smaller(target, &finding, input, running)));
             }
         }
     }
@@ -254,12 +244,7 @@ fn try_input(target: &dyn Target, input: &[u8], counts: &mut Counts) -> Result<O
     let (peak, limit, time) = (memory.peak(), memory::limit(input.len()), start.elapsed());
     counts.peak = counts.peak.max(peak);
     let result = result.map_err(|_| {
-        Finding::Panic(
-            LAST_PANIC
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .replace('\n', " "),
-        )
+        Finding::Panic(LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).replace('\n', " "))
     })?;
     if peak > limit {
         return Err(Finding::Memory { peak, limit });
@@ -274,20 +259,14 @@ fn try_input(target: &dyn Target, input: &[u8], counts: &mut Counts) -> Result<O
             return Ok(Some(error));
         }
         Err(error) => {
-            return Err(Finding::Unnamed {
-                error,
-                missing: target.label().to_owned(),
-            });
+            return Err(Finding::Unnamed { error, missing: target.label().to_owned() });
         }
     }
     Ok(None)
 }
 
 fn failure(finding: Finding, input: &[u8]) -> Failure {
-    Failure {
-        finding,
-        input: input.to_vec(),
-    }
+    Failure { finding, input: input.to_vec() }
 }
 
 /// The file that holds the input being run. Best effort: a disk that cannot be written to costs the input of an
@@ -338,10 +317,9 @@ pub fn replay(target: &dyn Target, input: &[u8]) -> Result<Option<String>, Findi
     let (peak, limit) = (memory.peak(), memory::limit(input.len()));
     match error {
         _ if peak > limit => Err(Finding::Memory { peak, limit }),
-        Some(error) if !error.contains(target.label()) => Err(Finding::Unnamed {
-            error,
-            missing: target.label().to_owned(),
-        }),
+        Some(error) if !error.contains(target.label()) => {
+            Err(Finding::Unnamed { error, missing: target.label().to_owned() })
+        }
         error => Ok(error),
     }
 }

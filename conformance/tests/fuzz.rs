@@ -27,21 +27,11 @@ fn every_target_survives_its_mutations() {
     for target in &targets {
         let name = target.name();
         let counts = run(&**target, target.inputs()).unwrap_or_else(|failure| {
-            panic!(
-                "{name}: {}\ninput: {:?}",
-                failure.finding,
-                String::from_utf8_lossy(&failure.input)
-            )
+            panic!("{name}: {}\ninput: {:?}", failure.finding, String::from_utf8_lossy(&failure.input))
         });
         println!("{name}: {counts:?}");
-        assert!(
-            counts.accepted > 0,
-            "{name}: every input was refused, so nothing past the first check ran"
-        );
-        assert!(
-            counts.refused > 0 || target.never_refuses(),
-            "{name}: no mutation was refused"
-        );
+        assert!(counts.accepted > 0, "{name}: every input was refused, so nothing past the first check ran");
+        assert!(counts.refused > 0 || target.never_refuses(), "{name}: no mutation was refused");
     }
     assert!(!targets.is_empty());
 }
@@ -77,19 +67,12 @@ impl Target for Planted {
     }
 
     fn one_bad_key(&self) -> Vec<BadKey> {
-        vec![BadKey {
-            names: vec!["count".to_owned()],
-            input: vec![9, 0, 0, 0, 1],
-        }]
+        vec![BadKey { names: vec!["count".to_owned()], input: vec![9, 0, 0, 0, 1] }]
     }
 
     fn run(&self, input: &[u8]) -> Result<(), String> {
         let Some((count, rest)) = input.split_first_chunk() else {
-            let label = if self.0 == Bug::BlamesNobody {
-                "somebody"
-            } else {
-                self.label()
-            };
+            let label = if self.0 == Bug::BlamesNobody { "somebody" } else { self.label() };
             return Err(format!("{label}: too short for a count"));
         };
         let count = u32::from_le_bytes(*count) as usize;
@@ -102,23 +85,13 @@ impl Target for Planted {
         if rest.len() == count {
             return Ok(());
         }
-        let key = if self.0 == Bug::ForgetsTheKey {
-            "a number"
-        } else {
-            "count"
-        };
-        Err(format!(
-            "{}: {key} is {count}, expected {}",
-            self.label(),
-            rest.len()
-        ))
+        let key = if self.0 == Bug::ForgetsTheKey { "a number" } else { "count" };
+        Err(format!("{}: {key} is {count}, expected {}", self.label(), rest.len()))
     }
 }
 
 fn finding(bug: Bug) -> Finding {
-    run(&Planted(bug), 20_000)
-        .expect_err("the bug is there to be found")
-        .finding
+    run(&Planted(bug), 20_000).expect_err("the bug is there to be found").finding
 }
 
 #[test]
@@ -131,47 +104,30 @@ fn a_parser_without_bugs_passes() {
 #[test]
 fn a_panic_is_found_with_its_message_and_made_small() {
     let failure = run(&Planted(Bug::Panics), 20_000).unwrap_err();
-    let Finding::Panic(message) = &failure.finding else {
-        panic!("{}", failure.finding)
-    };
-    assert!(
-        message.contains("one too few") && message.contains("fuzz.rs"),
-        "{message}"
-    );
+    let Finding::Panic(message) = &failure.finding else { panic!("{}", failure.finding) };
+    assert!(message.contains("one too few") && message.contains("fuzz.rs"), "{message}");
     assert!(failure.input.len() <= 8, "{:?}", failure.input);
 }
 
 #[test]
 fn an_allocation_of_a_size_from_the_file_is_found() {
-    let Finding::Memory { peak, limit } = finding(Bug::TrustsTheCount) else {
-        panic!("not the memory")
-    };
-    assert!(
-        peak > limit && limit > 64 << 20 && limit < 65 << 20,
-        "{peak} {limit}"
-    );
+    let Finding::Memory { peak, limit } = finding(Bug::TrustsTheCount) else { panic!("not the memory") };
+    assert!(peak > limit && limit > 64 << 20 && limit < 65 << 20, "{peak} {limit}");
 }
 
 #[test]
 fn an_error_without_the_file_is_found() {
-    let Finding::Unnamed { missing, .. } = finding(Bug::BlamesNobody) else {
-        panic!("not the label")
-    };
+    let Finding::Unnamed { missing, .. } = finding(Bug::BlamesNobody) else { panic!("not the label") };
     assert_eq!(missing, "planted.bin");
 }
 
 #[test]
 fn an_error_without_the_bad_key_is_found() {
-    let Finding::Unnamed { missing, .. } = finding(Bug::ForgetsTheKey) else {
-        panic!("not the key")
-    };
+    let Finding::Unnamed { missing, .. } = finding(Bug::ForgetsTheKey) else { panic!("not the key") };
     assert_eq!(missing, "count");
 }
 
 #[test]
 fn a_sample_that_is_refused_is_found() {
-    assert_eq!(
-        finding(Bug::RefusesItsSample),
-        Finding::Sample("planted.bin".to_owned())
-    );
+    assert_eq!(finding(Bug::RefusesItsSample), Finding::Sample("planted.bin".to_owned()));
 }

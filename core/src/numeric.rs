@@ -188,7 +188,14 @@ fn multiply_add<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s
 ///
 /// - `p`: `[queries, keys]`, rows `stride` apart; `values`: `[keys, dim]`; `sums`: `[queries, dim]`.
 #[inline(always)]
-pub(crate) fn weigh<S: Simd>(simd: S, p: &[f64], stride: usize, values: &[f64], dim: usize, sums: &mut [f64]) {
+pub(crate) fn weigh<S: Simd>(
+    simd: S,
+    p: &[f64],
+    stride: usize,
+    values: &[f64],
+    dim: usize,
+    sums: &mut [f64],
+) {
     let (keys, queries) = (values.len() / dim, sums.len() / dim);
     let whole = queries / TILE * TILE;
     for (q, sums) in sums.chunks_mut(TILE * dim).enumerate() {

@@ -122,11 +122,7 @@ impl Reference {
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("gemma4-cpu-{i}"))
             .build()?;
-        Ok(Self {
-            threads,
-            sampled: Mutex::default(),
-            distortion: None,
-        })
+        Ok(Self { threads, sampled: Mutex::default(), distortion: None })
     }
 
     /// The same with whatever is stored distorted.
@@ -148,10 +144,7 @@ impl Backend for Reference {
             vector.resize(tensor.cols, 0.0);
             quant::decode(tensor.dtype, &tensor.data, &mut vector);
         }
-        Ok(Loaded {
-            tensor: tensor.clone(),
-            vector: vector.into(),
-        })
+        Ok(Loaded { tensor: tensor.clone(), vector: vector.into() })
     }
 
     fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
@@ -184,26 +177,17 @@ impl Backend for Reference {
             .rows
             .iter()
             .map(|row| match row.token {
-                Row::SAMPLED => sampled
-                    .get(&row.slot)
-                    .copied()
-                    .ok_or(ReferenceError::NothingSampled(row.slot)),
+                Row::SAMPLED => {
+                    sampled.get(&row.slot).copied().ok_or(ReferenceError::NothingSampled(row.slot))
+                }
                 token => Ok(token),
             })
             .collect::<Result<_, _>>()?;
         let program = plan.program.clone();
         let last = &mut *sampled;
-        self.threads.install(|| {
-            program
-                .ops
-                .iter()
-                .try_for_each(|op| plan.execute(op, step, &tokens, last))
-        })?;
-        let kept = program
-            .outputs
-            .iter()
-            .map(|&act| (act, plan.get(act, step).to_vec()))
-            .collect();
+        self.threads
+            .install(|| program.ops.iter().try_for_each(|op| plan.execute(op, step, &tokens, last)))?;
+        let kept = program.outputs.iter().map(|&act| (act, plan.get(act, step).to_vec())).collect();
         let ticket = Ticket(plan.next);
         plan.next += 1;
         plan.kept.push_back((ticket.0, kept));
@@ -221,16 +205,11 @@ impl Backend for Reference {
         into: &mut [T],
     ) -> Result<(), ReferenceError> {
         let kept = plan.kept.iter().find(|(number, _)| *number == ticket.0);
-        let values = kept
-            .and_then(|(_, outputs)| outputs.get(&output))
-            .ok_or(ReferenceError::Gone(ticket.0))?;
+        let values =
+            kept.and_then(|(_, outputs)| outputs.get(&output)).ok_or(ReferenceError::Gone(ticket.0))?;
         let (from, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(into));
         if from.len() != into.len() {
-            return Err(ReferenceError::OutputSize {
-                act: output,
-                want: from.len(),
-                got: into.len(),
-            });
+            return Err(ReferenceError::OutputSize { act: output, want: from.len(), got: into.len() });
         }
         into.copy_from_slice(from);
         Ok(())
@@ -395,9 +374,13 @@ impl Plan {
             let done: Vec<Vec<f32>> = tasks
                 .par_iter()
                 .map(|(rows, head)| {
-                    let q: Vec<f32> =
-                        rows.clone().flat_map(|row| &q[(row * heads.kv_heads + head) * part..][..part]).copied().collect();
-                    let positions: Vec<u32> = step.rows[rows.clone()].iter().map(|row| row.position).collect();
+                    let q: Vec<f32> = rows
+                        .clone()
+                        .flat_map(|row| &q[(row * heads.kv_heads + head) * part..][..part])
+                        .copied()
+                        .collect();
+                    let positions: Vec<u32> =
+                        step.rows[rows.clone()].iter().map(|row| row.position).collect();
                     let seen = seen.of(step.rows[rows.start].slot, *head);
                     ops::attention::reference(&q, &positions, op.mask, seen, rotated, heads.head_dim)
                 })

@@ -60,7 +60,11 @@ pub(crate) fn run(args: &TokenizeArgs, global: &Global) -> Result<ExitCode, Fail
     let tokenizer = load::checkpoint(global)?.tokenizer()?;
     let what = if args.decode { "token ids" } else { "text" };
     let input = text::arguments(&args.input, what)?;
-    let ids = if args.decode { text::ids(&input, tokenizer.vocab_size())? } else { encode(args, &tokenizer, &input)? };
+    let ids = if args.decode {
+        text::ids(&input, tokenizer.vocab_size())?
+    } else {
+        encode(args, &tokenizer, &input)?
+    };
 
     if args.pieces {
         print_pieces(args, &tokenizer, &ids)?;

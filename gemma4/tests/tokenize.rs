@@ -49,7 +49,8 @@ fn every_text_comes_back_byte_for_byte() {
         for options in [&[][..], &["--no-bos", "--special"]] {
             let ids = gemma4(&[&["tokenize", "-"], options].concat(), text.as_bytes()).text();
             let back: Vec<&str> = options.iter().copied().filter(|&option| option != "--no-bos").collect();
-            let decoded = gemma4(&[&["tokenize", "--decode", "-"], &back[..]].concat(), ids.as_bytes()).text();
+            let decoded =
+                gemma4(&[&["tokenize", "--decode", "-"], &back[..]].concat(), ids.as_bytes()).text();
             assert_eq!(decoded, text, "{options:?}: {ids}");
         }
     }

@@ -16,10 +16,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let files = [
-        ("kernels/gen/abi.cuh", abi::cuda()),
-        ("shaders/gen/abi.wgsl", abi::wgsl()),
-    ];
+    let files = [("kernels/gen/abi.cuh", abi::cuda()), ("shaders/gen/abi.wgsl", abi::wgsl())];
     let mut stale = Vec::new();
     for (name, text) in files {
         let path = root().join(name);
@@ -40,10 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if stale.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "{} is not what core/src/abi.rs says: run `cargo xtask abi`",
-        stale.join(" and ")
-    ))
+    Err(format!("{} is not what core/src/abi.rs says: run `cargo xtask abi`", stale.join(" and ")))
 }
 
 /// Fails if a generated file is out of date.

@@ -77,9 +77,7 @@ impl Step {
     }
 
     fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
@@ -109,7 +107,5 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         return Ok(());
     }
     let again = format!("cargo xtask check {}", failed.join(" "));
-    Err(format!(
-        "check failed after {seconds:.1} s; to see it again: {again}"
-    ))
+    Err(format!("check failed after {seconds:.1} s; to see it again: {again}"))
 }

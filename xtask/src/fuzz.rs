@@ -23,15 +23,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let program = [
-        "run",
-        "--quiet",
-        "--package",
-        "gemma4-conformance",
-        "--bin",
-        "fuzz",
-        "--",
-    ];
+    let program = ["run", "--quiet", "--package", "gemma4-conformance", "--bin", "fuzz", "--"];
     let mut command = cargo::command(&program);
     // From where it was typed, as `--replay` takes a path.
     command.current_dir(".");

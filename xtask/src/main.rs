@@ -46,8 +46,5 @@ fn main() -> ExitCode {
 /// The root of the repository that this program was built in.
 fn root() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package
-        .parent()
-        .expect("the package is a folder of the repository")
-        .to_owned()
+    package.parent().expect("the package is a folder of the repository").to_owned()
 }

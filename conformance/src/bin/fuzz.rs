@@ -40,11 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(found) = names.iter().position(|name| *name == arguments.target) else {
-        eprintln!(
-            "there is no target `{}`; there are: {}",
-            arguments.target,
-            names.join(", ")
-        );
+        eprintln!("there is no target `{}`; there are: {}", arguments.target, names.join(", "));
         return ExitCode::from(2);
     };
     let target = targets.swap_remove(found);
@@ -63,9 +59,7 @@ fn main() -> ExitCode {
 
 /// Where inputs are saved: this repository's target folder.
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .with_file_name("target")
-        .join("fuzz")
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("fuzz")
 }
 
 fn run(target: &dyn Target, arguments: &Arguments) -> Result<(), String> {
@@ -78,18 +72,11 @@ fn run(target: &dyn Target, arguments: &Arguments) -> Result<(), String> {
     let folder = folder();
     fs::create_dir_all(&folder).map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
     let running = folder.join(format!("{name}-running"));
-    println!(
-        "{name}: seed {seed}; if the process dies, its input is {}",
-        running.display()
-    );
+    println!("{name}: seed {seed}; if the process dies, its input is {}", running.display());
 
     let start = Instant::now();
     match fuzz::fuzz(target, seed, budget, &running) {
-        Ok(Counts {
-            accepted,
-            refused,
-            peak,
-        }) => {
+        Ok(Counts { accepted, refused, peak }) => {
             let seconds = start.elapsed().as_secs_f64();
             let inputs = accepted + refused;
             println!(
@@ -104,11 +91,7 @@ fn run(target: &dyn Target, arguments: &Arguments) -> Result<(), String> {
                 Ok(()) => format!("replay with: cargo xtask fuzz {name} --replay {}", file.display()),
                 Err(error) => format!("cannot write {}: {error}", file.display()),
             };
-            Err(format!(
-                "{name}: {}\n{} bytes of input; {saved}",
-                failure.finding,
-                failure.input.len()
-            ))
+            Err(format!("{name}: {}\n{} bytes of input; {saved}", failure.finding, failure.input.len()))
         }
     }
 }
@@ -123,15 +106,13 @@ fn replay(target: &dyn Target, file: &Path) -> Result<(), String> {
 }
 
 fn seed_of_the_clock() -> u64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.as_secs().rotate_left(32) ^ u64::from(now.subsec_nanos())
 }
 
 /// FNV-1a, so that a finding has the same file name every time.
 fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -33,11 +33,7 @@ pub(super) fn mutate(random: &mut Random, parent: &[u8], donor: &[u8], words: &[
     while text.contains(&quoted) {
         text = text.replacen(&quoted, &raw(random), 1);
     }
-    if random.once_in(8) {
-        other::bytes(random, text.as_bytes(), donor, words)
-    } else {
-        text.into_bytes()
-    }
+    if random.once_in(8) { other::bytes(random, text.as_bytes(), donor, words) } else { text.into_bytes() }
 }
 
 /// `parent` with a change of the JSON that its first 8 bytes give the length of; as bytes if there is none, and
@@ -73,11 +69,7 @@ fn change(random: &mut Random, root: &mut Value, donor: &Value, words: &[Vec<u8>
         4 => number(random, node),
         _ => match node {
             Value::Object(map) if !map.is_empty() => {
-                let key = map
-                    .keys()
-                    .nth(random.below(map.len()))
-                    .cloned()
-                    .unwrap_or_default();
+                let key = map.keys().nth(random.below(map.len())).cloned().unwrap_or_default();
                 match random.below(3) {
                     0 => drop(map.shift_remove(&key)),
                     1 => {
@@ -157,12 +149,8 @@ fn number(random: &mut Random, node: &mut Value) {
             _ => json!(number.wrapping_mul(1 << 20)),
         }
     } else if let Some(number) = node.as_f64() {
-        [
-            json!(-number),
-            json!(number * 1e30),
-            json!(number * 1e-30),
-            json!(number.to_string()),
-        ][random.below(4)]
+        [json!(-number), json!(number * 1e30), json!(number * 1e-30), json!(number.to_string())]
+            [random.below(4)]
         .clone()
     } else {
         odd(random, &[])
@@ -213,10 +201,7 @@ fn nth(root: &mut Value, index: usize) -> &mut Value {
         }
         node = match node {
             Value::Array(items) => &mut items[position],
-            Value::Object(map) => map
-                .values_mut()
-                .nth(position)
-                .expect("the loop above stops at a child"),
+            Value::Object(map) => map.values_mut().nth(position).expect("the loop above stops at a child"),
             _ => unreachable!("a scalar has no children, so the index would be 0"),
         };
     }
@@ -263,14 +248,8 @@ pub fn spoil(sample: &[u8], values: &[Value]) -> Vec<BadKey> {
                 if let Value::Object(map) = nth(&mut copy, index) {
                     map.insert(key.clone(), bad.clone());
                 }
-                let names = [Some(key.clone()), list.map(str::to_owned)]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                spoiled.push(BadKey {
-                    names,
-                    input: copy.to_string().into_bytes(),
-                });
+                let names = [Some(key.clone()), list.map(str::to_owned)].into_iter().flatten().collect();
+                spoiled.push(BadKey { names, input: copy.to_string().into_bytes() });
             }
         }
     }
@@ -287,11 +266,7 @@ fn lists(root: &Value) -> Vec<Option<&str>> {
         match value {
             Value::Array(items) => queue.extend(items.iter().rev().map(|item| (item, key, key))),
             Value::Object(map) => {
-                queue.extend(
-                    map.iter()
-                        .rev()
-                        .map(|(key, value)| (value, Some(key.as_str()), list)),
-                );
+                queue.extend(map.iter().rev().map(|(key, value)| (value, Some(key.as_str()), list)));
             }
             _ => {}
         }
@@ -319,18 +294,11 @@ mod tests {
     fn most_mutations_are_json_and_differ_from_the_sample() {
         let mut random = Random::new(2);
         let sample: Value = serde_json::from_slice(SAMPLE).unwrap();
-        let inputs: Vec<_> = (0..1000)
-            .map(|_| mutate(&mut random, SAMPLE, SAMPLE, &keys(SAMPLE)))
-            .collect();
-        let values = inputs
-            .iter()
-            .filter_map(|input| serde_json::from_slice::<Value>(input).ok());
+        let inputs: Vec<_> = (0..1000).map(|_| mutate(&mut random, SAMPLE, SAMPLE, &keys(SAMPLE))).collect();
+        let values = inputs.iter().filter_map(|input| serde_json::from_slice::<Value>(input).ok());
         let different = values.filter(|value| *value != sample).count();
         assert!((600..1000).contains(&different), "{different} of 1000");
-        assert!(
-            inputs.iter().any(|input| input.len() > 10_000),
-            "nothing is deeply nested"
-        );
+        assert!(inputs.iter().any(|input| input.len() > 10_000), "nothing is deeply nested");
     }
 
     #[test]
@@ -338,9 +306,7 @@ mod tests {
         let sample = [&(SAMPLE.len() as u64).to_le_bytes()[..], SAMPLE, b"data"].concat();
         let mut random = Random::new(4);
         let inputs = (0..1000).map(|_| mutate_framed(&mut random, &sample, &sample, &[]));
-        let right = inputs
-            .filter(|input| unframe(input).is_some_and(|(_, data)| data == b"data"))
-            .count();
+        let right = inputs.filter(|input| unframe(input).is_some_and(|(_, data)| data == b"data")).count();
         assert!((500..1000).contains(&right), "{right} of 1000");
     }
 

@@ -32,9 +32,7 @@ impl Meter {
     #[must_use]
     pub fn start() -> Self {
         COUNTER.reset_peak_usage();
-        Self {
-            before: COUNTER.current_usage(),
-        }
+        Self { before: COUNTER.current_usage() }
     }
 
     /// Most bytes allocated at once since the start, beyond what was allocated before it.

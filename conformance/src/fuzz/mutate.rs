@@ -44,11 +44,7 @@ pub(super) fn bytes(random: &mut Random, parent: &[u8], other: &[u8], words: &[V
 
 fn change(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8], words: &[Vec<u8>]) {
     // Formats keep what decides about the rest at their start.
-    let reach = if random.once_in(2) {
-        bytes.len()
-    } else {
-        bytes.len().min(HEAD)
-    };
+    let reach = if random.once_in(2) { bytes.len() } else { bytes.len().min(HEAD) };
     let at = random.below(reach);
     match random.below(11) {
         0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
@@ -116,11 +112,7 @@ fn step(random: &mut Random, bytes: &mut [u8], at: usize) {
     value[..width].copy_from_slice(&bytes[at..at + width]);
     let delta = 1 + random.below(16) as u64;
     let old = u64::from_le_bytes(value);
-    let new = if random.once_in(2) {
-        old.wrapping_add(delta)
-    } else {
-        old.wrapping_sub(delta)
-    };
+    let new = if random.once_in(2) { old.wrapping_add(delta) } else { old.wrapping_sub(delta) };
     overwrite(bytes, at, &new.to_le_bytes()[..width]);
 }
 
@@ -132,9 +124,7 @@ mod tests {
     fn a_seed_decides_the_mutations() {
         let run = |seed| {
             let mut random = Random::new(seed);
-            (0..100)
-                .map(|_| bytes(&mut random, b"parent", b"other", &[]))
-                .collect::<Vec<_>>()
+            (0..100).map(|_| bytes(&mut random, b"parent", b"other", &[])).collect::<Vec<_>>()
         };
         assert_eq!(run(3), run(3));
         assert_ne!(run(3), run(4));
@@ -146,14 +136,9 @@ mod tests {
         let words = [b"word".to_vec(), Vec::new()];
         for parent in [&b""[..], b"1", b"12", &[7; 1000]] {
             for other in [&b""[..], b"x", &[9; 100]] {
-                let changed = (0..1000)
-                    .filter(|_| bytes(&mut random, parent, other, &words) != parent)
-                    .count();
-                assert!(
-                    changed > 500 || parent.len() < 2,
-                    "{changed} of 1000 for {} bytes",
-                    parent.len()
-                );
+                let changed =
+                    (0..1000).filter(|_| bytes(&mut random, parent, other, &words) != parent).count();
+                assert!(changed > 500 || parent.len() < 2, "{changed} of 1000 for {} bytes", parent.len());
             }
         }
     }
@@ -164,9 +149,7 @@ mod tests {
         let parent = [0; 16];
         let huge = (0..1000).filter(|_| {
             let bytes = bytes(&mut random, &parent, &parent, &[]);
-            bytes
-                .windows(8)
-                .any(|window| window == (1_u64 << 62).to_le_bytes())
+            bytes.windows(8).any(|window| window == (1_u64 << 62).to_le_bytes())
         });
         assert!(huge.count() > 0);
     }

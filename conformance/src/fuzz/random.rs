@@ -22,10 +22,7 @@ impl Random {
     }
 
     /// A number below `end`, or 0 if `end` is 0. Small numbers are very slightly more likely.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the result is below `end`, a usize"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the result is below `end`, a usize")]
     pub const fn below(&mut self, end: usize) -> usize {
         ((self.bits() as u128 * end as u128) >> 64) as usize
     }
@@ -60,11 +57,7 @@ mod tests {
         let numbers = [(); 3].map(|()| random.bits());
         assert_eq!(
             numbers,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
         );
     }
 

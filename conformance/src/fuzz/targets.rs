@@ -18,10 +18,7 @@ pub fn all() -> Vec<Box<dyn Target>> {
     vec![
         Box::new(gguf::Container),
         Box::new(gguf::Model),
-        Box::new(checkpoint::Checkpoint::new(
-            "safetensors",
-            checkpoint::Part::Weights,
-        )),
+        Box::new(checkpoint::Checkpoint::new("safetensors", checkpoint::Part::Weights)),
         Box::new(checkpoint::Checkpoint::new("index", checkpoint::Part::Index)),
         Box::new(config::HyperParameters),
         Box::new(tokenizer::TokenizerJson),

@@ -5,11 +5,7 @@ use super::*;
 use crate::cache;
 
 fn example() -> [Constant; 5] {
-    let constant = |name, value| Constant {
-        name,
-        doc: " Twelve words.\n Second line.\n",
-        value,
-    };
+    let constant = |name, value| Constant { name, doc: " Twelve words.\n Second line.\n", value };
     [
         constant("COUNT", 0xffff_ffff_u32.into()),
         constant("LEAST", i32::MIN.into()),
@@ -39,12 +35,7 @@ fn structs_have_four_bytes_a_field() {
 
 #[test]
 fn row_info_is_laid_out_in_the_order_of_its_table() {
-    let row = RowInfo {
-        token: 1,
-        position: 2,
-        slot: 3,
-        flags: 4,
-    };
+    let row = RowInfo { token: 1, position: 2, slot: 3, flags: 4 };
     assert_eq!(bytemuck::cast::<RowInfo, [u32; 4]>(row), [1, 2, 3, 4]);
     let names: Vec<&str> = LAYOUTS[0].fields.iter().map(|field| field.name).collect();
     assert_eq!(names, ["token", "position", "slot", "flags"]);
@@ -103,12 +94,5 @@ fn wgsl_spells_every_kind_of_constant() {
 #[test]
 #[should_panic(expected = "neither language has a literal")]
 fn an_infinite_constant_is_refused() {
-    wgsl_text(
-        &[Constant {
-            name: "BAD",
-            doc: "",
-            value: f32::INFINITY.into(),
-        }],
-        &[],
-    );
+    wgsl_text(&[Constant { name: "BAD", doc: "", value: f32::INFINITY.into() }], &[]);
 }

@@ -34,10 +34,7 @@ pub(super) fn cuda_text(constants: &[Constant], layouts: &[Layout]) -> String {
             // that includes this has its own; `constexpr`, as a fixed index then costs no load.
             Value::Table(numbers) => {
                 let scalar = cuda_name(table_scalar(numbers));
-                lines.push(format!(
-                    "static __device__ constexpr {scalar} {name}[{}] = {{",
-                    numbers.len()
-                ));
+                lines.push(format!("static __device__ constexpr {scalar} {name}[{}] = {{", numbers.len()));
                 lines.extend(entries(numbers));
                 lines.push("};".to_owned());
             }
@@ -53,9 +50,7 @@ pub(super) fn cuda_text(constants: &[Constant], layouts: &[Layout]) -> String {
         }
         lines.push("};".to_owned());
         let bytes = 4 * fields.len();
-        lines.push(format!(
-            "static_assert(sizeof({name}) == {bytes}, \"{name} must have no padding\");"
-        ));
+        lines.push(format!("static_assert(sizeof({name}) == {bytes}, \"{name} must have no padding\");"));
     }
     lines.join("\n") + "\n"
 }
@@ -67,11 +62,7 @@ pub(super) fn wgsl_text(constants: &[Constant], layouts: &[Layout]) -> String {
         lines.extend(comment(doc, ""));
         match value {
             Value::One(number) => {
-                lines.push(format!(
-                    "const {name}: {} = {};",
-                    wgsl_name(number.scalar()),
-                    literal(*number)
-                ));
+                lines.push(format!("const {name}: {} = {};", wgsl_name(number.scalar()), literal(*number)));
             }
             Value::Table(numbers) => {
                 let scalar = wgsl_name(table_scalar(numbers));
@@ -132,16 +123,8 @@ fn literal(number: Number) -> String {
 
 /// The entries of a table, eight to a line.
 fn entries(numbers: &[Number]) -> Vec<String> {
-    let line = |line: &[Number]| {
-        line.iter()
-            .map(|number| literal(*number))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    numbers
-        .chunks(8)
-        .map(|numbers| format!("    {},", line(numbers)))
-        .collect()
+    let line = |line: &[Number]| line.iter().map(|number| literal(*number)).collect::<Vec<_>>().join(", ");
+    numbers.chunks(8).map(|numbers| format!("    {},", line(numbers))).collect()
 }
 
 /// A doc comment as line comments, which both languages share.

@@ -130,7 +130,8 @@ impl Listing {
             .ops
             .iter()
             .map(|op| {
-                let operands = |acts: Vec<Act>| acts.iter().map(|&act| operand(program, &slots, act)).collect();
+                let operands =
+                    |acts: Vec<Act>| acts.iter().map(|&act| operand(program, &slots, act)).collect();
                 Line {
                     op: op.name(),
                     reads: operands(op.reads()),
@@ -156,12 +157,25 @@ impl Listing {
 
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
-        writeln!(out, "{}: {} rows, {} of them to the head, behind {} tokens", self.program, self.rows, self.picked, self.context)?;
-        writeln!(out, "{:>4}  {:<12} {:>10} {:>9}  reads -> writes; cache; weights", "", "op", "bytes", "flops")?;
+        writeln!(
+            out,
+            "{}: {} rows, {} of them to the head, behind {} tokens",
+            self.program, self.rows, self.picked, self.context
+        )?;
+        writeln!(
+            out,
+            "{:>4}  {:<12} {:>10} {:>9}  reads -> writes; cache; weights",
+            "", "op", "bytes", "flops"
+        )?;
         for (number, line) in self.ops.iter().enumerate() {
             let Line { op, reads, writes, weights, states, cost } = line;
             let (bytes, flops) = (Size(cost.bytes()), Count(cost.flops));
-            write!(out, "{number:>4}  {op:<12} {bytes:>10} {flops:>9}  {} -> {}", names(reads), names(writes))?;
+            write!(
+                out,
+                "{number:>4}  {op:<12} {bytes:>10} {flops:>9}  {} -> {}",
+                names(reads),
+                names(writes)
+            )?;
             if !states.is_empty() {
                 write!(out, "; {}", states.join(", "))?;
             }
@@ -173,8 +187,19 @@ impl Listing {
         }
         let Bytes { weight_bytes, kv_bytes, act_bytes, flops } = self.total;
         let [all, weight, kv, act] = [self.total.bytes(), weight_bytes, kv_bytes, act_bytes].map(Size);
-        writeln!(out, "\n{} ops move {all} (weights {weight}, cache {kv}, activations {act}) and take {} flops", self.ops.len(), Count(flops))?;
-        writeln!(out, "{} activations share {} slots of {}", self.activations, self.slots, Size(self.scratch_bytes))?;
+        writeln!(
+            out,
+            "\n{} ops move {all} (weights {weight}, cache {kv}, activations {act}) and take {} flops",
+            self.ops.len(),
+            Count(flops)
+        )?;
+        writeln!(
+            out,
+            "{} activations share {} slots of {}",
+            self.activations,
+            self.slots,
+            Size(self.scratch_bytes)
+        )?;
         Ok(out)
     }
 }

@@ -8,20 +8,12 @@ use super::links;
 use crate::{Failure, cargo, root};
 
 /// Notes to self: an open issue says it better, or the limitation stated as a fact. Split so that this file passes.
-const NOTES: [&str; 4] = [
-    concat!("TO", "DO"),
-    concat!("FIX", "ME"),
-    concat!("to", "do!("),
-    concat!("unimpl", "emented!("),
-];
+const NOTES: [&str; 4] =
+    [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!("), concat!("unimpl", "emented!(")];
 
 /// Lines a file may have, and lines at which to think of splitting it, by extension.
-const LINES: [(&str, usize, usize); 4] = [
-    ("rs", 700, 500),
-    ("cu", 300, 300),
-    ("cuh", 300, 300),
-    ("wgsl", 300, 300),
-];
+const LINES: [(&str, usize, usize); 4] =
+    [("rs", 700, 500), ("cu", 300, 300), ("cuh", 300, 300), ("wgsl", 300, 300)];
 
 /// Documents whose links must resolve.
 const DOCUMENTS: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
@@ -47,47 +39,30 @@ pub(crate) fn check() -> Result<(), Failure> {
             complaints.extend(unmentioned(&files, &text));
         }
     }
-    if complaints.is_empty() {
-        Ok(())
-    } else {
-        Err(complaints.join("\n"))
-    }
+    if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }
 }
 
 /// Every file of the repository that is committed or could be, relative to its root.
 fn files() -> Result<Vec<String>, Failure> {
     let mut git = Command::new("git");
-    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root());
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root());
     let list = String::from_utf8(cargo::output(git)?).map_err(|_| "a file name is not UTF-8".to_owned())?;
-    let names = list
-        .split('\0')
-        .filter(|name| !name.is_empty() && root().join(name).is_file());
+    let names = list.split('\0').filter(|name| !name.is_empty() && root().join(name).is_file());
     let names: Vec<String> = names.map(str::to_owned).collect();
-    if names.is_empty() {
-        Err("git lists no files".to_owned())
-    } else {
-        Ok(names)
-    }
+    if names.is_empty() { Err("git lists no files".to_owned()) } else { Ok(names) }
 }
 
 /// Most lines and lines to warn at, for a source file.
 fn limits(file: &str) -> Option<(usize, usize)> {
     let extension = Path::new(file).extension()?.to_str()?;
-    LINES
-        .iter()
-        .find(|(of, ..)| *of == extension)
-        .map(|(_, most, warn)| (*most, *warn))
+    LINES.iter().find(|(of, ..)| *of == extension).map(|(_, most, warn)| (*most, *warn))
 }
 
 fn notes(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for note in NOTES.iter().filter(|note| line.contains(**note)) {
-            found.push(format!(
-                "{file}:{}: `{note}`: open an issue, or state the limitation",
-                number + 1
-            ));
+            found.push(format!("{file}:{}: `{note}`: open an issue, or state the limitation", number + 1));
         }
     }
     found
@@ -99,9 +74,7 @@ fn length(file: &str, lines: usize, (most, warn): (usize, usize)) -> Option<Stri
         return None;
     }
     if lines > most {
-        return Some(format!(
-            "{file}: {lines} lines, at most {most} are allowed: split it"
-        ));
+        return Some(format!("{file}: {lines} lines, at most {most} are allowed: split it"));
     }
     if lines > warn {
         println!("warning: {file}: {lines} lines, more than {warn}: time to split it");
@@ -111,19 +84,13 @@ fn length(file: &str, lines: usize, (most, warn): (usize, usize)) -> Option<Stri
 
 /// Folders of the root that the map does not name.
 fn unmentioned(files: &[String], map: &str) -> Vec<String> {
-    let mut folders: Vec<&str> = files
-        .iter()
-        .filter_map(|file| Some(file.split_once('/')?.0))
-        .collect();
+    let mut folders: Vec<&str> = files.iter().filter_map(|file| Some(file.split_once('/')?.0)).collect();
     folders.dedup();
     folders.sort_unstable();
     folders.dedup();
-    let missing = folders
-        .iter()
-        .filter(|folder| !folder.starts_with('.') && !map.contains(&format!("{folder}/")));
-    missing
-        .map(|folder| format!("ARCHITECTURE.md does not mention the folder {folder}/"))
-        .collect()
+    let missing =
+        folders.iter().filter(|folder| !folder.starts_with('.') && !map.contains(&format!("{folder}/")));
+    missing.map(|folder| format!("ARCHITECTURE.md does not mention the folder {folder}/")).collect()
 }
 
 #[cfg(test)]
@@ -147,14 +114,7 @@ mod tests {
         assert!(length("core/src/a.rs", 700, rust).is_none());
         assert!(length("core/src/a.rs", 701, rust).is_some());
         assert!(length("kernels/a.cu", 301, limits("kernels/a.cu").unwrap()).is_some());
-        assert!(
-            length(
-                "kernels/gen/abi.cuh",
-                5000,
-                limits("kernels/gen/abi.cuh").unwrap()
-            )
-            .is_none()
-        );
+        assert!(length("kernels/gen/abi.cuh", 5000, limits("kernels/gen/abi.cuh").unwrap()).is_none());
         assert!(limits("README.md").is_none() && limits("Makefile").is_none());
     }
 
@@ -167,11 +127,6 @@ mod tests {
 
     #[test]
     fn the_list_of_files_has_this_one() {
-        assert!(
-            files()
-                .unwrap()
-                .iter()
-                .any(|file| file == "xtask/src/check/habits.rs")
-        );
+        assert!(files().unwrap().iter().any(|file| file == "xtask/src/check/habits.rs"));
     }
 }

@@ -11,16 +11,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("Apache-2.0", "ours"),
     ("Apache-2.0 WITH LLVM-exception", "asks less than Apache-2.0"),
     ("BSD-2-Clause", "asks what MIT asks"),
-    (
-        "BSD-3-Clause",
-        "asks what MIT asks, and not to advertise with the authors' names",
-    ),
+    ("BSD-3-Clause", "asks what MIT asks, and not to advertise with the authors' names"),
     ("BSL-1.0", "asks for the notice with source only"),
     ("ISC", "asks what MIT asks"),
-    (
-        "Unicode-3.0",
-        "tables of the Unicode standard; asks for the notice",
-    ),
+    ("Unicode-3.0", "tables of the Unicode standard; asks for the notice"),
     ("Zlib", "asks not to misrepresent the origin"),
 ];
 
@@ -43,9 +37,7 @@ pub(crate) fn metadata() -> Result<Value, Failure> {
 
 /// The packages of `metadata`; at least one, or the checks would pass by looking at nothing.
 pub(crate) fn packages(metadata: &Value) -> Result<&Vec<Value>, Failure> {
-    let packages = metadata["packages"]
-        .as_array()
-        .filter(|packages| !packages.is_empty());
+    let packages = metadata["packages"].as_array().filter(|packages| !packages.is_empty());
     packages.ok_or_else(|| "`cargo metadata` lists no packages".to_owned())
 }
 
@@ -53,16 +45,10 @@ pub(crate) fn packages(metadata: &Value) -> Result<&Vec<Value>, Failure> {
 fn refused(metadata: &Value) -> Result<Vec<String>, Failure> {
     let mut refused = Vec::new();
     // A package without a source is a member of the workspace.
-    for package in packages(metadata)?
-        .iter()
-        .filter(|package| !package["source"].is_null())
-    {
+    for package in packages(metadata)?.iter().filter(|package| !package["source"].is_null()) {
         let name = format!("{} {}", text(package, "name"), text(package, "version"));
         let allowed = |licence: &str| ALLOWED.iter().any(|(id, _)| *id == licence);
-        match package["license"]
-            .as_str()
-            .map(|licence| (licence, Expression::parse(licence)))
-        {
+        match package["license"].as_str().map(|licence| (licence, Expression::parse(licence))) {
             None => refused.push(format!("{name}: no licence expression")),
             Some((licence, Err(reason))) => refused.push(format!("{name}: `{licence}`: {reason}")),
             Some((licence, Ok(expression))) => {
@@ -93,17 +79,8 @@ mod tests {
     #[test]
     fn licences_outside_the_table_are_refused_with_the_package_name() {
         let registry = json!("registry");
-        assert!(
-            refused(&package(&json!("MIT OR GPL-3.0"), &registry))
-                .unwrap()
-                .is_empty()
-        );
-        for licence in [
-            json!("GPL-3.0"),
-            json!("MIT AND GPL-3.0"),
-            json!("MIT AND"),
-            json!(null),
-        ] {
+        assert!(refused(&package(&json!("MIT OR GPL-3.0"), &registry)).unwrap().is_empty());
+        for licence in [json!("GPL-3.0"), json!("MIT AND GPL-3.0"), json!("MIT AND"), json!(null)] {
             let refused = refused(&package(&licence, &registry)).unwrap();
             assert_eq!(refused.len(), 1, "{licence}");
             assert!(refused[0].starts_with("it 1.2.3: "), "{}", refused[0]);
@@ -112,11 +89,7 @@ mod tests {
 
     #[test]
     fn members_of_the_workspace_are_not_third_party() {
-        assert!(
-            refused(&package(&json!("GPL-3.0"), &json!(null)))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(refused(&package(&json!("GPL-3.0"), &json!(null))).unwrap().is_empty());
     }
 
     #[test]

@@ -7,22 +7,15 @@ use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 
 /// The links of `document` (its path in the repository, its text) that lead nowhere.
 pub(crate) fn broken(root: &Path, document: &str, text: &str) -> Vec<String> {
-    let folder = root
-        .join(document)
-        .parent()
-        .map(Path::to_owned)
-        .unwrap_or_default();
+    let folder = root.join(document).parent().map(Path::to_owned).unwrap_or_default();
     let mut broken = Vec::new();
     for link in links(text) {
         if link.contains("://") {
             continue;
         }
         let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
-        let target = if path.is_empty() {
-            root.join(document)
-        } else {
-            folder.join(path.replace("%20", " "))
-        };
+        let target =
+            if path.is_empty() { root.join(document) } else { folder.join(path.replace("%20", " ")) };
         if !path.is_empty() && !target.exists() {
             broken.push(format!("{document}: link to {link}: there is no such file"));
         } else if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
@@ -46,10 +39,7 @@ fn parse(text: &str) -> Parser<'_> {
 /// Targets of links and images; code and mail addresses are none.
 fn links(text: &str) -> Vec<String> {
     let target = |event| match event {
-        Event::Start(Tag::Link {
-            link_type: LinkType::Email,
-            ..
-        }) => None,
+        Event::Start(Tag::Link { link_type: LinkType::Email, .. }) => None,
         Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
             Some(dest_url.into_string())
         }
@@ -76,9 +66,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 fn anchor(heading: &str) -> String {
-    let kept = heading
-        .chars()
-        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
@@ -100,12 +88,7 @@ mod tests {
 
     #[test]
     fn links_that_lead_nowhere_are_named() {
-        for link in [
-            "[a](nowhere.md)",
-            "[a](#no-heading)",
-            "![a](no.png)",
-            "[a][b]\n\n[b]: nowhere",
-        ] {
+        for link in ["[a](nowhere.md)", "[a](#no-heading)", "![a](no.png)", "[a][b]\n\n[b]: nowhere"] {
             let found = complaints(link);
             assert_eq!(found.len(), 1, "{link}");
             assert!(found[0].starts_with("README.md: link to "), "{}", found[0]);

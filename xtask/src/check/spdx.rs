@@ -18,10 +18,7 @@ impl Expression {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let spaced = text.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
         let words: Vec<&str> = spaced.split_whitespace().collect();
-        let mut parser = Parser {
-            words: &words,
-            depth: 0,
-        };
+        let mut parser = Parser { words: &words, depth: 0 };
         let expression = parser.or()?;
         match parser.words.first() {
             None => Ok(expression),
@@ -85,18 +82,12 @@ impl Parser<'_> {
         }
         let inner = self.or()?;
         self.depth -= 1;
-        if self.take(")") {
-            Ok(inner)
-        } else {
-            Err("`)` is missing".to_owned())
-        }
+        if self.take(")") { Ok(inner) } else { Err("`)` is missing".to_owned()) }
     }
 
     fn id(&mut self) -> Result<String, String> {
         let word = *self.words.first().ok_or("a licence is missing at the end")?;
-        let is_id = word
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-.+:".contains(&byte));
+        let is_id = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.+:".contains(&byte));
         if !is_id || ["AND", "OR", "WITH"].contains(&word) {
             return Err(format!("`{word}` stands where a licence should"));
         }
@@ -106,11 +97,7 @@ impl Parser<'_> {
 }
 
 fn single_or(mut terms: Vec<Expression>, many: impl Fn(Vec<Expression>) -> Expression) -> Expression {
-    if terms.len() == 1 {
-        terms.remove(0)
-    } else {
-        many(terms)
-    }
+    if terms.len() == 1 { terms.remove(0) } else { many(terms) }
 }
 
 #[cfg(test)]
@@ -118,9 +105,7 @@ mod tests {
     use super::*;
 
     fn satisfied(text: &str, licences: &[&str]) -> bool {
-        Expression::parse(text)
-            .unwrap()
-            .satisfied_by(&|licence| licences.contains(&licence))
+        Expression::parse(text).unwrap().satisfied_by(&|licence| licences.contains(&licence))
     }
 
     #[test]
@@ -142,10 +127,7 @@ mod tests {
         assert!(satisfied("MIT OR GPL-3.0 AND LGPL-3.0", &["MIT"]));
         assert!(satisfied("GPL-3.0 AND LGPL-3.0 OR MIT", &["MIT"]));
         assert!(!satisfied("(MIT OR GPL-3.0) AND LGPL-3.0", &["MIT"]));
-        assert!(satisfied(
-            "(MIT OR GPL-3.0) AND Unicode-3.0",
-            &["MIT", "Unicode-3.0"]
-        ));
+        assert!(satisfied("(MIT OR GPL-3.0) AND Unicode-3.0", &["MIT", "Unicode-3.0"]));
     }
 
     #[test]
@@ -153,10 +135,7 @@ mod tests {
         let text = "Apache-2.0 WITH LLVM-exception";
         assert!(satisfied(text, &["Apache-2.0 WITH LLVM-exception"]));
         assert!(!satisfied(text, &["Apache-2.0"]));
-        assert!(satisfied(
-            "GPL-3.0 WITH Classpath-exception-2.0 OR Apache-2.0 OR MIT",
-            &["MIT"]
-        ));
+        assert!(satisfied("GPL-3.0 WITH Classpath-exception-2.0 OR Apache-2.0 OR MIT", &["MIT"]));
         assert!(!satisfied("GPL-3.0 WITH MIT", &["MIT", "GPL-3.0"]));
     }
 

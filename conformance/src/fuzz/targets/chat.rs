@@ -13,9 +13,7 @@ const TOKEN: char = '\u{2}';
 
 fn words(words: &[&str]) -> Vec<Vec<u8>> {
     let words = words.iter().map(|word| word.as_bytes().to_vec());
-    words
-        .chain(Marker::ALL.map(|marker| marker.text().as_bytes().to_vec()))
-        .collect()
+    words.chain(Marker::ALL.map(|marker| marker.text().as_bytes().to_vec())).collect()
 }
 
 /// The parser of the model's output.
@@ -26,16 +24,8 @@ pub(super) struct Output;
 
 impl Output {
     fn parser(options: u8, markers: Markers) -> Parser {
-        let start = if options & 2 == 0 {
-            Start::Answer
-        } else {
-            Start::Thought
-        };
-        let mode = if options & 4 == 0 {
-            Reasoning::Apart
-        } else {
-            Reasoning::InContent
-        };
+        let start = if options & 2 == 0 { Start::Answer } else { Start::Thought };
+        let mode = if options & 4 == 0 { Reasoning::Apart } else { Reasoning::InContent };
         Parser::new(markers, start).reasoning(mode)
     }
 
@@ -105,10 +95,7 @@ impl Target for Output {
         let with_tokens = options & 1 == 1;
         let markers = if with_tokens {
             Markers::find(|text| {
-                (0..)
-                    .zip(Marker::ALL)
-                    .find(|(_, marker)| marker.text() == text)
-                    .map(|(id, _)| id)
+                (0..).zip(Marker::ALL).find(|(_, marker)| marker.text() == text).map(|(id, _)| id)
             })
         } else {
             Markers::spelled()
@@ -163,28 +150,19 @@ fn agree(deltas: Vec<Delta>, reply: &Reply) {
                 ends += 1;
             }
             Delta::ToolCallError { index, raw, why } => {
-                assert_eq!(
-                    (index, &raw, &why),
-                    (errors, &reply.errors[index].raw, &reply.errors[index].why)
-                );
+                assert_eq!((index, &raw, &why), (errors, &reply.errors[index].raw, &reply.errors[index].why));
                 errors += 1;
             }
         }
     }
-    assert_eq!(
-        (reasoning, content),
-        (reply.reasoning.clone(), reply.content.clone())
-    );
+    assert_eq!((reasoning, content), (reply.reasoning.clone(), reply.content.clone()));
     assert_eq!(
         (names.len(), ends, errors),
         (reply.tool_calls.len(), reply.tool_calls.len(), reply.errors.len())
     );
     for ((name, text), call) in names.iter().zip(&arguments).zip(&reply.tool_calls) {
         assert_eq!(*name, call.name);
-        assert_eq!(
-            serde_json::from_str::<Value>(text).ok(),
-            Some(Value::Object(call.arguments.clone()))
-        );
+        assert_eq!(serde_json::from_str::<Value>(text).ok(), Some(Value::Object(call.arguments.clone())));
     }
 }
 
@@ -336,19 +314,14 @@ impl Target for Messages {
             add_generation_prompt: take("add_generation_prompt") == json!(true),
             extra: take("extra").as_object().cloned().unwrap_or_default(),
         };
-        ChatTemplate::builtin("<bos>", "<eos>")
-            .render(&dialogue)
-            .map(drop)
-            .map_err(|error| named(&error))
+        ChatTemplate::builtin("<bos>", "<eos>").render(&dialogue).map(drop).map_err(|error| named(&error))
     }
 }
 
 /// The text of an error, which says what it is about.
 fn named(error: &ChatError) -> String {
     let text = error.to_string();
-    let place = ["chat template", "message ", "tool "]
-        .into_iter()
-        .find(|place| text.starts_with(place));
+    let place = ["chat template", "message ", "tool "].into_iter().find(|place| text.starts_with(place));
     assert!(place.is_some(), "the error says not where: {text}");
     text
 }
@@ -387,13 +360,6 @@ fn dialogues() -> [Dialogue; 2] {
     let mut value = sample();
     let messages = serde_json::from_value(value["messages"].take()).expect("the sample is a dialogue");
     let tools = value["tools"].as_array().cloned().unwrap_or_default();
-    let long = Dialogue {
-        tools,
-        enable_thinking: true,
-        ..Dialogue::new(messages)
-    };
-    [
-        Dialogue::new(vec![Message::new(Role::User, "Hello".to_owned())]),
-        long,
-    ]
+    let long = Dialogue { tools, enable_thinking: true, ..Dialogue::new(messages) };
+    [Dialogue::new(vec![Message::new(Role::User, "Hello".to_owned())]), long]
 }

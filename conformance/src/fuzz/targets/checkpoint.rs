@@ -39,10 +39,7 @@ impl Checkpoint {
         };
         write("config.json", CONFIGS[0].as_bytes());
         if part == Part::Index {
-            write(
-                "one.safetensors",
-                &file(&header(&["a", "model.embed_tokens.weight"])),
-            );
+            write("one.safetensors", &file(&header(&["a", "model.embed_tokens.weight"])));
             write("two.safetensors", &file(&header(&["b"])));
         }
         Self { name, part, folder }
@@ -85,14 +82,8 @@ impl Target for Checkpoint {
 
     fn words(&self) -> Vec<Vec<u8>> {
         let mut words = keys(&header(&["a", "b"]).to_string().into_bytes());
-        let more = [
-            "weight_map",
-            "one.safetensors",
-            "two.safetensors",
-            "../one.safetensors",
-            "/etc/passwd",
-            ".",
-        ];
+        let more =
+            ["weight_map", "one.safetensors", "two.safetensors", "../one.safetensors", "/etc/passwd", "."];
         words.extend(more.map(|word| word.as_bytes().to_vec()));
         words.extend(["F64", "F16", "BF16", "I8", "U8", "BOOL", "F4"].map(|word| word.as_bytes().to_vec()));
         words
@@ -106,17 +97,13 @@ impl Target for Checkpoint {
         match self.part {
             // The message is that of the library, which names no key.
             Part::Weights => Vec::new(),
-            Part::Index => spoil(
-                &self.samples()[0],
-                &[json!("nowhere.safetensors"), json!("../one.safetensors")],
-            )
-            .into_iter()
-            .filter(|bad| !["weight_map", "metadata", "total_size"].contains(&bad.names[0].as_str()))
-            .map(|bad| BadKey {
-                names: vec![".safetensors".to_owned()],
-                ..bad
-            })
-            .collect(),
+            Part::Index => {
+                spoil(&self.samples()[0], &[json!("nowhere.safetensors"), json!("../one.safetensors")])
+                    .into_iter()
+                    .filter(|bad| !["weight_map", "metadata", "total_size"].contains(&bad.names[0].as_str()))
+                    .map(|bad| BadKey { names: vec![".safetensors".to_owned()], ..bad })
+                    .collect()
+            }
         }
     }
 
@@ -124,12 +111,7 @@ impl Target for Checkpoint {
         let path = self.folder.path();
         fs::write(path.join(self.input()), input).expect("temporary files can be written");
         let folder = Folder::open(path).map_err(|error| error.to_string())?;
-        black_box((
-            folder.prefix(),
-            folder.chat_template(),
-            folder.config_json(),
-            folder.tokenizer_path(),
-        ));
+        black_box((folder.prefix(), folder.chat_template(), folder.config_json(), folder.tokenizer_path()));
         folder.config().map_err(|error| error.to_string())?;
         let names: Vec<String> = folder.tensors().map(|tensor| tensor.name.to_owned()).collect();
         for name in names {
@@ -137,10 +119,7 @@ impl Target for Checkpoint {
                 Ok(tensor) => {
                     let tensor = tensor.expect("it was just named");
                     black_box(tensor.data.iter().map(|byte| u64::from(*byte)).sum::<u64>());
-                    assert_eq!(
-                        tensor.data.len(),
-                        tensor.experts * tensor.rows * tensor.row_bytes()
-                    );
+                    assert_eq!(tensor.data.len(), tensor.experts * tensor.rows * tensor.row_bytes());
                 }
                 Err(error) => assert!(matches!(error, ModelError::BadTensor { .. }), "{error}"),
             }
@@ -152,11 +131,7 @@ impl Target for Checkpoint {
 /// A header that describes tensors of two values, one after the other, each with another type or shape.
 fn header(names: &[&str]) -> Value {
     let mut header = json!({"__metadata__": {"format": "pt"}});
-    let kinds = [
-        ("F32", json!([2])),
-        ("BF16", json!([2, 2])),
-        ("F16", json!([1, 2, 2])),
-    ];
+    let kinds = [("F32", json!([2])), ("BF16", json!([2, 2])), ("F16", json!([1, 2, 2]))];
     for (index, name) in names.iter().enumerate() {
         let (dtype, shape) = &kinds[index % 3];
         header[*name] = json!({"dtype": dtype, "shape": shape, "data_offsets": [8 * index, 8 * index + 8]});
@@ -168,12 +143,7 @@ fn header(names: &[&str]) -> Value {
 fn file(header: &Value) -> Vec<u8> {
     let tensors = header.as_object().map_or(0, |map| map.len().saturating_sub(1));
     let text = header.to_string();
-    [
-        &(text.len() as u64).to_le_bytes()[..],
-        text.as_bytes(),
-        &vec![0x3c; 8 * tensors],
-    ]
-    .concat()
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &vec![0x3c; 8 * tensors]].concat()
 }
 
 fn index(tensors: &[(&str, &str)]) -> Vec<u8> {
@@ -181,7 +151,5 @@ fn index(tensors: &[(&str, &str)]) -> Vec<u8> {
     for (tensor, shard) in tensors {
         map[*tensor] = json!(shard);
     }
-    json!({"metadata": {"total_size": 8}, "weight_map": map})
-        .to_string()
-        .into_bytes()
+    json!({"metadata": {"total_size": 8}, "weight_map": map}).to_string().into_bytes()
 }

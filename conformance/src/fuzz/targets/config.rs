@@ -36,11 +36,7 @@ impl Target for HyperParameters {
         // A whole model keeps the text part's keys in an object of their own.
         for config in CONFIGS {
             let text: serde_json::Value = serde_json::from_str(config).expect("the fixtures are JSON");
-            let text = if text["text_config"].is_object() {
-                text["text_config"].clone()
-            } else {
-                text
-            };
+            let text = if text["text_config"].is_object() { text["text_config"].clone() } else { text };
             let whole = json!({
                 "model_type": "gemma4",
                 "text_config": text,
@@ -57,10 +53,7 @@ impl Target for HyperParameters {
     }
 
     fn words(&self) -> Vec<Vec<u8>> {
-        let mut words: Vec<Vec<u8>> = CONFIGS
-            .iter()
-            .flat_map(|config| keys(config.as_bytes()))
-            .collect();
+        let mut words: Vec<Vec<u8>> = CONFIGS.iter().flat_map(|config| keys(config.as_bytes())).collect();
         words.extend(
             ["gemma4", "gemma4_text", "sliding_attention", "full_attention"]
                 .map(|word| word.as_bytes().to_vec()),
@@ -74,10 +67,7 @@ impl Target for HyperParameters {
 
     fn one_bad_key(&self) -> Vec<BadKey> {
         let bad = [json!({"x": []}), json!("x"), json!(-1), json!(1e300), json!([{}])];
-        self.samples()
-            .iter()
-            .flat_map(|sample| spoil(sample, &bad))
-            .collect()
+        self.samples().iter().flat_map(|sample| spoil(sample, &bad)).collect()
     }
 
     fn inputs(&self) -> u64 {

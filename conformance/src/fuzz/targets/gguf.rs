@@ -34,9 +34,7 @@ impl Target for Container {
         let mut whole = everything();
         let mut data = Vec::new();
         for (index, (dtype, dims)) in tensors().into_iter().enumerate() {
-            whole
-                .tensor(&format!("blk.{index}.w"), dtype, &dims)
-                .expect("the dimensions fit the type");
+            whole.tensor(&format!("blk.{index}.w"), dtype, &dims).expect("the dimensions fit the type");
             let rows: usize = dims[1..].iter().product();
             data.push(vec![0x55; rows * dtype.row_bytes(dims[0]).expect("whole blocks")]);
         }
@@ -55,12 +53,7 @@ impl Target for Container {
     }
 
     fn words(&self) -> Vec<Vec<u8>> {
-        let keys = [
-            "general.alignment",
-            "split.count",
-            "split.no",
-            "split.tensors.count",
-        ];
+        let keys = ["general.alignment", "split.count", "split.no", "split.tensors.count"];
         let mut words: Vec<Vec<u8>> = Vec::new();
         for key in keys {
             // A key that is whole, with its length; a value of each kind can follow.
@@ -83,10 +76,7 @@ impl Target for Container {
     fn one_bad_key(&self) -> Vec<BadKey> {
         let bad = |key: &str, value: Value| {
             let input = everything().set(key, value).to_vec([[0; 0]; 0]);
-            input.ok().map(|input| BadKey {
-                names: vec![key.to_owned()],
-                input,
-            })
+            input.ok().map(|input| BadKey { names: vec![key.to_owned()], input })
         };
         ["general.alignment", "split.count"]
             .into_iter()
@@ -108,17 +98,11 @@ impl Target for Container {
         assert_eq!(gguf.tensors().len(), gguf.tensor_names().len());
         for name in gguf.tensor_names() {
             let info = gguf.tensor(name).expect("it was just named");
-            black_box((
-                info.type_name(),
-                info.bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
-            ));
+            black_box((info.type_name(), info.bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()));
             match gguf.load(name) {
                 Ok(tensor) => {
                     let tensor = tensor.expect("it was just named");
-                    assert_eq!(
-                        tensor.data.len(),
-                        tensor.experts * tensor.rows * tensor.row_bytes()
-                    );
+                    assert_eq!(tensor.data.len(), tensor.experts * tensor.rows * tensor.row_bytes());
                     black_box(tensor.row(tensor.experts - 1, tensor.rows - 1).len());
                 }
                 Err(error) => named(&error, name),
@@ -147,9 +131,7 @@ fn metadata(metadata: &Metadata, input: &[u8]) {
             metadata.i32s(key).map(drop),
             metadata.f32s(key).map(drop),
             metadata.bools(key).map(drop),
-            metadata
-                .strings(key)
-                .map(|strings| assert!(strings.count() <= input.len())),
+            metadata.strings(key).map(|strings| assert!(strings.count() <= input.len())),
         ];
         for error in results.into_iter().filter_map(Result::err) {
             named(&error, key);
@@ -163,15 +145,9 @@ fn metadata(metadata: &Metadata, input: &[u8]) {
 /// characters or of great length are shortened or escaped in messages, so only plain ones are looked for.
 fn named(error: &ModelError, name: &str) {
     let text = error.to_string();
-    let plain = name.len() < 40
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+    let plain = name.len() < 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
     assert!(text.contains(LABEL), "the error does not name `{LABEL}`: {text}");
-    assert!(
-        !plain || text.contains(name),
-        "the error does not name `{name}`: {text}"
-    );
+    assert!(!plain || text.contains(name), "the error does not name `{name}`: {text}");
 }
 
 /// A file with a key of every kind.
@@ -195,10 +171,8 @@ fn everything() -> Writer {
 }
 
 fn tensors() -> Vec<(DType, Vec<usize>)> {
-    let mut tensors: Vec<(DType, Vec<usize>)> = DType::ALL
-        .into_iter()
-        .map(|dtype| (dtype, vec![dtype.block_len(), 2]))
-        .collect();
+    let mut tensors: Vec<(DType, Vec<usize>)> =
+        DType::ALL.into_iter().map(|dtype| (dtype, vec![dtype.block_len(), 2])).collect();
     tensors.push((DType::F32, vec![3]));
     tensors.push((DType::Q8_0, vec![32, 2, 3]));
     tensors
@@ -242,15 +216,9 @@ impl Target for Model {
             Value::F32(f32::NAN),
             Value::from(&[0_u32; 4][..]),
         ];
-        let keys: Vec<String> = hyper_parameters()
-            .into_iter()
-            .map(|(key, _)| key.to_owned())
-            .collect();
+        let keys: Vec<String> = hyper_parameters().into_iter().map(|(key, _)| key.to_owned()).collect();
         let bad = |key: &String| {
-            let spoil = |value: &Value| BadKey {
-                names: vec![key.clone()],
-                input: model(Some((key, value))),
-            };
+            let spoil = |value: &Value| BadKey { names: vec![key.clone()], input: model(Some((key, value))) };
             values.iter().map(spoil).collect::<Vec<_>>()
         };
         keys.iter().flat_map(bad).collect()
@@ -284,10 +252,7 @@ fn hyper_parameters() -> Vec<(&'static str, Value)> {
         ("gemma4.attention.value_length_swa", u32(256)),
         ("gemma4.attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
         ("gemma4.attention.sliding_window", u32(256)),
-        (
-            "gemma4.attention.sliding_window_pattern",
-            Value::from(&[true, true, false][..]),
-        ),
+        ("gemma4.attention.sliding_window_pattern", Value::from(&[true, true, false][..])),
         ("gemma4.attention.shared_kv_layers", u32(0)),
         ("gemma4.rope.freq_base", Value::F32(1e6)),
         ("gemma4.rope.freq_base_swa", Value::F32(1e4)),
@@ -317,21 +282,12 @@ fn model(bad: Option<(&str, &Value)>) -> Vec<u8> {
         .set("tokenizer.ggml.model", "gemma4")
         .set("tokenizer.ggml.tokens", Value::strings(&tokens))
         .set("tokenizer.ggml.token_type", kinds.as_slice())
-        .set(
-            "tokenizer.ggml.merges",
-            Value::strings(&MERGES.map(|[left, right]| format!("{left} {right}"))),
-        );
+        .set("tokenizer.ggml.merges", Value::strings(&MERGES.map(|[left, right]| format!("{left} {right}"))));
     if let Some((key, value)) = bad {
         writer.set(key, value.clone());
     }
-    writer
-        .tensor("token_embd.weight", DType::Q8_0, &[32, tokens.len()])
-        .expect("whole blocks");
-    writer
-        .tensor("rope_freqs.weight", DType::F32, &[256])
-        .expect("a vector");
+    writer.tensor("token_embd.weight", DType::Q8_0, &[32, tokens.len()]).expect("whole blocks");
+    writer.tensor("rope_freqs.weight", DType::F32, &[256]).expect("a vector");
     let factors = [1_f32; 256].map(f32::to_le_bytes).concat();
-    writer
-        .to_vec([vec![0; 34 * tokens.len()], factors])
-        .expect("what is declared is what is written")
+    writer.to_vec([vec![0; 34 * tokens.len()], factors]).expect("what is declared is what is written")
 }

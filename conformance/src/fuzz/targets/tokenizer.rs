@@ -11,9 +11,8 @@ use crate::fuzz::{BadKey, Syntax, Target, keys, spoil};
 const LABEL: &str = "fuzzed-tokenizer.json";
 
 /// Tokens beside the byte tokens, in the order of their ids.
-pub(super) const WORDS: [&str; 13] = [
-    "▁", "\n", "h", "e", "l", "o", "é", "<", ">", "he", "ll", "hell", "hello",
-];
+pub(super) const WORDS: [&str; 13] =
+    ["▁", "\n", "h", "e", "l", "o", "é", "<", ">", "he", "ll", "hell", "hello"];
 /// Pairs of tokens that join.
 pub(super) const MERGES: [[&str; 2]; 4] = [["h", "e"], ["l", "l"], ["he", "ll"], ["hell", "o"]];
 /// Control tokens.
@@ -38,10 +37,7 @@ pub(super) const CONTROL: [&str; 15] = [
 /// The tokens of a small vocabulary: byte tokens, words, control tokens.
 pub(super) fn tokens() -> Vec<String> {
     let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
-    bytes
-        .chain(WORDS.map(str::to_owned))
-        .chain(CONTROL.map(str::to_owned))
-        .collect()
+    bytes.chain(WORDS.map(str::to_owned)).chain(CONTROL.map(str::to_owned)).collect()
 }
 
 /// `tokenizer.json`.
@@ -51,11 +47,8 @@ pub(super) struct TokenizerJson;
 fn sample() -> Value {
     let tokens = tokens();
     let (plain, control) = tokens.split_at(256 + WORDS.len());
-    let vocab: serde_json::Map<String, Value> = plain
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), json!(id)))
-        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        plain.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let added: Vec<Value> = control
         .iter()
         .enumerate()
@@ -91,9 +84,7 @@ impl Target for TokenizerJson {
     fn samples(&self) -> Vec<Vec<u8>> {
         let mut older = sample();
         older["model"]["merges"] = json!(MERGES.map(|[left, right]| format!("{left} {right}")));
-        [sample(), older]
-            .map(|sample| sample.to_string().into_bytes())
-            .to_vec()
+        [sample(), older].map(|sample| sample.to_string().into_bytes()).to_vec()
     }
 
     fn words(&self) -> Vec<Vec<u8>> {
@@ -132,21 +123,14 @@ impl Target for TokenizerJson {
 
 /// Uses a tokenizer that was accepted, whatever it is like.
 pub(super) fn exercise(tokenizer: &Tokenizer) {
-    black_box((
-        tokenizer.marks(),
-        tokenizer.end_ids(&[u32::MAX]),
-        tokenizer.specials().len(),
-    ));
+    black_box((tokenizer.marks(), tokenizer.end_ids(&[u32::MAX]), tokenizer.specials().len()));
     for text in ["", "hello  hello\n\n", "<bos><|turn>é🙂\u{0}▁<0x41>"] {
         for special in [Special::Parse, Special::Literal] {
             // A vocabulary may lack what this text needs.
             let Ok(ids) = tokenizer.encode_prompt(text, special) else {
                 continue;
             };
-            assert!(
-                ids.iter().all(|id| tokenizer.piece(*id).is_some()),
-                "an id without a token"
-            );
+            assert!(ids.iter().all(|id| tokenizer.piece(*id).is_some()), "an id without a token");
             let mut stream = Stream::new(Markup::Show);
             let mut streamed: String = ids.iter().map(|id| stream.push(tokenizer, *id)).collect();
             streamed += stream.finish();
@@ -154,10 +138,6 @@ pub(super) fn exercise(tokenizer: &Tokenizer) {
         }
     }
     for id in [0, 255, 256, 270, 300, u32::MAX] {
-        black_box((
-            tokenizer.piece(id),
-            tokenizer.token_bytes(id),
-            tokenizer.is_special(id),
-        ));
+        black_box((tokenizer.piece(id), tokenizer.token_bytes(id), tokenizer.is_special(id)));
     }
 }
