@@ -194,7 +194,7 @@ pub fn most_recent_donor(program: &mut Program) {
         match op {
             Op::AttnPrepare(prepare) => last = prepare.own.map(|own| (own.k, own.v)).or(last),
             Op::Attention(attention) => {
-                (attention.k, attention.v) = last.unwrap_or((attention.k, attention.v))
+                (attention.k, attention.v) = last.unwrap_or((attention.k, attention.v));
             }
             _ => {}
         }

@@ -230,9 +230,7 @@ fn weigh_tile<S: Simd, const Q: usize>(
         let mut totals = [[simd.splat_f64s(0.0); VECTORS]; Q];
         for q in 0..Q {
             let from = S::as_simd_f64s(&sums[q * dim + start..][..block]).0;
-            for n in 0..VECTORS {
-                totals[q][n] = from[n];
-            }
+            totals[q].copy_from_slice(from);
         }
         for key in 0..keys {
             let value = S::as_simd_f64s(&values[key * dim + start..][..block]).0;
@@ -245,9 +243,7 @@ fn weigh_tile<S: Simd, const Q: usize>(
         }
         for q in 0..Q {
             let to = S::as_mut_simd_f64s(&mut sums[q * dim + start..][..block]).0;
-            for n in 0..VECTORS {
-                to[n] = totals[q][n];
-            }
+            to.copy_from_slice(&totals[q]);
         }
     }
     for q in 0..Q {

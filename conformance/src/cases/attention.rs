@@ -182,7 +182,7 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, start: usize, rows: usize) -> 
         Mask::Causal => case,
         Mask::Window(n) => case
             .mutant("a key too many in the window", move |case| {
-                op!(case, Attention).mask = Mask::Window(n + 1)
+                op!(case, Attention).mask = Mask::Window(n + 1);
             })
             .mutant("a key too few in the window", move |case| {
                 op!(case, Attention).mask = Mask::Window(n.max(2) - 1);

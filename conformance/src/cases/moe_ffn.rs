@@ -95,7 +95,7 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
             GateUp::Split { gate, up } => std::mem::swap(gate, up),
             GateUp::Fused(_) => {
                 case.change(5, |both| {
-                    both.chunks_mut(2 * ffn * cols).for_each(|w| w.rotate_right(ffn * cols))
+                    both.chunks_mut(2 * ffn * cols).for_each(|w| w.rotate_right(ffn * cols));
                 });
             }
         })
@@ -104,7 +104,9 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
             let least: Vec<usize> = (0..rows).map(|r| order(r)[top_k - 1]).collect();
             let last = case.tensors.len() - 1;
             case.change(last, |d| {
-                least.iter().for_each(|e| d[e * cols * ffn..(e + 1) * cols * ffn].fill(0.0))
+                for e in &least {
+                    d[e * cols * ffn..(e + 1) * cols * ffn].fill(0.0);
+                }
             });
         })
 }

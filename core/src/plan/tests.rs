@@ -19,7 +19,7 @@ fn options(context: usize, kv_type: KvType) -> Options {
     Options { context, sequences: 1, kv_local: types, kv_global: types, chunk: CHUNK, snapshots: 0 }
 }
 
-/// Bytes a token: local and global, for f16, q8_0, q4_0 and tq3_0.
+/// Bytes a token: local and global, for `f16`, `q8_0`, `q4_0` and `tq3_0`.
 const TOKEN_BYTES: [(&str, [[u64; 2]; 4]); 5] = [
     ("E2B", [[12288, 6144], [6528, 3264], [3456, 1728], [2688, 1344]]),
     ("E4B", [[40960, 16384], [21760, 8704], [11520, 4608], [8960, 3584]]),

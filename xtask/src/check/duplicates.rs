@@ -65,7 +65,7 @@ fn compare(found: &Duplicates, allowed: &Duplicates) -> Vec<String> {
         match allowed.get(name) {
             Some(listed) if listed == epochs => {}
             Some(listed) => {
-                complaints.push(format!("Cargo.lock has {line}, but {LIST} lists {}", shown(listed)))
+                complaints.push(format!("Cargo.lock has {line}, but {LIST} lists {}", shown(listed)));
             }
             None => complaints
                 .push(format!("Cargo.lock has {line}: drop one, or list it in {LIST} with a reason")),
