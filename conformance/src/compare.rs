@@ -95,47 +95,71 @@ impl fmt::Display for Mismatch {
 ///
 /// If the lengths differ.
 pub fn compare(want: &[f32], got: &[f32], bound: Bound) -> Result<Agreement, Mismatch> {
-    assert_eq!(want.len(), got.len(), "tensors of different length");
-    let mut agreement = Agreement {
-        count: want.len(),
-        ..Agreement::default()
-    };
+    let want: Vec<f64> = want.iter().map(|&want| want.into()).collect();
+    let allowed: Vec<f64> = want.iter().map(|&want| bound.allowed(want)).collect();
+    compare_within(&want, got, &allowed)
+}
+
+/// The same with a bound for each element, against values that need not be of `f32`.
+///
+/// # Errors
+///
+/// The first element outside its bound.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn compare_within(want: &[f64], got: &[f32], allowed: &[f64]) -> Result<Agreement, Mismatch> {
+    assert!(want.len() == got.len() && want.len() == allowed.len(), "tensors of different length");
+    let mut agreement = Agreement { count: want.len(), ..Agreement::default() };
     let mut first: Option<Mismatch> = None;
-    for (index, (&want, &got)) in want.iter().zip(got).enumerate() {
-        let (want, got) = (f64::from(want), f64::from(got));
-        let (difference, allowed) = ((want - got).abs(), bound.allowed(want));
+    for (index, ((&want, &got), &allowed)) in want.iter().zip(got).zip(allowed).enumerate() {
+        let got = f64::from(got);
+        let difference = (want - got).abs();
         if want.is_finite() && difference <= allowed {
             agreement.worst = agreement.worst.max(difference);
-            let share = if difference > 0.0 {
-                difference / allowed
-            } else {
-                0.0
-            };
+            let share = if difference > 0.0 { difference / allowed } else { 0.0 };
             agreement.share = agreement.share.max(share);
         } else {
-            let outside = Mismatch {
-                index,
-                want,
-                got,
-                allowed,
-                count: 0,
-                of: agreement.count,
-            };
+            let outside = Mismatch { index, want, got, allowed, count: 0, of: agreement.count };
             first.get_or_insert(outside).count += 1;
         }
     }
     match first {
         Some(mismatch) => Err(mismatch),
-        None if want.is_empty() => Err(Mismatch {
-            index: 0,
-            want: f64::NAN,
-            got: f64::NAN,
-            allowed: bound.abs,
-            count: 0,
-            of: 0,
-        }),
+        None if want.is_empty() => {
+            let nan = f64::NAN;
+            Err(Mismatch { index: 0, want: nan, got: nan, allowed: nan, count: 0, of: 0 })
+        }
         None => Ok(agreement),
     }
+}
+
+/// Checks that `got` has the bits of `want`, and returns how many values were compared.
+///
+/// For results that must not depend on company or history: there even a rounding error is a difference. NaN
+/// never agrees, not with the same NaN either, and nothing to compare is a mismatch.
+///
+/// # Errors
+///
+/// The first element with other bits; a difference in length is one.
+pub fn same_bits(want: &[f32], got: &[f32]) -> Result<usize, Mismatch> {
+    let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() || a.is_nan();
+    let pairs = || want.iter().zip(got);
+    let count = pairs().filter(|&pair| differs(pair)).count();
+    if count == 0 && want.len() == got.len() && !want.is_empty() {
+        return Ok(want.len());
+    }
+    let index = pairs().position(differs).unwrap_or(want.len().min(got.len()));
+    let at = |values: &[f32]| values.get(index).map_or(f64::NAN, |&v| f64::from(v));
+    Err(Mismatch {
+        index,
+        want: at(want),
+        got: at(got),
+        allowed: 0.0,
+        count: count + want.len().abs_diff(got.len()),
+        of: want.len(),
+    })
 }
 
 /// Root of the mean square difference over the root of the mean square of `want`.
@@ -171,6 +195,18 @@ mod tests {
             assert!(compare(&[want], &[got], bound).is_err(), "{want} against {got}");
         }
         assert!(compare(&[], &[], bound).is_err(), "nothing was compared");
+    }
+
+    #[test]
+    fn same_bits_are_neither_close_values_nor_nothing() {
+        assert_eq!(same_bits(&[1.0, -2.0], &[1.0, -2.0]), Ok(2));
+        let close = 1.0 + f32::EPSILON;
+        for (want, got) in [(1.0, close), (0.0, -0.0), (f32::NAN, f32::NAN), (1.0, f32::NAN)] {
+            assert!(same_bits(&[want], &[got]).is_err(), "{want} against {got}");
+        }
+        let mismatch = same_bits(&[1.0, 2.0, 3.0], &[1.0, 5.0]).expect_err("one differs, one is missing");
+        assert_eq!((mismatch.index, mismatch.count, mismatch.of), (1, 2, 3));
+        assert!(same_bits(&[], &[]).is_err());
     }
 
     #[test]

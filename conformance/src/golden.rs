@@ -3,7 +3,6 @@
 //! A folder holds `config.json` with `procedural_seed`, `tensors.json` with the names and shapes of the weights,
 //! and `golden.safetensors` with prompts, logits, hidden states and greedy continuations.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +13,16 @@ use gemma4_core::error::ModelError;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Config;
 use gemma4_core::model::gemma4::{Gemma4, KvTypes, Taps};
-use gemma4_core::model::weights::{Naming, WeightSource, Weights};
+use gemma4_core::model::weights::Weights;
 use gemma4_core::program::Class;
-use gemma4_core::reference::{self, Reference};
-use gemma4_core::sample::{Draw, Sampling};
-use gemma4_core::tensor::{Bytes, DType, Tensor};
+use gemma4_core::numeric;
+use gemma4_core::reference::{Distortion, Reference};
+use gemma4_core::sample::{Draw, Sampling, philox};
 use safetensors::SafeTensors;
 
 use crate::compare::{Agreement, Bound, Mismatch, compare, relative_error};
-use crate::procedural;
+use crate::kv::storage_error;
+use crate::procedural::Procedural;
 
 /// Largest difference of a logit or hidden value from transformers, both in f32: the same models in f64 differ
 /// from the files by at most 2e-5, and the largest values are near 30, where f32 has steps of 2e-6.
@@ -120,40 +120,6 @@ struct Prompt {
     greedy: Vec<u32>,
 }
 
-/// Weights made from names.
-struct Procedural {
-    path: PathBuf,
-    shapes: BTreeMap<String, Vec<usize>>,
-    seed: u64,
-}
-
-impl WeightSource for Procedural {
-    fn load(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
-        let Some(shape) = self.shapes.get(name) else {
-            return Ok(None);
-        };
-        let full = match shape[..] {
-            [cols] => [1, 1, cols],
-            [rows, cols] => [1, rows, cols],
-            [experts, rows, cols] => [experts, rows, cols],
-            _ => return Ok(None),
-        };
-        let values = procedural::values(name, shape, self.seed);
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Ok(Tensor::new(name, DType::F32, full, Bytes::from_owner(bytes)))
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn naming(&self) -> Naming {
-        let suffix = "embed_tokens.weight";
-        let prefix = self.shapes.keys().find_map(|name| name.strip_suffix(suffix)).unwrap_or("model.");
-        Naming::Hf { prefix: prefix.to_owned() }
-    }
-}
-
 /// How a prompt is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
@@ -229,7 +195,7 @@ impl Golden {
         let seed = seed.ok_or_else(|| bad(&path, "`procedural_seed` is not a whole number"))?;
         let path = dir.join("tensors.json");
         let shapes = parse(&path, &read_text(&path)?)?;
-        let weights = Weights::load(&config, &Procedural { path, shapes, seed })?;
+        let weights = Weights::load(&config, &Procedural::new(&path, shapes, seed))?;
         let prompts = prompts(&dir.join("golden.safetensors"), &config)?;
         Ok(Self::Target(Box::new(Target { config, weights, prompts })))
     }
@@ -339,6 +305,13 @@ impl Target {
         Ok(outcome)
     }
 
+    /// Width of a head that blocks of `kv` do not fill, if there is one.
+    #[must_use]
+    pub fn does_not_fit(&self, kv: KvType) -> Option<usize> {
+        let mut widths = self.config.layers.iter().map(|layer| layer.head_dim);
+        widths.find(|&head_dim| kv.row_bytes(head_dim).is_none())
+    }
+
     /// Runs every prompt with a cache of type `kv` and compares all logits together.
     ///
     /// # Errors
@@ -346,7 +319,7 @@ impl Target {
     /// [`GoldenError::TooNoisy`] if the error is larger than the type explains.
     pub fn quantised<B: Backend>(&self, backend: B, kv: KvType) -> Result<Noise, GoldenError> {
         let bound = self.noise_bound(kv)?;
-        let error = self.logit_error(backend, kv)?;
+        let error = self.logit_error(backend, kv, Feed::Chunks(16))?;
         let count = self.prompts.iter().map(|p| p.logits.len()).sum();
         if error <= bound {
             Ok(Noise { kv, error, bound, count })
@@ -356,12 +329,16 @@ impl Target {
     }
 
     /// Relative error of all logits with a cache of type `kv`.
-    fn logit_error<B: Backend>(&self, backend: B, kv: KvType) -> Result<f64, GoldenError> {
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub fn logit_error<B: Backend>(&self, backend: B, kv: KvType, feed: Feed) -> Result<f64, GoldenError> {
         let mut engine = self.engine(backend, kv, usize::MAX)?;
         let (mut want, mut got) = (Vec::new(), Vec::new());
         for prompt in &self.prompts {
             let seq = engine.open()?;
-            got.extend(forward(&mut engine, seq, &prompt.tokens, Feed::Chunks(16))?.logits);
+            got.extend(forward(&mut engine, seq, &prompt.tokens, feed)?.logits);
             want.extend_from_slice(&prompt.logits);
             engine.close(seq)?;
         }
@@ -371,32 +348,20 @@ impl Target {
     /// Largest relative error of the logits that a cache type explains: that of the reference with a cache that
     /// loses nothing but carries Gaussian noise of the type's known size.
     ///
-    /// No encoder takes part, so a mistake in one, or in a rotation, is not in the bound. It never reaches 1, the
+    /// No encoder takes part, so a mistake in one, or in a rotation, is not in the bound. It never exceeds 1, the
     /// error of logits that know nothing of the right ones.
     ///
     /// # Errors
     ///
     /// What the engine says.
-    fn noise_bound(&self, kv: KvType) -> Result<f64, GoldenError> {
+    pub fn noise_bound(&self, kv: KvType) -> Result<f64, GoldenError> {
         let mut worst: f64 = 0.0;
         for seed in NOISE_SEEDS {
             let reference = Reference::new(None).map_err(|e| bad(Path::new("reference"), e.to_string()))?;
-            let noise = reference::Noise { relative: storage_error(kv), seed };
-            worst = worst.max(self.logit_error(reference.with_noise(noise), KvType::F32)?);
+            let noisy = reference.with_distortion(noise(storage_error(kv), seed));
+            worst = worst.max(self.logit_error(noisy, KvType::F32, Feed::Whole)?);
         }
         Ok((NOISE_MARGIN * worst).min(1.0))
-    }
-}
-
-/// Error of a stored head relative to the head, root mean square: the square root of the normalised mean square
-/// error of the type on Gaussian vectors (f16: a uniform rounding error of 2^-12 to 2^-11 of each value).
-const fn storage_error(kv: KvType) -> f64 {
-    match kv {
-        KvType::F32 => 3e-8,
-        KvType::F16 => 2.1e-4,
-        KvType::Q8_0 => 0.0054,
-        KvType::Q4_0 => 0.086,
-        KvType::TQ3_0 => 0.184,
     }
 }
 
@@ -405,6 +370,22 @@ const NOISE_MARGIN: f64 = 1.5;
 
 /// Seeds of the noise; the bound is the worst of them, for where experts change their mind one draw says little.
 const NOISE_SEEDS: [u64; 2] = [1, 2];
+
+/// Gaussian noise on every stored head, of `relative` times its root mean square.
+fn noise(relative: f64, seed: u64) -> Distortion {
+    Distortion::new(move |pool, position, entry| {
+        let key = pool.name.bytes().fold(seed, |hash, b| hash.wrapping_mul(257).wrapping_add(b.into()));
+        for (head, values) in (0..).zip(entry.chunks_exact_mut(pool.head_dim)) {
+            let size = relative * numeric::mean_square(values).sqrt();
+            for (i, value) in (0..).zip(values) {
+                let words = philox([i, head, position, 0], key);
+                let [a, b] = [words[0], words[1]].map(|w| (f64::from(w) + 0.5) / f64::from(u32::MAX));
+                let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
+                *value = numeric::round(f64::from(*value) + size * normal);
+            }
+        }
+    })
+}
 
 /// Feeds a prompt and collects all logits, and the hidden states of the last token.
 fn forward<B: Backend>(

@@ -1,6 +1,15 @@
-//! The one comparator, golden models and property tests that every backend must pass.
+//! The one comparator, golden models, property tests that every backend must pass, and the fuzzers.
 
+pub mod cases;
 pub mod compare;
+pub mod device;
 pub mod fuzz;
 pub mod golden;
+pub mod invariance;
+pub mod kv;
 pub mod procedural;
+pub mod tiny;
+
+mod failure;
+
+pub use failure::Failure;

@@ -4,6 +4,13 @@
 //! `u = (splitmix64(base + (i + 1) · golden) >> 40) / 2^23 - 1`, in `[-1, 1)`; the name's end decides what `u`
 //! becomes. All arithmetic on values is in `f32`.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gemma4_core::error::ModelError;
+use gemma4_core::model::weights::{Naming, WeightSource};
+use gemma4_core::tensor::{Bytes, DType, Tensor};
+
 /// The 64-bit FNV-1a hash.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
@@ -54,6 +61,49 @@ pub fn values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         )]
         let scale = (3.0 / last as f64).sqrt() as f32;
         u.map(|u| u * scale).collect()
+    }
+}
+
+/// Weights made from names.
+#[derive(Debug)]
+pub struct Procedural {
+    path: PathBuf,
+    shapes: BTreeMap<String, Vec<usize>>,
+    seed: u64,
+}
+
+impl Procedural {
+    /// Tensors of these names and shapes (slowest dimension first); `path` is for errors.
+    #[must_use]
+    pub fn new(path: &Path, shapes: BTreeMap<String, Vec<usize>>, seed: u64) -> Self {
+        Self { path: path.to_owned(), shapes, seed }
+    }
+}
+
+impl WeightSource for Procedural {
+    fn load(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        let Some(shape) = self.shapes.get(name) else {
+            return Ok(None);
+        };
+        let full = match shape[..] {
+            [cols] => [1, 1, cols],
+            [rows, cols] => [1, rows, cols],
+            [experts, rows, cols] => [experts, rows, cols],
+            _ => return Ok(None),
+        };
+        let values = values(name, shape, self.seed);
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Ok(Tensor::new(name, DType::F32, full, Bytes::from_owner(bytes)))
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn naming(&self) -> Naming {
+        let suffix = "embed_tokens.weight";
+        let prefix = self.shapes.keys().find_map(|name| name.strip_suffix(suffix)).unwrap_or("model.");
+        Naming::Hf { prefix: prefix.to_owned() }
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, PageTable, Row, Step, Ticket};
-use crate::cache::{Cache, CacheError, CacheSpec, PAGE, SeqId, Snapshot};
+use crate::cache::{Cache, CacheError, CacheSpec, CacheStats, PAGE, SeqId, Snapshot};
+use crate::kv_type::KvType;
 use crate::model::config::{Config, Span};
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
 use crate::program::{Class, ShapeError, StateSpec};
@@ -45,6 +46,14 @@ pub enum EngineError {
     /// The model cannot be recorded.
     #[error("the model cannot be recorded")]
     Shape(#[from] ShapeError),
+    /// Blocks of a cache type do not fill the heads of a layer: choose another type.
+    #[error("a {kv} cache needs heads of a multiple of {} values; this model has {head_dim}", kv.block_len())]
+    KvType {
+        /// The type.
+        kv: KvType,
+        /// Values of a head.
+        head_dim: usize,
+    },
     /// All sequences are in use.
     #[error("all {0} sequences are in use")]
     TooManySequences(usize),
@@ -157,6 +166,16 @@ impl<B: Backend> Engine<B> {
         options: Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
+        for layer in &model.config.layers {
+            let types = match layer.span {
+                Span::Local => options.kv_local,
+                Span::Global => options.kv_global,
+            };
+            let head_dim = layer.head_dim;
+            if let Some(kv) = [types.k, types.v].into_iter().find(|kv| kv.row_bytes(head_dim).is_none()) {
+                return Err(EngineError::KvType { kv, head_dim });
+            }
+        }
         let (spec, layout) = layout(&model.config, &options)?;
         let specs = model.states(&layout);
         let cache = Cache::new(spec)?;
@@ -190,6 +209,11 @@ impl<B: Backend> Engine<B> {
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// How full the cache is, pages of dropped snapshots counted as free.
+    pub fn cache_stats(&mut self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// Opens an empty sequence.

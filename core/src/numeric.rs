@@ -1,7 +1,7 @@
 //! Arithmetic of the reference: every sum is taken in `f64`.
 //!
 //! The product of two `f32` is exact in `f64`, so a sum depends only on its order, and that is fixed here
-//! ([`LANES`] partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
+//! (`LANES` partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
 //! vector width, alone or among other rows.
 
 use std::sync::LazyLock;
@@ -21,7 +21,7 @@ pub(crate) fn vectorised<W: Vectorised>(work: W) -> W::Output {
     ARCH.dispatch(Dispatched(work))
 }
 
-/// Work for [`vectorised`]. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
+/// Work for `vectorised`. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
 pub(crate) trait Vectorised {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -188,7 +188,14 @@ fn multiply_add<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s
 ///
 /// - `p`: `[queries, keys]`, rows `stride` apart; `values`: `[keys, dim]`; `sums`: `[queries, dim]`.
 #[inline(always)]
-pub(crate) fn weigh<S: Simd>(simd: S, p: &[f64], stride: usize, values: &[f64], dim: usize, sums: &mut [f64]) {
+pub(crate) fn weigh<S: Simd>(
+    simd: S,
+    p: &[f64],
+    stride: usize,
+    values: &[f64],
+    dim: usize,
+    sums: &mut [f64],
+) {
     let (keys, queries) = (values.len() / dim, sums.len() / dim);
     let whole = queries / TILE * TILE;
     for (q, sums) in sums.chunks_mut(TILE * dim).enumerate() {
@@ -223,9 +230,7 @@ fn weigh_tile<S: Simd, const Q: usize>(
         let mut totals = [[simd.splat_f64s(0.0); VECTORS]; Q];
         for q in 0..Q {
             let from = S::as_simd_f64s(&sums[q * dim + start..][..block]).0;
-            for n in 0..VECTORS {
-                totals[q][n] = from[n];
-            }
+            totals[q].copy_from_slice(from);
         }
         for key in 0..keys {
             let value = S::as_simd_f64s(&values[key * dim + start..][..block]).0;
@@ -238,9 +243,7 @@ fn weigh_tile<S: Simd, const Q: usize>(
         }
         for q in 0..Q {
             let to = S::as_mut_simd_f64s(&mut sums[q * dim + start..][..block]).0;
-            for n in 0..VECTORS {
-                to[n] = totals[q][n];
-            }
+            to.copy_from_slice(&totals[q]);
         }
     }
     for q in 0..Q {

@@ -73,10 +73,12 @@ const SMALLER: [KvType; 3] = [KvType::Q8_0, KvType::Q4_0, KvType::TQ3_0];
 #[must_use]
 pub fn token_bytes(config: &Config, span: Span, types: KvTypes) -> Option<u64> {
     let owners = config.layers.iter().filter(|layer| layer.span == span && layer.donor.is_none());
-    owners.map(|layer| {
-        let [k, v] = [types.k, types.v].map(|kv_type| kv_type.row_bytes(layer.head_dim));
-        Some((layer.kv_heads * (k? + v?)) as u64)
-    }).sum()
+    owners
+        .map(|layer| {
+            let [k, v] = [types.k, types.v].map(|kv_type| kv_type.row_bytes(layer.head_dim));
+            Some((layer.kv_heads * (k? + v?)) as u64)
+        })
+        .sum()
 }
 
 /// Bytes of the cache pools of local and of global layers.
@@ -224,7 +226,10 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [local, global, scratch, total] =
             [self.kv_local, self.kv_global, self.scratch, self.total()].map(Size);
-        write!(f, "{total} (KV cache of local layers {local}, of global layers {global}, scratch {scratch}, ")?;
+        write!(
+            f,
+            "{total} (KV cache of local layers {local}, of global layers {global}, scratch {scratch}, "
+        )?;
         match self.target {
             Target::Cpu => write!(f, "one layer decoded {}; weights stay in the file)", Size(self.decoded)),
             Target::Gpu => write!(f, "weights {})", Size(self.weights)),

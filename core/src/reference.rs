@@ -29,16 +29,29 @@ pub struct Reference {
     threads: rayon::ThreadPool,
     /// Last sampled token of each sequence slot.
     sampled: Mutex<HashMap<u32, u32>>,
-    noise: Option<Noise>,
+    distortion: Option<Distortion>,
 }
 
-/// Noise on every entry of the cache: what storing with loss may cost, independent of any encoder.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Noise {
-    /// Root mean square of the noise over that of the head it is added to.
-    pub relative: f64,
-    /// Key of the random numbers.
-    pub seed: u64,
+/// What happens to every entry of the cache before it is stored: noise, to learn what a loss of its size costs, or a
+/// mistake, to see that a test notices it.
+///
+/// It is called with the pool, the absolute position and the entry, `[kv_heads, head_dim]`.
+#[derive(Clone)]
+pub struct Distortion(Arc<Distort>);
+
+type Distort = dyn Fn(&StateSpec, u32, &mut [f32]) + Send + Sync;
+
+impl Distortion {
+    /// The distortion that `distort` is.
+    pub fn new(distort: impl Fn(&StateSpec, u32, &mut [f32]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(distort))
+    }
+}
+
+impl std::fmt::Debug for Distortion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Distortion")
+    }
 }
 
 /// What the reference cannot run.
@@ -112,17 +125,14 @@ impl Reference {
         Ok(Self {
             threads,
             sampled: Mutex::default(),
-            noise: None,
+            distortion: None,
         })
     }
 
-    /// The same with noise on whatever is stored.
+    /// The same with whatever is stored distorted.
     #[must_use]
-    pub fn with_noise(self, noise: Noise) -> Self {
-        Self {
-            noise: Some(noise),
-            ..self
-        }
+    pub fn with_distortion(self, distortion: Distortion) -> Self {
+        Self { distortion: Some(distortion), ..self }
     }
 }
 
@@ -145,7 +155,7 @@ impl Backend for Reference {
     }
 
     fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
-        Ok(Pool::new(spec.clone(), self.noise))
+        Ok(Pool::new(spec.clone(), self.distortion.clone()))
     }
 
     fn compile(
@@ -385,8 +395,8 @@ impl Plan {
             let done: Vec<Vec<f32>> = tasks
                 .par_iter()
                 .map(|(rows, head)| {
-                    let q: Vec<f32> =
-                        rows.clone().flat_map(|row| &q[(row * heads.kv_heads + head) * part..][..part]).copied().collect();
+                    let of_row = |row: usize| &q[(row * heads.kv_heads + head) * part..][..part];
+                    let q: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
                     let positions: Vec<u32> = step.rows[rows.clone()].iter().map(|row| row.position).collect();
                     let seen = seen.of(step.rows[rows.start].slot, *head);
                     ops::attention::reference(&q, &positions, op.mask, seen, rotated, heads.head_dim)

@@ -1,8 +1,6 @@
 //! One conversation: its tokens in the cache, and the loop that continues them.
 
 mod file;
-#[cfg(test)]
-mod tests;
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -253,8 +251,7 @@ impl Session {
         let mut len = self.tokens.len();
         if wanted < len {
             let border = self.borders.last().map_or(0, |&(len, _)| len);
-            let window = engine.model().config.window;
-            let restored = wanted == 0 || (wanted + 1).saturating_sub(window) >= self.oldest;
+            let restored = self.window_restored(engine, wanted);
             len = match engine.rollback(self.seq, wanted) {
                 Ok(reached) if restored && reached >= border => reached,
                 _ => self.reopen(engine)?,
@@ -262,6 +259,11 @@ impl Session {
         }
         self.tokens.truncate(len);
         Ok(len)
+    }
+
+    /// Whether the local keys that a token at `len` sees were computed here or came with the file.
+    fn window_restored<B: Backend>(&self, engine: &Engine<B>, len: usize) -> bool {
+        len == 0 || (len + 1).saturating_sub(engine.model().config.window) >= self.oldest
     }
 
     /// Starts over from the last border, or from nothing.
@@ -281,6 +283,9 @@ impl Session {
     fn keep_border<B: Backend>(&mut self, engine: &mut Engine<B>, len: usize) {
         let most = BORDERS.min(engine.options().snapshots);
         if len == 0 || most == 0 || self.borders.last().is_some_and(|&(last, _)| last >= len) {
+            return;
+        }
+        if !self.window_restored(engine, len) {
             return;
         }
         if self.borders.len() == most {

@@ -46,13 +46,17 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
     let most = model.config.max_context;
     let context = cache.ctx.unwrap_or(CONTEXT.min(most));
     if context == 0 || context > most {
-        return Err(Failure::usage(format!("--ctx is {context}, expected 1 to {most}, the model's own context")));
+        return Err(Failure::usage(format!(
+            "--ctx is {context}, expected 1 to {most}, the model's own context"
+        )));
     }
     let widths = model.config.layers.iter().map(|layer| layer.head_dim);
     let (kv_global, kv_local) = (cache.kv, cache.kv_local.unwrap_or(cache.kv));
     for kv in [kv_global.k, kv_global.v, kv_local.k, kv_local.v] {
         if let Some(dim) = widths.clone().find(|&dim| kv.row_bytes(dim).is_none()) {
-            return Err(Failure::usage(format!("--kv {kv} needs heads of another width than this model's {dim}")));
+            return Err(Failure::usage(format!(
+                "--kv {kv} needs heads of another width than this model's {dim}"
+            )));
         }
     }
     Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
@@ -93,7 +97,11 @@ fn free_memory() -> Option<u64> {
 
 /// A progress bar on stderr; hidden where stderr is not a terminal, and for the first moments.
 pub(crate) fn bar(len: u64, what: &'static str, counts: &str) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let template = format!("{{prefix}} {{bar:30}} {counts} {{elapsed}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(Some(len), target).with_style(style).with_prefix(what);

@@ -12,6 +12,7 @@ mod shell;
 mod text;
 mod tokenize;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Whoever closed stderr has the exit code.
+            let _ = writeln!(io::stderr(), "error: {failure}");
             failure.code()
         }
     }

@@ -18,11 +18,12 @@ const WINDOW: usize = 512;
 
 const EXAMPLES: &str = "\
 How it is measured:
-  The text is tokenised as it is, text of control tokens included, and one <bos> is put in front. It is cut into
-  windows of --ctx tokens, the first of which is replaced by <bos>; what is left at the end is dropped. The model sees
-  each window alone. The loss is the mean negative log-likelihood, in nats, of the predictions made from positions
-  ctx/2 to ctx-2 of every window, and the perplexity is its exponential: lower is better. Numbers of two models
-  compare only over the same text, --ctx and vocabulary.
+  The text is tokenised as it is, text of control tokens included, and one <bos> is put in
+  front. It is cut into windows of --ctx tokens, the first of which is replaced by <bos>; what is
+  left at the end is dropped. The model sees each window alone. The loss is the mean negative
+  log-likelihood, in nats, of the predictions made from positions ctx/2 to ctx-2 of every window,
+  and the perplexity is its exponential: lower is better. Numbers of two models compare only over
+  the same text, --ctx and vocabulary.
 
 Examples:
   gemma4 perplexity book.txt
@@ -67,7 +68,9 @@ struct Report {
 pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Failure> {
     let ctx = args.cache.ctx.unwrap_or(WINDOW);
     if ctx < 4 {
-        return Err(Failure::usage(format!("--ctx is {ctx}, expected at least 4 for a prediction in a window")));
+        return Err(Failure::usage(format!(
+            "--ctx is {ctx}, expected at least 4 for a prediction in a window"
+        )));
     }
     let backend = load::reference(global)?;
     let checkpoint = load::checkpoint(global)?;
@@ -77,10 +80,12 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
 
     let mut tokens = vec![tokenizer.bos()];
     tokens.extend(tokenizer.encode(&text::read(&args.file)?, Special::Literal)?);
-    let windows: Vec<Vec<u32>> = tokens.chunks_exact(ctx).map(|w| [&[tokenizer.bos()], &w[1..]].concat()).collect();
+    let windows: Vec<Vec<u32>> =
+        tokens.chunks_exact(ctx).map(|w| [&[tokenizer.bos()], &w[1..]].concat()).collect();
     if windows.is_empty() {
         let found = tokens.len();
-        let error = format!("the text has {found} tokens, <bos> included, expected at least one window of {ctx}");
+        let error =
+            format!("the text has {found} tokens, <bos> included, expected at least one window of {ctx}");
         return Err(Failure::Failed(error.into()));
     }
     let vocab = model.config.vocab;
@@ -115,7 +120,8 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
     let (loss, predictions) = (mean(&losses), losses.len());
     let square: f64 = losses.iter().map(|l| (l - loss).powi(2)).sum();
     // Of one prediction alone the error is not known.
-    let loss_error = if predictions > 1 { (square / (predictions * (predictions - 1)) as f64).sqrt() } else { 0.0 };
+    let loss_error =
+        if predictions > 1 { (square / (predictions * (predictions - 1)) as f64).sqrt() } else { 0.0 };
     let report = Report {
         ppl: loss.exp(),
         ppl_error: loss.exp() * loss_error,
@@ -131,7 +137,9 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
         tokens_per_second: (windows.len() * (ctx - 1)) as f64 / seconds.max(1e-9),
     };
     if !loss.is_finite() {
-        let error = format!("the loss is {loss}, not a number that a model predicts with; the weights may be damaged");
+        let error = format!(
+            "the loss is {loss}, not a number that a model predicts with; the weights may be damaged"
+        );
         return Err(Failure::Failed(error.into()));
     }
     if args.json {
@@ -146,7 +154,11 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "perplexity  {:.4} ± {:.4}", self.ppl, self.ppl_error)?;
         writeln!(f, "loss        {:.5} ± {:.5} nats a token", self.loss, self.loss_error)?;
-        writeln!(f, "text        {} predictions in {} windows of {} tokens", self.predictions, self.windows, self.ctx)?;
+        writeln!(
+            f,
+            "text        {} predictions in {} windows of {} tokens",
+            self.predictions, self.windows, self.ctx
+        )?;
         writeln!(f, "cache       {} (local layers {})", self.kv, self.kv_local)?;
         writeln!(f, "speed       {:.1} tokens/s in {:.1} s", self.tokens_per_second, self.seconds)
     }

@@ -31,7 +31,9 @@ pub(crate) fn read(name: &str) -> Result<String, Failure> {
 /// What the arguments of a command say: joined by spaces, or all of stdin for `-` or nothing where stdin is piped.
 pub(crate) fn arguments(arguments: &[String], what: &str) -> Result<String, Failure> {
     match arguments {
-        [] if io::stdin().is_terminal() => Err(Failure::usage(format!("no {what}; give it as arguments, or - for stdin"))),
+        [] if io::stdin().is_terminal() => {
+            Err(Failure::usage(format!("no {what}; give it as arguments, or - for stdin")))
+        }
         [] => read("-"),
         [one] if one == "-" => read("-"),
         many => Ok(many.join(" ")),
@@ -42,7 +44,8 @@ pub(crate) fn arguments(arguments: &[String], what: &str) -> Result<String, Fail
 ///
 /// Ids that are not below `vocab` are errors.
 pub(crate) fn ids(text: &str, vocab: usize) -> Result<Vec<u32>, Failure> {
-    let words = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']')).filter(|w| !w.is_empty());
+    let words =
+        text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']')).filter(|w| !w.is_empty());
     let id = |word: &str| {
         let id = word.parse::<u32>().ok().filter(|&id| (id as usize) < vocab);
         id.ok_or_else(|| {

@@ -1,4 +1,6 @@
 //! `gemma4 logits` with the model inside the program.
+#![cfg(feature = "pocket")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "binary/call.rs"]
 mod call;
@@ -46,7 +48,8 @@ fn text_is_taken_behind_bos_and_stdin_is_read() {
 
 #[test]
 fn the_type_of_the_cache_matters_a_little() {
-    let best = |kv: &str| json(&["--text", "import numpy as", "--kv", kv, "--top", "1"], b"")["top"][0].clone();
+    let best =
+        |kv: &str| json(&["--text", "import numpy as", "--kv", kv, "--top", "1"], b"")["top"][0].clone();
     let (exact, small) = (best("f32"), best("q8_0"));
     let difference = (exact["logit"].as_f64().unwrap() - small["logit"].as_f64().unwrap()).abs();
     assert!(difference > 0.0 && difference <= 0.5, "{exact} and {small}");

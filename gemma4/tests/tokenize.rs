@@ -1,4 +1,6 @@
 //! `gemma4 tokenize` with the model inside the program.
+#![cfg(feature = "pocket")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "binary/call.rs"]
 mod call;
@@ -49,7 +51,8 @@ fn every_text_comes_back_byte_for_byte() {
         for options in [&[][..], &["--no-bos", "--special"]] {
             let ids = gemma4(&[&["tokenize", "-"], options].concat(), text.as_bytes()).text();
             let back: Vec<&str> = options.iter().copied().filter(|&option| option != "--no-bos").collect();
-            let decoded = gemma4(&[&["tokenize", "--decode", "-"], &back[..]].concat(), ids.as_bytes()).text();
+            let decoded =
+                gemma4(&[&["tokenize", "--decode", "-"], &back[..]].concat(), ids.as_bytes()).text();
             assert_eq!(decoded, text, "{options:?}: {ids}");
         }
     }

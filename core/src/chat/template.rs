@@ -6,6 +6,7 @@
 
 mod python;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
@@ -124,7 +125,12 @@ impl ChatTemplate {
             limit,
             full: false,
         };
-        let result = template.render_captured_to(Serde(&context), &mut out).map(drop);
+        // The engine panics on some templates, such as one that slices an empty text backwards.
+        let render = AssertUnwindSafe(|| template.render_captured_to(Serde(&context), &mut out).map(drop));
+        let result = catch_unwind(render).map_err(|_| ChatError::Template {
+            line: None,
+            reason: "the template engine failed on it".into(),
+        })?;
         if out.full {
             return Err(ChatError::TooLong { limit });
         }

@@ -70,7 +70,11 @@ fn a_dot_product_has_the_same_bits_in_every_tile_and_without_vectors() {
                 for r in 0..rows {
                     let expected = plain(&w[o * cols..][..cols], &x[r * cols..][..cols]).to_bits();
                     let at = o * rows + r;
-                    assert_eq!(wide[at].to_bits(), expected, "{cols} columns, {outputs} by {rows}, {o} and {r}");
+                    assert_eq!(
+                        wide[at].to_bits(),
+                        expected,
+                        "{cols} columns, {outputs} by {rows}, {o} and {r}"
+                    );
                     assert_eq!(narrow[at].to_bits(), expected, "{cols} columns, {outputs} by {rows}, plain");
                 }
             }
@@ -98,8 +102,16 @@ fn a_weighted_sum_has_the_same_bits_in_every_tile_and_without_vectors() {
                         sum += p[q * stride + key] * v[key * dim + c];
                     }
                     let at = q * dim + c;
-                    assert_eq!(wide[at].to_bits(), sum.to_bits(), "{dim} wide, {queries} over {keys}, {q} and {c}");
-                    assert_eq!(narrow[at].to_bits(), sum.to_bits(), "{dim} wide, {queries} over {keys}, plain");
+                    assert_eq!(
+                        wide[at].to_bits(),
+                        sum.to_bits(),
+                        "{dim} wide, {queries} over {keys}, {q} and {c}"
+                    );
+                    assert_eq!(
+                        narrow[at].to_bits(),
+                        sum.to_bits(),
+                        "{dim} wide, {queries} over {keys}, plain"
+                    );
                 }
             }
         }

@@ -73,7 +73,7 @@ impl Describe for Linear {
     }
 }
 
-/// The specification, executed. Every output is one sum in the order of [`numeric::products`].
+/// The specification, executed. Every output is one sum in the order of `numeric::products`.
 pub fn reference(x: &[f32], weights: &[&Tensor], out: &mut [f32]) {
     let cols = weights[0].cols;
     let rows = x.len() / cols;

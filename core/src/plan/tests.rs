@@ -19,7 +19,7 @@ fn options(context: usize, kv_type: KvType) -> Options {
     Options { context, sequences: 1, kv_local: types, kv_global: types, chunk: CHUNK, snapshots: 0 }
 }
 
-/// Bytes a token: local and global, for f16, q8_0, q4_0 and tq3_0.
+/// Bytes a token: local and global, for `f16`, `q8_0`, `q4_0` and `tq3_0`.
 const TOKEN_BYTES: [(&str, [[u64; 2]; 4]); 5] = [
     ("E2B", [[12288, 6144], [6528, 3264], [3456, 1728], [2688, 1344]]),
     ("E4B", [[40960, 16384], [21760, 8704], [11520, 4608], [8960, 3584]]),
@@ -69,7 +69,10 @@ fn totals_with_a_ring_of_two_windows_are_those_of_the_literature() {
             let total = local + bytes(Span::Global) * f64::from(tokens << 10) / GIB as f64;
             // Printed with three digits, or three places.
             let digits = f64::max(0.005 * expected, 0.000_6);
-            assert!((total - expected).abs() <= digits, "{name} {kv_type} at {tokens}K: {total}, not {expected}");
+            assert!(
+                (total - expected).abs() <= digits,
+                "{name} {kv_type} at {tokens}K: {total}, not {expected}"
+            );
         }
     }
 }
@@ -151,7 +154,10 @@ fn a_refusal_is_one_sentence_with_the_numbers() {
          are needed and 24.0 GiB are free; --ctx 125696, or --kv tq3_0,tq3_0 --kv-local q8_0,q8_0 --ctx 305664 would fit"
     );
     let hopeless = offered("31B", 30 * GIB, &options(4096, KvType::F16)).unwrap_err();
-    assert!(hopeless.to_string().ends_with("no context fits, free memory or use a smaller model"), "{hopeless}");
+    assert!(
+        hopeless.to_string().ends_with("no context fits, free memory or use a smaller model"),
+        "{hopeless}"
+    );
 }
 
 #[test]
@@ -169,5 +175,8 @@ fn the_processor_needs_no_memory_for_weights() {
 #[test]
 fn sizes_are_printed_with_a_unit_that_fits() {
     let sizes = [0, 1023, 1024, 10_240, 1_048_575, 3 << 29, 24 * GIB, 1 << 50].map(|n| Size(n).to_string());
-    assert_eq!(sizes, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1.00 MiB", "1.50 GiB", "24.0 GiB", "1024.0 TiB"]);
+    assert_eq!(
+        sizes,
+        ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1.00 MiB", "1.50 GiB", "24.0 GiB", "1024.0 TiB"]
+    );
 }

@@ -5,30 +5,28 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
 
-use super::{Noise, ReferenceError};
+use super::{Distortion, ReferenceError};
 use crate::backend::{PageTable, Step};
 use crate::cache::PAGE;
 use crate::model::config::Span;
-use crate::numeric;
 use crate::ops::attention::{Mask, Visible};
 use crate::program::StateSpec;
-use crate::sample::philox;
 
 /// All pages of one half of a layer's cache, `[pages, kv_heads, PAGE, row bytes]`.
 #[derive(Clone, Debug)]
 pub struct Pool {
     spec: Arc<StateSpec>,
     bytes: Arc<RwLock<Vec<u8>>>,
-    noise: Option<Noise>,
+    distortion: Option<Distortion>,
 }
 
 impl Pool {
-    pub(super) fn new(spec: StateSpec, noise: Option<Noise>) -> Self {
+    pub(super) fn new(spec: StateSpec, distortion: Option<Distortion>) -> Self {
         let bytes = vec![0; spec.page_bytes() * spec.pages];
         Self {
             spec: Arc::new(spec),
             bytes: Arc::new(RwLock::new(bytes)),
-            noise,
+            distortion,
         }
     }
 
@@ -58,9 +56,12 @@ impl Pool {
         let spec = &*self.spec;
         let encode = |(entry, row): (&Vec<f32>, &crate::backend::Row)| {
             let mut bytes = vec![0; spec.kv_heads * spec.row_bytes()];
-            let entry = &self.noisy(entry, row.position);
+            let mut entry = std::borrow::Cow::Borrowed(entry);
+            if let Some(Distortion(distort)) = &self.distortion {
+                distort(spec, row.position, entry.to_mut());
+            }
             spec.kv_type
-                .encode(entry, &mut bytes)
+                .encode(&entry, &mut bytes)
                 .map(|()| bytes)
                 .map_err(|_| ReferenceError::NotFinite {
                     state: spec.name.clone(),
@@ -81,29 +82,6 @@ impl Pool {
             }
         }
         Ok(())
-    }
-
-    /// The entry with noise, if there is to be any.
-    fn noisy(&self, entry: &[f32], position: u32) -> Vec<f32> {
-        let mut entry = entry.to_vec();
-        let Some(Noise { relative, seed }) = self.noise else {
-            return entry;
-        };
-        let pool = self
-            .spec
-            .name
-            .bytes()
-            .fold(seed, |hash, b| hash.wrapping_mul(257).wrapping_add(b.into()));
-        for (head, values) in entry.chunks_exact_mut(self.spec.head_dim).enumerate() {
-            let size = relative * numeric::mean_square(values).sqrt();
-            for (i, value) in values.iter_mut().enumerate() {
-                let words = philox([narrow(i), narrow(head), position, 0], pool);
-                let [a, b] = [words[0], words[1]].map(|w| (f64::from(w) + 0.5) / f64::from(u32::MAX));
-                let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
-                *value = numeric::round(f64::from(*value) + size * normal);
-            }
-        }
-        entry
     }
 
     /// Decodes one head of the positions `first..end` of a sequence.
@@ -165,8 +143,4 @@ impl Seen {
     pub(super) fn of(&self, slot: u32, head: usize) -> &Visible {
         &self.0[&(slot, head)]
     }
-}
-
-fn narrow(index: usize) -> u32 {
-    u32::try_from(index).expect("heads and their values are counted in thousands")
 }

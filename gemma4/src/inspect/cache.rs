@@ -46,10 +46,18 @@ pub(super) fn rows(config: &Config) -> Result<Vec<Row>, CacheError> {
     for kind in KvType::ALL {
         let types = KvTypes { k: kind, v: kind };
         let token = |span| plan::token_bytes(config, span, types);
-        let (Some(local_token), Some(global_token)) = (token(Span::Local), token(Span::Global)) else { continue };
+        let (Some(local_token), Some(global_token)) = (token(Span::Local), token(Span::Global)) else {
+            continue;
+        };
         let total = |&context: &usize| {
-            let options =
-                Options { context, sequences: 1, kv_local: types, kv_global: types, chunk: CHUNK, snapshots: 0 };
+            let options = Options {
+                context,
+                sequences: 1,
+                kv_local: types,
+                kv_global: types,
+                chunk: CHUNK,
+                snapshots: 0,
+            };
             let [local, global] = plan::cache_bytes(config, &options)?;
             Ok(Total { context, local, global })
         };
@@ -93,14 +101,21 @@ fn name(types: KvTypes) -> String {
 pub(super) fn memory_text(plan: &MemoryPlan, options: &Options) -> Result<String, Failure> {
     let mut out = String::new();
     let Options { context, sequences, snapshots, .. } = *options;
-    writeln!(out, "memory on the cpu backend: context {context}, sequences {sequences}, turns to come back to {snapshots}")?;
+    writeln!(
+        out,
+        "memory on the cpu backend: context {context}, sequences {sequences}, turns to come back to {snapshots}"
+    )?;
     let lines = [
         ("cache of local layers", plan.kv_local, name(options.kv_local)),
         ("cache of global layers", plan.kv_global, name(options.kv_global)),
         ("scratch", plan.scratch, "activations of all plans".to_owned()),
         ("decoded", plan.decoded, "one layer's cache as f32, while a step reads it".to_owned()),
         ("needed", plan.total(), String::new()),
-        ("weights", plan.weights, "mapped: they stay in the file, and memory holds as much of them as is free".to_owned()),
+        (
+            "weights",
+            plan.weights,
+            "mapped: they stay in the file, and memory holds as much of them as is free".to_owned(),
+        ),
     ];
     for (what, bytes, note) in lines {
         writeln!(out, "{}", format!("{what:<23} {:>10}  {note}", Size(bytes)).trim_end())?;

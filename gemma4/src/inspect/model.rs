@@ -36,15 +36,28 @@ pub(super) fn text(config: &Config) -> Result<String, fmt::Error> {
     let mut out = String::new();
     let count = |of| config.layers.iter().filter(|layer| layer.span == of).count();
     let sharing = config.layers.iter().filter(|layer| layer.donor.is_some()).count();
-    writeln!(out, "layers       {} ({} local, {} global)", config.layers.len(), count(Span::Local), count(Span::Global))?;
+    writeln!(
+        out,
+        "layers       {} ({} local, {} global)",
+        config.layers.len(),
+        count(Span::Local),
+        count(Span::Global)
+    )?;
     if sharing > 0 {
         writeln!(out, "sharing      the last {sharing} layers read the keys and values of earlier ones")?;
     }
     writeln!(out, "hidden       {}", config.hidden)?;
-    writeln!(out, "vocabulary   {} tokens, {} output", config.vocab, if config.tied { "tied" } else { "separate" })?;
+    writeln!(
+        out,
+        "vocabulary   {} tokens, {} output",
+        config.vocab,
+        if config.tied { "tied" } else { "separate" }
+    )?;
     writeln!(out, "context      {} tokens", config.max_context)?;
     writeln!(out, "window       {} tokens in local layers", config.window)?;
-    for (name, rope, of) in [("local", &config.rope_local, Span::Local), ("global", &config.rope_global, Span::Global)] {
+    for (name, rope, of) in
+        [("local", &config.rope_local, Span::Local), ("global", &config.rope_global, Span::Global)]
+    {
         let (rotating, pairs) = rotating(rope, head_dim(config, of));
         writeln!(out, "rope {name:<7} base {}, {rotating} of {pairs} pairs rotate", rope.theta)?;
     }
@@ -60,7 +73,11 @@ pub(super) fn text(config: &Config) -> Result<String, fmt::Error> {
     if !config.suppress.is_empty() {
         writeln!(out, "suppressed   {} tokens", config.suppress.len())?;
     }
-    writeln!(out, "\n{:<8} {:<7} {:>5} {:>8} {:>5} {:>7}  keys and values", "layers", "span", "heads", "kv heads", "width", "ffn")?;
+    writeln!(
+        out,
+        "\n{:<8} {:<7} {:>5} {:>8} {:>5} {:>7}  keys and values",
+        "layers", "span", "heads", "kv heads", "width", "ffn"
+    )?;
     for (first, run) in runs(config) {
         let layer = &run[0];
         let last = first + run.len() - 1;

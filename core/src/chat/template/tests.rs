@@ -394,3 +394,12 @@ fn a_dialogue_as_deep_as_allowed_fits_on_a_small_stack() {
         .join()
         .unwrap();
 }
+
+#[test]
+fn a_template_that_makes_the_engine_panic_is_an_error() {
+    let source = "{% macro f(a=1) %}{{ a[::-1] }}{% endmacro %}{{ f('') }}";
+    let template = ChatTemplate::new(source, "<bos>", "<eos>").expect("it compiles");
+    let dialogue = Dialogue::new(vec![Message::new(Role::User, "Hi".to_owned())]);
+    let error = template.render(&dialogue).expect_err("the slice has no first element");
+    assert!(matches!(error, ChatError::Template { .. }), "{error}");
+}

@@ -1,0 +1,133 @@
+//! Cases of `attn_prepare`.
+//!
+//! What goes to the cache is read back by an attention over one key, whose output is that key's value; a pool of
+//! keys stands in for the values to see the keys.
+
+use gemma4_core::kv_type::KvType;
+use gemma4_core::model::config::Span;
+use gemma4_core::ops::attention::Mask;
+use gemma4_core::ops::attn_prepare::{Heads, OwnKeys, Values};
+use gemma4_core::program::StateSpec;
+
+use super::{Case, around_one, inputs, inverse_rms, op, sum_error, wide};
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Out {
+    Queries,
+    Keys,
+    Values,
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (heads, kv_heads, head_dim, live, values) in [
+        (1, 1, 32, 16, Values::Projected),
+        (4, 2, 128, 64, Values::Projected),
+        (8, 1, 512, 64, Values::RawKeys),
+    ] {
+        let heads = Heads { heads, kv_heads, head_dim };
+        for out in [Out::Queries, Out::Keys, Out::Values] {
+            cases.push(case(heads, live, values, out));
+        }
+    }
+    cases
+}
+
+fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
+    let (rows, first) = (3, 200);
+    let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
+    let mut case = Case::new("attn_prepare", rows, format!("{heads:?}, {values:?}, {which:?}"));
+    // Across a page border, where angles are large.
+    let start = 256 * first - 1;
+    (0..).zip(&mut case.rows).for_each(|(i, row)| row.position = start + i);
+    case.local = vec![0, 1];
+    let columns = q_heads + kv_heads * if values == Values::RawKeys { 1 } else { 2 };
+    let x = inputs(rows, columns * dim, 31);
+    let (q_norm, k_norm) = (around_one(dim, 32), around_one(dim, 33));
+    let frequency: Vec<f32> =
+        (0..dim / 2).map(|i| if i < live { 10_000f32.powf(-2.0 * i as f32 / dim as f32) } else { 0.0 }).collect();
+    let input = case.input(&x);
+    let q_weight = case.weight([1, 1, dim], &q_norm);
+    let k_weight = case.weight([1, 1, dim], &k_norm);
+    let f_weight = case.weight([1, 1, dim / 2], &frequency);
+    let spec = |name: &str| StateSpec {
+        name: name.to_owned(),
+        span: Span::Local,
+        kv_type: KvType::F32,
+        kv_heads,
+        head_dim: dim,
+        pages: 2,
+    };
+    let bytes = spec("k").page_bytes() * 2;
+    let k = case.state(spec("k"), vec![0xFF; bytes]);
+    let v = case.state(spec("v"), vec![0xFF; bytes]);
+    let own = Some(OwnKeys { k_norm: k_weight, values, k, v });
+    let q = case.program.attn_prepare(input, heads, (q_weight, f_weight), own, 1e-6).expect("widths agree");
+    let out = match which {
+        Out::Queries => q,
+        Out::Keys => case.program.attention(q, heads, (k, k), Mask::Window(1)).expect("widths agree"),
+        Out::Values => case.program.attention(q, heads, (k, v), Mask::Window(1)).expect("widths agree"),
+    };
+
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for (row, x) in case.rows.iter().zip(wide(&x).chunks(columns * dim)) {
+        for head in 0..q_heads {
+            let kv = head / (q_heads / kv_heads);
+            let (at, norm) = match (which, values) {
+                (Out::Queries, _) => (head, Some(&q_norm)),
+                (Out::Keys, _) => (q_heads + kv, Some(&k_norm)),
+                (Out::Values, Values::RawKeys) => (q_heads + kv, None),
+                (Out::Values, Values::Projected) => (q_heads + kv_heads + kv, None),
+            };
+            let x = &x[at * dim..(at + 1) * dim];
+            let scale = inverse_rms(x, f64::from(1e-6f32));
+            let n = |i: usize| x[i] * scale * norm.map_or(1.0, |norm| norm[i].into());
+            for i in 0..dim {
+                let pair = i % (dim / 2);
+                let angle = f64::from(row.position as f32 * frequency[pair]);
+                let (a, b) = (n(pair), n(pair + dim / 2));
+                let turned = if i < dim / 2 {
+                    a * angle.cos() - b * angle.sin()
+                } else {
+                    b * angle.cos() + a * angle.sin()
+                };
+                want.push(if norm.is_some() { turned } else { n(i) });
+                // The norm's error, and four roundings of sine, cosine, products and their sum.
+                allowed.push(sum_error(dim) * 2.0 * (a.abs() + b.abs()));
+            }
+        }
+    }
+    let case = case
+        .expect(out, want, allowed)
+        .mutant("norm of the queries ignored", |case| case.change(1, |w| w.fill(1.0)))
+        .mutant("norm of the keys ignored", |case| case.change(2, |w| w.fill(1.0)))
+        .mutant("positions off by one", |case| case.rows.iter_mut().for_each(|row| row.position += 1))
+        .mutant("eps a million times larger", |case| op!(case, AttnPrepare).eps = 1.0)
+        .mutant("neighbours are pairs", move |case| {
+            // Element 2i of a head where i was, element 2i + 1 where i + dim / 2 was.
+            case.change(0, |x| {
+                for x in x.chunks_mut(dim) {
+                    let old = x.to_vec();
+                    for i in 0..dim / 2 {
+                        (x[i], x[i + dim / 2]) = (old[2 * i], old[2 * i + 1]);
+                    }
+                }
+            });
+        })
+        .mutant("every pair turns", move |case| {
+            case.change(3, |f| f.iter_mut().for_each(|f| *f = f.max(1e-3)));
+        })
+        .mutant("keys and values swapped", |case| {
+            let own = op!(case, AttnPrepare).own.as_mut().expect("it has its own");
+            (own.k, own.v) = (own.v, own.k);
+        });
+    if which == Out::Values {
+        case.mutant("values are the normed keys", |case| {
+            let op = op!(case, Attention);
+            op.v = op.k;
+        })
+    } else {
+        case
+    }
+}
