@@ -374,11 +374,8 @@ impl Plan {
             let done: Vec<Vec<f32>> = tasks
                 .par_iter()
                 .map(|(rows, head)| {
-                    let q: Vec<f32> = rows
-                        .clone()
-                        .flat_map(|row| &q[(row * heads.kv_heads + head) * part..][..part])
-                        .copied()
-                        .collect();
+                    let of_row = |row: usize| &q[(row * heads.kv_heads + head) * part..][..part];
+                    let q: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
                     let positions: Vec<u32> =
                         step.rows[rows.clone()].iter().map(|row| row.position).collect();
                     let seen = seen.of(step.rows[rows.start].slot, *head);

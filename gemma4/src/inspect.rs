@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::{load, text};
 
 const EXAMPLES: &str = "\
-Nothing is loaded: only headers are read, so models far larger than the memory can be looked at.
+Weights are not loaded, so models far larger than the memory can be looked at.
 
 Examples:
   gemma4 inspect -m model.gguf                        sizes, cache and memory at the default context

@@ -13,8 +13,8 @@ use crate::failure::Failure;
 use crate::{load, score, text};
 
 const EXAMPLES: &str = "\
-Logits are those that sampling starts from: after the soft-cap, before temperature, penalties and suppressed tokens.
-A logprob is the natural logarithm of a token's probability at temperature 1.
+Logits are those that sampling starts from: after the soft-cap, before temperature, penalties and
+suppressed tokens. A logprob is the natural logarithm of a token's probability at temperature 1.
 
 Examples:
   gemma4 logits --text \"The capital of France is\"
@@ -51,7 +51,7 @@ pub(crate) struct LogitsArgs {
 
 /// What follows a position.
 #[derive(Debug, Serialize)]
-struct Position {
+struct Next {
     /// Position of the token that the others would follow, from 0.
     position: usize,
     token: u32,
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &LogitsArgs, global: &Global) -> Result<ExitCode, Failur
     let mut positions = Vec::new();
     score::run(&mut engine, &[&tokens], first, &mut |_, position, logits| {
         let top = candidates(&tokenizer, logits, args.top);
-        positions.push(Position { position, token: tokens[position], top });
+        positions.push(Next { position, token: tokens[position], top });
     })?;
     match (args.json, args.all) {
         (true, true) => text::print_json(&positions)?,
@@ -122,7 +122,7 @@ fn candidates(tokenizer: &Tokenizer, logits: &[f32], most: usize) -> Vec<Candida
     order.into_iter().take(most).map(candidate).collect()
 }
 
-fn table(positions: &[Position]) -> Result<String, Failure> {
+fn table(positions: &[Next]) -> Result<String, Failure> {
     let mut out = String::new();
     for position in positions {
         if positions.len() > 1 {

@@ -18,11 +18,12 @@ const WINDOW: usize = 512;
 
 const EXAMPLES: &str = "\
 How it is measured:
-  The text is tokenised as it is, text of control tokens included, and one <bos> is put in front. It is cut into
-  windows of --ctx tokens, the first of which is replaced by <bos>; what is left at the end is dropped. The model sees
-  each window alone. The loss is the mean negative log-likelihood, in nats, of the predictions made from positions
-  ctx/2 to ctx-2 of every window, and the perplexity is its exponential: lower is better. Numbers of two models
-  compare only over the same text, --ctx and vocabulary.
+  The text is tokenised as it is, text of control tokens included, and one <bos> is put in
+  front. It is cut into windows of --ctx tokens, the first of which is replaced by <bos>; what is
+  left at the end is dropped. The model sees each window alone. The loss is the mean negative
+  log-likelihood, in nats, of the predictions made from positions ctx/2 to ctx-2 of every window,
+  and the perplexity is its exponential: lower is better. Numbers of two models compare only over
+  the same text, --ctx and vocabulary.
 
 Examples:
   gemma4 perplexity book.txt

@@ -28,9 +28,10 @@ pub(crate) fn run<B: Backend>(
     let draw = Draw { sampling: &greedy, position: 0, edits: &[], allowed: None };
     let mut at = 0;
     while at < len {
-        let (end, pick) = match at < first {
-            true => ((at + step).min(first).min(len), Pick::None),
-            false => ((at + picked).min(len), Pick::All),
+        let (end, pick) = if at < first {
+            ((at + step).min(first).min(len), Pick::None)
+        } else {
+            ((at + picked).min(len), Pick::All)
         };
         let parts: Vec<Part<'_>> = windows
             .iter()

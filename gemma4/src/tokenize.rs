@@ -12,9 +12,9 @@ use crate::failure::Failure;
 use crate::{load, text};
 
 const EXAMPLES: &str = "\
-Text from stdin is taken byte for byte, its last line end included, and --decode writes exactly what the ids stand
-for; only on a terminal it ends the line. So these give a file back as it was, unless it holds U+2581 (which
-vocabularies write for a space):
+Text from stdin is taken byte for byte, its last line end included, and --decode writes exactly
+what the ids stand for; only on a terminal it ends the line. So these give a file back as it was,
+unless it holds U+2581 (which vocabularies write for a space):
   gemma4 tokenize - < file | gemma4 tokenize --decode -
   gemma4 tokenize --no-bos --special - < file | gemma4 tokenize --decode --special -
 
@@ -28,6 +28,7 @@ Examples:
 /// Turn text into token ids, or ids into text
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct TokenizeArgs {
     /// Text, or with --decode ids; several are joined by spaces, and - is stdin
     #[arg(value_name = "TEXT|IDS")]

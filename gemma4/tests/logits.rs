@@ -1,4 +1,6 @@
 //! `gemma4 logits` with the model inside the program.
+#![cfg(feature = "pocket")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "binary/call.rs"]
 mod call;

@@ -29,7 +29,7 @@ pub(super) struct Listing {
     /// Tokens in the cache before the step.
     context: usize,
     ops: Vec<Line>,
-    total: Bytes,
+    total: Totals,
     /// Buffers that activations share.
     slots: usize,
     scratch_bytes: u64,
@@ -44,7 +44,7 @@ struct Line {
     weights: Vec<WeightLine>,
     /// Pools of the cache.
     states: Vec<String>,
-    cost: Bytes,
+    cost: Totals,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,14 +65,14 @@ struct WeightLine {
 
 /// What is moved and computed, at least.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Bytes {
+struct Totals {
     weight_bytes: u64,
     kv_bytes: u64,
     act_bytes: u64,
     flops: u64,
 }
 
-impl Bytes {
+impl Totals {
     fn of(cost: Cost) -> Self {
         let Cost { weight_bytes, kv_bytes, act_bytes, flops } = cost;
         Self { weight_bytes, kv_bytes, act_bytes, flops }
@@ -83,7 +83,7 @@ impl Bytes {
     }
 }
 
-impl std::iter::Sum for Bytes {
+impl std::iter::Sum for Totals {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |a, b| Self {
             weight_bytes: a.weight_bytes + b.weight_bytes,
@@ -138,7 +138,7 @@ impl Listing {
                     writes: operands(op.writes()),
                     weights: op.weights().iter().map(|&weight| WeightLine::of(program, weight)).collect(),
                     states: op.states().iter().map(|&state| program.state(state).name.clone()).collect(),
-                    cost: Bytes::of(op.cost(program, load)),
+                    cost: Totals::of(op.cost(program, load)),
                 }
             })
             .collect();
@@ -185,7 +185,7 @@ impl Listing {
             }
             writeln!(out)?;
         }
-        let Bytes { weight_bytes, kv_bytes, act_bytes, flops } = self.total;
+        let Totals { weight_bytes, kv_bytes, act_bytes, flops } = self.total;
         let [all, weight, kv, act] = [self.total.bytes(), weight_bytes, kv_bytes, act_bytes].map(Size);
         writeln!(
             out,
@@ -234,7 +234,7 @@ impl fmt::Display for Count {
         let mut value = self.0 as f64;
         for prefix in ["", " k", " M", " G", " T"] {
             if value < 999.95 || prefix == " T" {
-                let digits = if prefix.is_empty() { 0 } else { 1 };
+                let digits = usize::from(!prefix.is_empty());
                 return f.pad(&format!("{value:.digits$}{prefix}"));
             }
             value /= 1000.0;
