@@ -305,6 +305,13 @@ impl Target {
         Ok(outcome)
     }
 
+    /// Width of a head that blocks of `kv` do not fill, if there is one.
+    #[must_use]
+    pub fn does_not_fit(&self, kv: KvType) -> Option<usize> {
+        let mut widths = self.config.layers.iter().map(|layer| layer.head_dim);
+        widths.find(|&head_dim| kv.row_bytes(head_dim).is_none())
+    }
+
     /// Runs every prompt with a cache of type `kv` and compares all logits together.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
-//! The one comparator, golden models and property tests that every backend must pass.
+//! The one comparator, golden models, property tests that every backend must pass, and the fuzzers.
 
 pub mod cases;
 pub mod compare;
 pub mod device;
+pub mod fuzz;
 pub mod golden;
 pub mod invariance;
 pub mod kv;

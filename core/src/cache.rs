@@ -183,10 +183,7 @@ impl Cache {
         self.collect();
         let held = self.settled(seq, len)?;
         if held.usable(&self.spec, len, true) != len {
-            return Err(CacheError::TooFarBack {
-                asked: len,
-                lowest: held.lowest(&self.spec),
-            });
+            return Err(CacheError::TooFarBack { asked: len, lowest: held.lowest(&self.spec) });
         }
         let clip = held.clip(&self.spec, len);
         for (span, page, relied) in clip.clipped_pages() {
@@ -216,10 +213,7 @@ impl Cache {
     /// [`CacheError::Beyond`], [`CacheError::UnknownSnapshot`].
     pub fn open_from_at(&mut self, snapshot: &Snapshot, len: usize) -> Result<(SeqId, usize), CacheError> {
         let usable = self.usable_of(snapshot, len)?;
-        let held = self
-            .snapshots
-            .get(&snapshot.id())
-            .ok_or(CacheError::UnknownSnapshot)?;
+        let held = self.snapshots.get(&snapshot.id()).ok_or(CacheError::UnknownSnapshot)?;
         let clip = held.clip(&self.spec, usable);
         Ok((self.adopt(clip), usable))
     }
@@ -231,15 +225,9 @@ impl Cache {
     /// [`CacheError::Beyond`], [`CacheError::UnknownSnapshot`].
     pub fn usable_of(&mut self, snapshot: &Snapshot, len: usize) -> Result<usize, CacheError> {
         self.collect();
-        let held = self
-            .snapshots
-            .get(&snapshot.id())
-            .ok_or(CacheError::UnknownSnapshot)?;
+        let held = self.snapshots.get(&snapshot.id()).ok_or(CacheError::UnknownSnapshot)?;
         if len > held.len {
-            return Err(CacheError::Beyond {
-                asked: len,
-                len: held.len,
-            });
+            return Err(CacheError::Beyond { asked: len, len: held.len });
         }
         Ok(held.usable(&self.spec, len, self.appendable(held, len, Claim::Newcomer)))
     }
@@ -262,11 +250,8 @@ impl Cache {
     /// How full the cache is.
     pub fn stats(&mut self) -> CacheStats {
         self.collect();
-        let group = |pages: &Pages| GroupStats {
-            used: pages.used(),
-            free: pages.free(),
-            shared: pages.shared(),
-        };
+        let group =
+            |pages: &Pages| GroupStats { used: pages.used(), free: pages.free(), shared: pages.shared() };
         CacheStats {
             global: group(&self.global),
             local: group(&self.local),
@@ -286,10 +271,7 @@ impl Cache {
             return Err(CacheError::StepInFlight { reserved: *pending });
         }
         if len > held.len {
-            return Err(CacheError::Beyond {
-                asked: len,
-                len: held.len,
-            });
+            return Err(CacheError::Beyond { asked: len, len: held.len });
         }
         Ok(held)
     }
@@ -304,8 +286,7 @@ impl Cache {
     /// Whether `claim` may append at `len` to the page that `held` has there, in both groups.
     fn appendable(&self, held: &Held, len: usize, claim: Claim) -> bool {
         let may = |span, pages: &Pages| {
-            held.tail(span, len)
-                .is_none_or(|page| pages.may_append(page, len % PAGE, claim))
+            held.tail(span, len).is_none_or(|page| pages.may_append(page, len % PAGE, claim))
         };
         may(Span::Global, &self.global) && may(Span::Local, &self.local)
     }

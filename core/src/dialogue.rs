@@ -50,6 +50,8 @@ pub enum Update {
         /// Tokens to do in this turn.
         total: usize,
     },
+    /// A token was chosen; what it completes of the reply follows.
+    Token(u32),
     /// A piece of the reply.
     Delta(Delta),
 }
@@ -176,12 +178,18 @@ impl Speaker {
         let generated = session.generate(engine, &request, &mut |event| match event {
             Event::Prefill { done, total } => on(Update::Prefill { done, total }),
             Event::Token(token) => {
+                // Of its own, for a call is no delta before it ends, and must be stoppable before.
+                let flow = on(Update::Token(token));
                 // An end token that is no marker of the dialogue, such as `<eos>`, is no text either.
                 if self.end.contains(&token) && self.markers.marker(token).is_none() {
-                    return ControlFlow::Continue(());
+                    return flow;
                 }
+                // What was chosen is in the reply, so it is reported even when the listener wants no more.
                 let deltas = parser.push(token, &stream.push(&self.tokenizer, token));
-                deltas.into_iter().try_for_each(|delta| on(Update::Delta(delta)))
+                deltas.into_iter().fold(flow, |flow, delta| match (flow, on(Update::Delta(delta))) {
+                    (ControlFlow::Continue(()), ControlFlow::Continue(())) => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                })
             }
         })?;
         let mut last = parser.push_text(stream.finish());

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, PageTable, Row, Step, Ticket};
-use crate::cache::{Cache, CacheError, CacheSpec, PAGE, SeqId, Snapshot};
-use crate::model::config::Span;
+use crate::cache::{Cache, CacheError, CacheSpec, CacheStats, PAGE, SeqId, Snapshot};
+use crate::kv_type::KvType;
+use crate::model::config::{Config, Span};
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
 use crate::program::{Class, ShapeError, StateSpec};
 use crate::sample::Draw;
@@ -45,6 +46,14 @@ pub enum EngineError {
     /// The model cannot be recorded.
     #[error("the model cannot be recorded")]
     Shape(#[from] ShapeError),
+    /// Blocks of a cache type do not fill the heads of a layer: choose another type.
+    #[error("a {kv} cache needs heads of a multiple of {} values; this model has {head_dim}", kv.block_len())]
+    KvType {
+        /// The type.
+        kv: KvType,
+        /// Values of a head.
+        head_dim: usize,
+    },
     /// All sequences are in use.
     #[error("all {0} sequences are in use")]
     TooManySequences(usize),
@@ -120,9 +129,9 @@ impl<B: Backend + std::fmt::Debug> std::fmt::Debug for Engine<B> {
 /// # Errors
 ///
 /// [`CacheError::BadSpec`] if a size cannot work.
-pub fn layout(model: &Gemma4, options: &Options) -> Result<(CacheSpec, KvLayout), CacheError> {
-    let has = |span| model.config.layers.iter().any(|layer| layer.span == span);
-    let (window, chunk) = (model.config.window, options.chunk.max(PAGE));
+pub fn layout(config: &Config, options: &Options) -> Result<(CacheSpec, KvLayout), CacheError> {
+    let has = |span| config.layers.iter().any(|layer| layer.span == span);
+    let (window, chunk) = (config.window, options.chunk.max(PAGE));
     let mut spec = CacheSpec::for_sequences(
         options.context,
         options.sequences,
@@ -157,7 +166,17 @@ impl<B: Backend> Engine<B> {
         options: Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, EngineError> {
-        let (spec, layout) = layout(&model, &options)?;
+        for layer in &model.config.layers {
+            let types = match layer.span {
+                Span::Local => options.kv_local,
+                Span::Global => options.kv_global,
+            };
+            let head_dim = layer.head_dim;
+            if let Some(kv) = [types.k, types.v].into_iter().find(|kv| kv.row_bytes(head_dim).is_none()) {
+                return Err(EngineError::KvType { kv, head_dim });
+            }
+        }
+        let (spec, layout) = layout(&model.config, &options)?;
         let specs = model.states(&layout);
         let cache = Cache::new(spec)?;
         let states =
@@ -190,6 +209,11 @@ impl<B: Backend> Engine<B> {
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// How full the cache is, pages of dropped snapshots counted as free.
+    pub fn cache_stats(&mut self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// Opens an empty sequence.
@@ -258,13 +282,29 @@ impl<B: Backend> Engine<B> {
 
     /// Enqueues one step; the tokens count only once [`Engine::commit`] says how many are kept.
     ///
-    /// `draws` has one entry for each picked row, in order.
+    /// `draws` has one entry for each picked row, in order; a sequence has one part.
     ///
     /// # Errors
     ///
     /// If the cache or the device cannot take it. No token counts then.
-    #[expect(clippy::missing_panics_doc, reason = "the plan was made in the line before")]
     pub fn step(
+        &mut self,
+        class: Class,
+        parts: &[Part<'_>],
+        draws: &[Draw<'_>],
+        taps: Taps,
+    ) -> Result<Enqueued, EngineError> {
+        let enqueued = self.enqueue(class, parts, draws, taps);
+        if enqueued.is_err() {
+            // Pages that were taken for the step go back. A sequence that does not exist took none.
+            for part in parts {
+                let _ = self.cache.len(part.seq).and_then(|len| self.cache.rollback(part.seq, len));
+            }
+        }
+        enqueued
+    }
+
+    fn enqueue(
         &mut self,
         class: Class,
         parts: &[Part<'_>],

@@ -180,11 +180,7 @@ impl TensorInfo {
                 return Err(bad(found, "1 to 3 dimensions".to_owned()));
             }
         };
-        Tensor::new(&self.name, dtype, shape, self.bytes.clone()).ok_or_else(|| {
-            bad(
-                format!("of {} bytes", self.bytes.len()),
-                format!("the bytes of {shape:?}"),
-            )
-        })
+        Tensor::new(&self.name, dtype, shape, self.bytes.clone())
+            .ok_or_else(|| bad(format!("of {} bytes", self.bytes.len()), format!("the bytes of {shape:?}")))
     }
 }

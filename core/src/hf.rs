@@ -60,16 +60,11 @@ impl Folder {
     /// [`ModelError::Io`] and [`ModelError::NotAModel`] if files are missing, [`ModelError::Damaged`] for what a
     /// checkpoint cannot hold: shards outside the folder, a tensor in two shards, a header that is no safetensors.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let refuse = |reason: &str| ModelError::NotAModel {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let refuse =
+            |reason: &str| ModelError::NotAModel { path: path.to_owned(), reason: reason.to_owned() };
         if !path.is_dir() {
             // Tells a missing folder from a file.
-            std::fs::metadata(path).map_err(|source| ModelError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+            std::fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
             return Err(refuse("it is not a folder"));
         }
         let read = |name: &str| json::read_text(&path.join(name), json::MAX_JSON);
@@ -123,10 +118,7 @@ impl Folder {
     pub fn generation_defaults(&self) -> Result<GenerationDefaults, ModelError> {
         let config = self.path.join("config.json");
         let generation = self.path.join("generation_config.json");
-        let generation = self
-            .generation
-            .as_deref()
-            .map(|text| (generation.as_path(), text));
+        let generation = self.generation.as_deref().map(|text| (generation.as_path(), text));
         GenerationDefaults::from_json((&config, &self.config), generation)
     }
 
@@ -200,18 +192,12 @@ impl Folder {
             [rows, cols] => [1, rows, cols],
             [experts, rows, cols] => [experts, rows, cols],
             _ => {
-                return Err(bad(
-                    format!("{:?} {dtype}", entry.shape),
-                    "at most three dimensions",
-                ));
+                return Err(bad(format!("{:?} {dtype}", entry.shape), "at most three dimensions"));
             }
         };
         match Tensor::new(name, dtype, shape, entry.data.clone()) {
             Some(tensor) => Ok(Some(tensor)),
-            None => Err(bad(
-                format!("of {} bytes", entry.data.len()),
-                "the bytes of its shape",
-            )),
+            None => Err(bad(format!("of {} bytes", entry.data.len()), "the bytes of its shape")),
         }
     }
 }
@@ -279,9 +265,8 @@ fn chat_template(path: &Path) -> Result<Option<String>, ModelError> {
     Ok(match config.chat_template {
         None => None,
         Some(Templates::One(template)) => Some(template),
-        Some(Templates::Named(list)) => list
-            .into_iter()
-            .find(|named| named.name == "default")
-            .map(|named| named.template),
+        Some(Templates::Named(list)) => {
+            list.into_iter().find(|named| named.name == "default").map(|named| named.template)
+        }
     })
 }

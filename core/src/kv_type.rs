@@ -158,11 +158,7 @@ impl KvType {
     }
 
     fn check_lengths(self, values: usize, bytes: usize) {
-        assert_eq!(
-            self.row_bytes(values),
-            Some(bytes),
-            "{self}: wrong number of bytes for {values} values"
-        );
+        assert_eq!(self.row_bytes(values), Some(bytes), "{self}: wrong number of bytes for {values} values");
     }
 }
 
@@ -181,9 +177,7 @@ impl FromStr for KvType {
         Self::ALL
             .into_iter()
             .find(|t| t.name() == full)
-            .ok_or_else(|| UnknownKvType {
-                found: text.to_owned(),
-            })
+            .ok_or_else(|| UnknownKvType { found: text.to_owned() })
     }
 }
 
@@ -303,9 +297,7 @@ fn decode_q8_0(block: &[u8; Q8_0_BYTES], out: &mut [f32; BLOCK]) {
     reason = "clamped to 0..=15; the cast rounds down, which is how ggml rounds"
 )]
 fn encode_q4_0(x: &[f32; BLOCK], out: &mut [u8; Q4_0_BYTES]) {
-    let largest = x
-        .iter()
-        .fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });
+    let largest = x.iter().fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });
     let d = (largest / -8.0).clamp(-F16_MAX, F16_MAX);
     let inverse = inverse_step(d);
     let nibble = |v: f32| (v * inverse + 8.5).clamp(0.0, 15.0) as u8;

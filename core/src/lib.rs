@@ -1,5 +1,6 @@
 //! Gemma 4: everything that is not a device.
 
+pub mod abi;
 pub mod backend;
 pub mod cache;
 pub mod chat;
@@ -13,6 +14,7 @@ pub mod kv_type;
 pub mod model;
 pub mod numeric;
 pub mod ops;
+pub mod plan;
 pub mod program;
 pub mod quant;
 pub mod reference;

@@ -1,18 +1,16 @@
 //! Arithmetic of the reference: every sum is taken in `f64`.
 //!
 //! The product of two `f32` is exact in `f64`, so a sum depends only on its order, and that is fixed here
-//! ([`LANES`] partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
+//! (`LANES` partial sums, then a tree). The same bits come out with and without fused multiply-add, on any
 //! vector width, alone or among other rows.
 
 use std::sync::LazyLock;
 
-use pulp::Arch;
+use bytemuck::{Pod, Zeroable};
+use pulp::{Arch, Simd};
 
 /// Partial sums of one dot product. Part of the specification of the reference's bits: do not tune it a machine.
 const LANES: usize = 16;
-
-/// Rows that share one pass over a weight row.
-const TILE: usize = 4;
 
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
 
@@ -23,10 +21,10 @@ pub(crate) fn vectorised<W: Vectorised>(work: W) -> W::Output {
     ARCH.dispatch(Dispatched(work))
 }
 
-/// Work for [`vectorised`]. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
+/// Work for `vectorised`. Its `run` is `#[inline(always)]`, and so is everything hot that it calls.
 pub(crate) trait Vectorised {
     type Output;
-    fn run(self) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 struct Dispatched<W>(W);
@@ -35,8 +33,8 @@ impl<W: Vectorised> pulp::WithSimd for Dispatched<W> {
     type Output = W::Output;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> W::Output {
-        self.0.run()
+    fn with_simd<S: Simd>(self, simd: S) -> W::Output {
+        self.0.run(simd)
     }
 }
 
@@ -72,121 +70,231 @@ fn tree(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
-/// `N` dot products with the same `w`, each in the order of a single one.
+/// Dot products of every row of `w` with every row of `x`, each in the order of a single one.
+///
+/// Both hold `f32` values, so that products are exact.
+///
+/// - `w`: `[outputs, cols]`; `x`: `[rows, cols]`; `out`: `[outputs, rows]`.
 #[inline(always)]
-fn dots<const N: usize>(w: &[f64], x: [&[f64]; N]) -> [f64; N] {
-    let mut sums = [[0.0f64; LANES]; N];
-    let (blocks, tail) = w.as_chunks::<LANES>();
-    for (b, w) in blocks.iter().enumerate() {
-        for n in 0..N {
-            let x = &x[n][b * LANES..(b + 1) * LANES];
-            for lane in 0..LANES {
-                sums[n][lane] += w[lane] * x[lane];
+pub(crate) fn products<S: Simd>(simd: S, w: &[f64], x: &[f64], cols: usize, out: &mut [f64]) {
+    // As many sums at once as there are registers for, the operands beside them.
+    if S::REGISTER_COUNT >= 32 {
+        by_tiles::<S, 4>(simd, w, x, cols, out);
+    } else {
+        by_tiles::<S, 2>(simd, w, x, cols, out);
+    }
+}
+
+/// [`products`] of `W` rows of `w` and [`TILE`] rows of `x` at a time; what is left over goes by smaller tiles.
+#[inline(always)]
+fn by_tiles<S: Simd, const W: usize>(simd: S, w: &[f64], x: &[f64], cols: usize, out: &mut [f64]) {
+    let rows = x.len() / cols;
+    let whole = rows / TILE * TILE;
+    for (r, x) in x.chunks_exact(TILE * cols).enumerate() {
+        band::<S, W, TILE>(simd, w, x, cols, &mut out[r * TILE..], rows);
+    }
+    for (r, x) in x[whole * cols..].chunks_exact(cols).enumerate() {
+        band::<S, W, 1>(simd, w, x, cols, &mut out[whole + r..], rows);
+    }
+}
+
+/// Rows of `x` in a tile of [`products`], and of `p` in one of [`weigh`].
+const TILE: usize = 4;
+
+/// Products of all rows of `w` with the `X` rows of `x`; the rows of `out` are `stride` apart.
+#[inline(always)]
+fn band<S: Simd, const W: usize, const X: usize>(
+    simd: S,
+    w: &[f64],
+    x: &[f64],
+    cols: usize,
+    out: &mut [f64],
+    stride: usize,
+) {
+    let outputs = w.len() / cols;
+    let whole = outputs / W * W;
+    for (o, w) in w.chunks_exact(W * cols).enumerate() {
+        tile::<S, W, X>(simd, w, x, cols, &mut out[o * W * stride..], stride);
+    }
+    for (o, w) in w[whole * cols..].chunks_exact(cols).enumerate() {
+        tile::<S, 1, X>(simd, w, x, cols, &mut out[(whole + o) * stride..], stride);
+    }
+}
+
+/// Products of `W` rows with `X` rows, their sums in registers.
+///
+/// A pass takes one vector of the [`LANES`] partial sums, so the width of vectors changes nothing.
+#[inline(always)]
+fn tile<S: Simd, const W: usize, const X: usize>(
+    simd: S,
+    w: &[f64],
+    x: &[f64],
+    cols: usize,
+    out: &mut [f64],
+    stride: usize,
+) {
+    let width = S::F64_LANES;
+    let passes = LANES / width;
+    let done = cols / LANES * LANES;
+    let mut w_rows = [(&[] as &[S::f64s], &[] as &[f64]); W];
+    for (row, w) in w_rows.iter_mut().zip(w.chunks_exact(cols)) {
+        *row = (S::as_simd_f64s(&w[..done]).0, &w[done..]);
+    }
+    let mut x_rows = [(&[] as &[S::f64s], &[] as &[f64]); X];
+    for (row, x) in x_rows.iter_mut().zip(x.chunks_exact(cols)) {
+        *row = (S::as_simd_f64s(&x[..done]).0, &x[done..]);
+    }
+    let mut lanes = [[[0.0f64; LANES]; X]; W];
+    for pass in 0..passes {
+        let mut sums = [[simd.splat_f64s(0.0); X]; W];
+        for at in (pass..done / width).step_by(passes) {
+            let mut xs = [simd.splat_f64s(0.0); X];
+            for j in 0..X {
+                xs[j] = x_rows[j].0[at];
+            }
+            for i in 0..W {
+                let w = w_rows[i].0[at];
+                for j in 0..X {
+                    sums[i][j] = multiply_add(simd, w, xs[j], sums[i][j]);
+                }
+            }
+        }
+        for i in 0..W {
+            for j in 0..X {
+                S::as_mut_simd_f64s(&mut lanes[i][j]).0[pass] = sums[i][j];
             }
         }
     }
-    let done = blocks.len() * LANES;
-    let mut totals = [0.0; N];
-    for n in 0..N {
-        for (lane, (&w, &x)) in tail.iter().zip(&x[n][done..]).enumerate() {
-            sums[n][lane] += w * x;
+    for i in 0..W {
+        for j in 0..X {
+            for (lane, (&w, &x)) in w_rows[i].1.iter().zip(x_rows[j].1).enumerate() {
+                lanes[i][j][lane] += w * x;
+            }
+            out[i * stride + j] = tree(lanes[i][j]);
         }
-        totals[n] = tree(sums[n]);
     }
-    totals
 }
 
-/// Dot products of one weight row with every row of `x`.
+/// `a * b + c` of exact products: fused or not, the bits are the same.
+#[inline(always)]
+fn multiply_add<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
+    // Without vectors there may be no fused instruction, and calling a function in its place takes forever.
+    if S::F64_LANES == 1 { simd.add_f64s(simd.mul_f64s(a, b), c) } else { simd.mul_add_e_f64s(a, b, c) }
+}
+
+/// Adds to every row of `sums` the rows of `values`, weighed by the row's `p`, in the order of the rows of `values`.
 ///
-/// - `w`: `[cols]`; `x`: `[rows, cols]`; `out`: `[rows]`.
+/// Products are rounded before they are added, for they are not exact.
+///
+/// - `p`: `[queries, keys]`, rows `stride` apart; `values`: `[keys, dim]`; `sums`: `[queries, dim]`.
 #[inline(always)]
-pub(crate) fn dot_rows(w: &[f64], x: &[f64], out: &mut [f32]) {
-    let cols = w.len();
-    let mut tiles = x.chunks_exact(TILE * cols);
-    let mut outs = out.chunks_exact_mut(TILE);
-    for (x, out) in tiles.by_ref().zip(outs.by_ref()) {
-        let rows = [&x[..cols], &x[cols..2 * cols], &x[2 * cols..3 * cols], &x[3 * cols..]];
-        for (out, sum) in out.iter_mut().zip(dots(w, rows)) {
-            *out = round(sum);
+pub(crate) fn weigh<S: Simd>(
+    simd: S,
+    p: &[f64],
+    stride: usize,
+    values: &[f64],
+    dim: usize,
+    sums: &mut [f64],
+) {
+    let (keys, queries) = (values.len() / dim, sums.len() / dim);
+    let whole = queries / TILE * TILE;
+    for (q, sums) in sums.chunks_mut(TILE * dim).enumerate() {
+        let p = &p[q * TILE * stride..];
+        if q * TILE < whole {
+            weigh_tile::<S, TILE>(simd, p, stride, values, keys, sums);
+        } else {
+            for (q, sums) in sums.chunks_exact_mut(dim).enumerate() {
+                weigh_tile::<S, 1>(simd, &p[q * stride..], stride, values, keys, sums);
+            }
         }
-    }
-    for (x, out) in tiles.remainder().chunks_exact(cols).zip(outs.into_remainder()) {
-        *out = round(dots(w, [x])[0]);
     }
 }
 
-/// The dot product of two `f32` rows, in the order of [`dot_rows`].
+/// Vectors of a row that [`weigh`] sums at once.
+const VECTORS: usize = 4;
+
+/// [`weigh`] for `Q` queries.
 #[inline(always)]
-#[must_use]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+fn weigh_tile<S: Simd, const Q: usize>(
+    simd: S,
+    p: &[f64],
+    stride: usize,
+    values: &[f64],
+    keys: usize,
+    sums: &mut [f64],
+) {
+    let dim = sums.len() / Q;
+    let block = VECTORS * S::F64_LANES;
+    let whole = dim / block * block;
+    for start in (0..whole).step_by(block) {
+        let mut totals = [[simd.splat_f64s(0.0); VECTORS]; Q];
+        for q in 0..Q {
+            let from = S::as_simd_f64s(&sums[q * dim + start..][..block]).0;
+            totals[q].copy_from_slice(from);
+        }
+        for key in 0..keys {
+            let value = S::as_simd_f64s(&values[key * dim + start..][..block]).0;
+            for q in 0..Q {
+                let p = simd.splat_f64s(p[q * stride + key]);
+                for n in 0..VECTORS {
+                    totals[q][n] = simd.add_f64s(totals[q][n], simd.mul_f64s(p, value[n]));
+                }
+            }
+        }
+        for q in 0..Q {
+            let to = S::as_mut_simd_f64s(&mut sums[q * dim + start..][..block]).0;
+            to.copy_from_slice(&totals[q]);
         }
     }
-    for (lane, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        lanes[lane] += f64::from(a) * f64::from(b);
+    for q in 0..Q {
+        for key in 0..keys {
+            let weight = p[q * stride + key];
+            for c in whole..dim {
+                sums[q * dim + c] += weight * values[key * dim + c];
+            }
+        }
     }
-    tree(lanes)
+}
+
+/// `f64` values for [`products`] that begin where a cache line does: an AVX-512 load that spans two takes twice as long.
+#[derive(Default)]
+pub(crate) struct Wide(Vec<Line>);
+
+/// A cache line.
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f64; 8]);
+
+impl Wide {
+    /// `from` as `f64`.
+    pub(crate) fn of(from: &[f32]) -> Self {
+        let mut wide = Self::default();
+        let to = wide.resize(from.len());
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = f64::from(from);
+        }
+        wide
+    }
+
+    /// Room for `len` values; what they are does not matter.
+    pub(crate) fn resize(&mut self, len: usize) -> &mut [f64] {
+        self.0.resize(len.div_ceil(8), Line::default());
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    }
+
+    /// All values, up to seven more than were asked for.
+    pub(crate) fn as_slice(&self) -> &[f64] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// `f32` values as `f64`.
+#[inline(always)]
+pub(crate) fn widen(from: &[f32], to: &mut [f64]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = f64::from(from);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct All<'a> {
-        w: &'a [f64],
-        x: &'a [f64],
-        out: &'a mut [f32],
-    }
-
-    impl Vectorised for All<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run(self) {
-            dot_rows(self.w, self.x, self.out);
-        }
-    }
-
-    struct One<'a>(&'a [f32], &'a [f32]);
-
-    impl Vectorised for One<'_> {
-        type Output = f64;
-
-        #[inline(always)]
-        fn run(self) -> f64 {
-            dot(self.0, self.1)
-        }
-    }
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        (0..n)
-            .map(|i| {
-                let h =
-                    (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_mul(u64::from(2 * seed + 1));
-                round((h >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_dot_product_has_the_same_bits_alone_in_a_tile_and_without_vectors() {
-        for cols in [1, 15, 16, 17, 255, 512] {
-            let w = values(cols, 1);
-            let wide: Vec<f64> = w.iter().map(|&v| f64::from(v)).collect();
-            let rows: Vec<Vec<f32>> = (0..7).map(|r| values(cols, 100 + r)).collect();
-            let flat: Vec<f64> = rows.iter().flatten().map(|&v| f64::from(v)).collect();
-            let mut together = vec![0.0; rows.len()];
-            vectorised(All { w: &wide, x: &flat, out: &mut together });
-            for (row, &got) in rows.iter().zip(&together) {
-                assert_eq!(round(vectorised(One(&w, row))).to_bits(), got.to_bits(), "{cols} columns");
-                assert_eq!(round(dot(&w, row)).to_bits(), got.to_bits(), "{cols} columns, plain");
-                let exact: f64 = w.iter().zip(row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-                assert!((f64::from(got) - exact).abs() <= 1e-6, "{cols} columns: {got} against {exact}");
-            }
-        }
-    }
-}
+mod tests;

@@ -61,12 +61,7 @@ pub use legacy::MXFP4_VALUES;
 /// If `out` is no whole number of blocks, or `blocks` has not exactly their bytes.
 #[inline(always)]
 pub fn decode(dtype: DType, blocks: &[u8], out: &mut [f32]) {
-    assert_eq!(
-        dtype.row_bytes(out.len()),
-        Some(blocks.len()),
-        "{dtype}: bytes of {} values",
-        out.len()
-    );
+    assert_eq!(dtype.row_bytes(out.len()), Some(blocks.len()), "{dtype}: bytes of {} values", out.len());
     match dtype {
         DType::F32 => each(blocks, out, f32::from_le_bytes),
         DType::F16 => f16_row(blocks, out),
@@ -101,10 +96,7 @@ trait Block<const N: usize>: Pod {
 /// Decodes blocks one after another.
 #[inline(always)]
 fn row<B: Block<N>, const N: usize>(blocks: &[u8], out: &mut [f32]) {
-    for (block, out) in bytemuck::cast_slice::<u8, B>(blocks)
-        .iter()
-        .zip(out.as_chunks_mut().0)
-    {
+    for (block, out) in bytemuck::cast_slice::<u8, B>(blocks).iter().zip(out.as_chunks_mut().0) {
         block.decode(out);
         // No instruction, but it ends the loop's body for the vectoriser, which otherwise takes one value of each
         // of several blocks into a vector, at a small part of the speed.

@@ -6,6 +6,7 @@
 mod pool;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
@@ -98,7 +99,7 @@ pub struct Loaded {
 /// A program bound to its weights and states.
 #[derive(Debug)]
 pub struct Plan {
-    program: Program,
+    program: Arc<Program>,
     weights: Vec<Loaded>,
     states: Vec<Pool>,
     slots: Slots,
@@ -121,11 +122,7 @@ impl Reference {
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("gemma4-cpu-{i}"))
             .build()?;
-        Ok(Self {
-            threads,
-            sampled: Mutex::default(),
-            distortion: None,
-        })
+        Ok(Self { threads, sampled: Mutex::default(), distortion: None })
     }
 
     /// The same with whatever is stored distorted.
@@ -147,10 +144,7 @@ impl Backend for Reference {
             vector.resize(tensor.cols, 0.0);
             quant::decode(tensor.dtype, &tensor.data, &mut vector);
         }
-        Ok(Loaded {
-            tensor: tensor.clone(),
-            vector: vector.into(),
-        })
+        Ok(Loaded { tensor: tensor.clone(), vector: vector.into() })
     }
 
     fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
@@ -166,7 +160,7 @@ impl Backend for Reference {
         let slots = Slots::of(program);
         let scratch = slots.elements.iter().map(|&n| vec![f32::NAN; n]).collect();
         Ok(Plan {
-            program: program.clone(),
+            program: Arc::new(program.clone()),
             weights: weights.to_vec(),
             states: states.to_vec(),
             slots,
@@ -183,26 +177,17 @@ impl Backend for Reference {
             .rows
             .iter()
             .map(|row| match row.token {
-                Row::SAMPLED => sampled
-                    .get(&row.slot)
-                    .copied()
-                    .ok_or(ReferenceError::NothingSampled(row.slot)),
+                Row::SAMPLED => {
+                    sampled.get(&row.slot).copied().ok_or(ReferenceError::NothingSampled(row.slot))
+                }
                 token => Ok(token),
             })
             .collect::<Result<_, _>>()?;
         let program = plan.program.clone();
         let last = &mut *sampled;
-        self.threads.install(|| {
-            program
-                .ops
-                .iter()
-                .try_for_each(|op| plan.execute(op, step, &tokens, last))
-        })?;
-        let kept = program
-            .outputs
-            .iter()
-            .map(|&act| (act, plan.get(act, step).to_vec()))
-            .collect();
+        self.threads
+            .install(|| program.ops.iter().try_for_each(|op| plan.execute(op, step, &tokens, last)))?;
+        let kept = program.outputs.iter().map(|&act| (act, plan.get(act, step).to_vec())).collect();
         let ticket = Ticket(plan.next);
         plan.next += 1;
         plan.kept.push_back((ticket.0, kept));
@@ -220,16 +205,11 @@ impl Backend for Reference {
         into: &mut [T],
     ) -> Result<(), ReferenceError> {
         let kept = plan.kept.iter().find(|(number, _)| *number == ticket.0);
-        let values = kept
-            .and_then(|(_, outputs)| outputs.get(&output))
-            .ok_or(ReferenceError::Gone(ticket.0))?;
+        let values =
+            kept.and_then(|(_, outputs)| outputs.get(&output)).ok_or(ReferenceError::Gone(ticket.0))?;
         let (from, into): (&[u8], &mut [u8]) = (bytemuck::cast_slice(values), bytemuck::cast_slice_mut(into));
         if from.len() != into.len() {
-            return Err(ReferenceError::OutputSize {
-                act: output,
-                want: from.len(),
-                got: into.len(),
-            });
+            return Err(ReferenceError::OutputSize { act: output, want: from.len(), got: into.len() });
         }
         into.copy_from_slice(from);
         Ok(())
@@ -381,24 +361,45 @@ impl Plan {
     fn attention(&mut self, op: &Attention, step: &Step<'_>) {
         use rayon::prelude::*;
         let heads = op.heads;
-        let part = heads.heads / heads.kv_heads * heads.head_dim;
+        let group = heads.heads / heads.kv_heads;
+        let part = group * heads.head_dim;
         self.write(op.out, step, |plan, out| {
             let q = plan.get(op.q, step);
             let (k, v) = (plan.pool(op.k), plan.pool(op.v));
-            let rotated = Rotated {
-                keys: k.rotated(),
-                values: v.rotated(),
-            };
+            let rotated = Rotated { keys: k.rotated(), values: v.rotated() };
             let seen = pool::Seen::decode(k, v, op.mask, step);
-            let parts = out
-                .par_chunks_exact_mut(part)
-                .zip(q.par_chunks_exact(part))
-                .enumerate();
-            parts.for_each(|(at, (out, q))| {
-                let row = step.rows[at / heads.kv_heads];
-                let seen = seen.of(row.slot, at % heads.kv_heads);
-                ops::attention::reference(q, row.position, op.mask, seen, rotated, heads.head_dim, out);
-            });
+            let tasks: Vec<(Range<usize>, usize)> = neighbours(step.rows, (QUERIES / group).max(1))
+                .flat_map(|rows| (0..heads.kv_heads).map(move |head| (rows.clone(), head)))
+                .collect();
+            let done: Vec<Vec<f32>> = tasks
+                .par_iter()
+                .map(|(rows, head)| {
+                    let of_row = |row: usize| &q[(row * heads.kv_heads + head) * part..][..part];
+                    let q: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
+                    let positions: Vec<u32> =
+                        step.rows[rows.clone()].iter().map(|row| row.position).collect();
+                    let seen = seen.of(step.rows[rows.start].slot, *head);
+                    ops::attention::reference(&q, &positions, op.mask, seen, rotated, heads.head_dim)
+                })
+                .collect();
+            for ((rows, head), done) in tasks.into_iter().zip(done) {
+                for (row, done) in rows.zip(done.chunks_exact(part)) {
+                    out[(row * heads.kv_heads + head) * part..][..part].copy_from_slice(done);
+                }
+            }
         });
     }
+}
+
+/// Query heads that one task of attention takes.
+const QUERIES: usize = 16;
+
+/// Runs of rows of one sequence, at most `most` rows each.
+fn neighbours(rows: &[Row], most: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.slot == b.slot).flat_map(move |run| {
+        let first = start;
+        start += run.len();
+        (first..start).step_by(most).map(move |at| at..start.min(at + most)).collect::<Vec<_>>()
+    })
 }

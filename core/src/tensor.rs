@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 /// An element type of a weight tensor. Names and numbers are GGUF's (`ggml_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(
-    non_camel_case_types,
-    reason = "the names every Gemma user knows from GGUF files"
-)]
+#[expect(non_camel_case_types, reason = "the names every Gemma user knows from GGUF files")]
 #[expect(missing_docs, reason = "the layout of each is in `quant`")]
 pub enum DType {
     F32,
@@ -136,18 +133,12 @@ impl Bytes {
     /// Bytes inside the program.
     #[must_use]
     pub fn from_static(bytes: &'static [u8]) -> Self {
-        Self {
-            range: 0..bytes.len(),
-            owner: Owner::Static(bytes),
-        }
+        Self { range: 0..bytes.len(), owner: Owner::Static(bytes) }
     }
 
     /// Bytes of `owner`, which lives as long as any part of them.
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        Self {
-            range: 0..owner.as_ref().len(),
-            owner: Owner::Shared(Arc::new(owner)),
-        }
+        Self { range: 0..owner.as_ref().len(), owner: Owner::Shared(Arc::new(owner)) }
     }
 
     /// The part `range`, counted from the start of this part; `None` if it reaches past the end.
@@ -155,10 +146,7 @@ impl Bytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;
         let start = self.range.start;
-        Some(Self {
-            owner: self.owner.clone(),
-            range: start + range.start..start + range.end,
-        })
+        Some(Self { owner: self.owner.clone(), range: start + range.start..start + range.end })
     }
 }
 
@@ -204,14 +192,7 @@ impl Tensor {
     #[must_use]
     pub fn new(name: &str, dtype: DType, [experts, rows, cols]: [usize; 3], data: Bytes) -> Option<Self> {
         let bytes = dtype.row_bytes(cols)?.checked_mul(rows)?.checked_mul(experts)?;
-        (bytes == data.len()).then(|| Self {
-            name: name.to_owned(),
-            dtype,
-            experts,
-            rows,
-            cols,
-            data,
-        })
+        (bytes == data.len()).then(|| Self { name: name.to_owned(), dtype, experts, rows, cols, data })
     }
 
     /// Bytes of one row.
@@ -241,9 +222,7 @@ impl Tensor {
             return None;
         }
         let bytes = self.row_bytes();
-        let data = self
-            .data
-            .slice(range.start.checked_mul(bytes)?..range.end.checked_mul(bytes)?)?;
+        let data = self.data.slice(range.start.checked_mul(bytes)?..range.end.checked_mul(bytes)?)?;
         Self::new(name, self.dtype, [1, range.len(), self.cols], data)
     }
 }

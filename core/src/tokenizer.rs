@@ -258,9 +258,8 @@ impl Tokenizer {
 
     /// Text whose spaces are replaced, as one stretch.
     fn merge(&self, spaced: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        let tokens = self.bpe.tokenize(spaced).map_err(|error| EncodeError::Merge {
-            reason: error.to_string(),
-        })?;
+        let tokens =
+            self.bpe.tokenize(spaced).map_err(|error| EncodeError::Merge { reason: error.to_string() })?;
         ids.extend(tokens.iter().map(|token| token.id));
         Ok(())
     }
@@ -312,12 +311,7 @@ impl Tokenizer {
 
     /// The id of a token spelled as in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
-        let special = || {
-            self.specials
-                .iter()
-                .copied()
-                .find(|&id| self.piece(id) == Some(token))
-        };
+        let special = || self.specials.iter().copied().find(|&id| self.piece(id) == Some(token));
         self.bpe.token_to_id(token).or_else(special)
     }
 
@@ -369,10 +363,7 @@ struct Finder {
 
 impl Finder {
     fn find(&self, text: &str) -> impl Iterator<Item = (Range<usize>, u32)> {
-        let found = self
-            .automaton
-            .iter()
-            .flat_map(move |automaton| automaton.find_iter(text));
+        let found = self.automaton.iter().flat_map(move |automaton| automaton.find_iter(text));
         found.map(|found| (found.range(), self.ids[found.pattern().as_usize()]))
     }
 }

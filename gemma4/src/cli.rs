@@ -10,12 +10,23 @@ use gemma4_core::model::gemma4::KvTypes;
 use crate::failure::Failure;
 use crate::{inspect, logits, perplexity, run, shell, tokenize};
 
+/// Headings of help texts.
+const MODEL: &str = "Model and device";
+const CACHE: &str = "Cache";
+
+const EXAMPLES: &str = "\
+Examples:
+  gemma4 run \"What does numpy.linspace do?\"        one answer, from the model inside this program
+  gemma4 run --model gemma-4-E4B-it-Q4_K_M.gguf    a chat with a model of yours
+  gemma4 inspect --model gemma-4-E4B-it            what is in a model, and the memory it needs
+  gemma4 help run                                  every option of a command";
+
 /// Run Google's Gemma 4 on your own machine.
 ///
 /// Without --model, a small model inside this program answers: it knows some Python functions by name, calls tools
 /// and thinks when asked to, and shows that everything works.
 #[derive(Parser, Debug)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -27,13 +38,15 @@ pub(crate) struct Cli {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Global {
     /// What computes
-    #[arg(long, global = true, value_enum, default_value_t = BackendName::Auto)]
+    #[arg(long, global = true, value_enum, default_value_t = BackendName::Auto, help_heading = MODEL)]
     pub(crate) backend: BackendName,
     /// A GGUF file (any part of a split one), or a checkpoint folder with config.json and safetensors
-    #[arg(long, short, global = true, value_name = "PATH")]
+    /// [default: the small model inside this program]
+    #[arg(long, short, global = true, value_name = "PATH", help_heading = MODEL)]
     pub(crate) model: Option<PathBuf>,
     /// Threads of the cpu backend [default: one a core]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, global = true, value_name = "N", help_heading = MODEL, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 }
 
@@ -54,13 +67,14 @@ pub(crate) enum BackendName {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct CacheArgs {
     /// Most tokens of prompt and answer together [default: 8192, or what the model was trained for if less]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", help_heading = CACHE, allow_negative_numbers = true)]
     pub(crate) ctx: Option<usize>,
-    /// Types of cached keys and values: f32, f16, q8_0, q4_0 or tq3_0, as K,V or one for both
-    #[arg(long, value_name = "K,V", default_value = "f16", value_parser = parse_kv)]
+    /// Stored types of keys and values.
+    #[arg(help = "Types of cached keys and values: f32, f16, q8_0, q4_0 or tq3_0, as K,V or one for both")]
+    #[arg(long, value_name = "K,V", default_value = "f16", value_parser = parse_kv, help_heading = CACHE)]
     pub(crate) kv: KvTypes,
     /// The same for local (sliding-window) layers alone [default: as --kv]
-    #[arg(long, value_name = "K,V", value_parser = parse_kv)]
+    #[arg(long, value_name = "K,V", value_parser = parse_kv, help_heading = CACHE)]
     pub(crate) kv_local: Option<KvTypes>,
 }
 

@@ -8,6 +8,7 @@ use gemma4_core::backend::Backend;
 use gemma4_core::checkpoint::Checkpoint;
 use gemma4_core::engine::{CHUNK, Engine, Options};
 use gemma4_core::model::gemma4::Gemma4;
+use gemma4_core::plan::{MemoryPlan, Target};
 use gemma4_core::reference::Reference;
 use gemma4_core::session::BORDERS;
 use gemma4_core::tensor::Bytes;
@@ -45,13 +46,17 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
     let most = model.config.max_context;
     let context = cache.ctx.unwrap_or(CONTEXT.min(most));
     if context == 0 || context > most {
-        return Err(Failure::usage(format!("--ctx is {context}, expected 1 to {most}, the model's own context")));
+        return Err(Failure::usage(format!(
+            "--ctx is {context}, expected 1 to {most}, the model's own context"
+        )));
     }
     let widths = model.config.layers.iter().map(|layer| layer.head_dim);
     let (kv_global, kv_local) = (cache.kv, cache.kv_local.unwrap_or(cache.kv));
     for kv in [kv_global.k, kv_global.v, kv_local.k, kv_local.v] {
         if let Some(dim) = widths.clone().find(|&dim| kv.row_bytes(dim).is_none()) {
-            return Err(Failure::usage(format!("--kv {kv} needs heads of another width than this model's {dim}")));
+            return Err(Failure::usage(format!(
+                "--kv {kv} needs heads of another width than this model's {dim}"
+            )));
         }
     }
     Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
@@ -67,7 +72,13 @@ pub(crate) fn reference(global: &Global) -> Result<Reference, Failure> {
 }
 
 /// Puts a model on a device, with a progress bar where somebody is watching.
+///
+/// What does not fit into memory is refused before anything is allocated.
 pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) -> Result<Engine<B>, Failure> {
+    // Every backend of this build computes in main memory.
+    if let Some(free) = free_memory() {
+        MemoryPlan::of(&model, &options, Target::Cpu)?.check(&model.config, &options, free)?;
+    }
     let bar = bar(0, "loading", "{bytes}/{total_bytes}");
     let engine = Engine::new(backend, model, options, &mut |done, total| {
         bar.set_length(total);
@@ -77,9 +88,20 @@ pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) ->
     Ok(engine?)
 }
 
+/// Bytes of main memory that programs may still take; `None` where the system does not say.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A progress bar on stderr; hidden where stderr is not a terminal, and for the first moments.
 pub(crate) fn bar(len: u64, what: &'static str, counts: &str) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let template = format!("{{prefix}} {{bar:30}} {counts} {{elapsed}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(Some(len), target).with_style(style).with_prefix(what);

@@ -7,9 +7,12 @@ mod load;
 mod logits;
 mod perplexity;
 mod run;
+mod score;
 mod shell;
+mod text;
 mod tokenize;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,7 +23,8 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Whoever closed stderr has the exit code.
+            let _ = writeln!(io::stderr(), "error: {failure}");
             failure.code()
         }
     }

@@ -81,6 +81,11 @@ fn target(backend: BackendName, target: &Target, tally: &mut Tally) {
         tally.line(&feed.to_string(), result);
     }
     for kv in KvType::ALL.into_iter().filter(|&kv| kv != KvType::F32) {
+        if let Some(head_dim) = target.does_not_fit(kv) {
+            tally.skipped += 1;
+            println!("  skipped: heads of {head_dim} values do not fill blocks of {kv}");
+            continue;
+        }
         let result = target
             .quantised(new(), kv)
             .map(|noise| (format!("relative error {:.1e} of {:.1e}", noise.error, noise.bound), noise.count));

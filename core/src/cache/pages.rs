@@ -47,11 +47,7 @@ pub(super) struct Pages {
 
 impl Pages {
     pub(super) fn new(count: usize) -> Self {
-        Self {
-            count,
-            taken: Vec::new(),
-            returned: Vec::new(),
-        }
+        Self { count, taken: Vec::new(), returned: Vec::new() }
     }
 
     /// Pages that nobody holds.
@@ -72,10 +68,7 @@ impl Pages {
     /// A free page for `owner`. There is one: a step counts before it takes.
     pub(super) fn take(&mut self, owner: SeqId) -> PageId {
         let id = self.returned.pop().unwrap_or_else(|| {
-            assert!(
-                self.taken.len() < self.count,
-                "free pages are counted before one is taken"
-            );
+            assert!(self.taken.len() < self.count, "free pages are counted before one is taken");
             self.taken.push(Page::default());
             PageId::try_from(self.taken.len() - 1).expect("the number of pages was checked to fit a page id")
         });
@@ -173,10 +166,6 @@ impl Pages {
 
     /// Overwrites who holds a page: how a test breaks the rules.
     pub(super) fn forge(&mut self, id: PageId, (owner, whole, partial): (Option<SeqId>, usize, Vec<usize>)) {
-        self.taken[id as usize] = Page {
-            owner,
-            whole,
-            partial,
-        };
+        self.taken[id as usize] = Page { owner, whole, partial };
     }
 }

@@ -24,11 +24,7 @@ pub const fn padded(tokens: usize) -> usize {
 /// `pad(window + step - 1 + slack)`, but never more than a cache of `context` tokens that does not wrap.
 #[must_use]
 pub const fn ring_slots(window: usize, step: usize, slack: usize, context: usize) -> usize {
-    let wrapping = padded(
-        window
-            .saturating_add(step.saturating_sub(1))
-            .saturating_add(slack),
-    );
+    let wrapping = padded(window.saturating_add(step.saturating_sub(1)).saturating_add(slack));
     let whole = padded(context);
     if wrapping < whole { wrapping } else { whole }
 }

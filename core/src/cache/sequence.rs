@@ -30,20 +30,13 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // A vector of numbers is as good after a panic elsewhere as before.
-        self.dropped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(self.id);
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
     }
 }
 
 impl Snapshot {
     pub(super) fn new(id: u64, len: usize, dropped: &Dropped) -> Self {
-        Self(Arc::new(Handle {
-            id,
-            len,
-            dropped: Arc::clone(dropped),
-        }))
+        Self(Arc::new(Handle { id, len, dropped: Arc::clone(dropped) }))
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -52,10 +45,7 @@ impl Snapshot {
 
     /// Tokens of the sequence when the snapshot was taken.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a length in tokens, not a container's"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a length in tokens, not a container's")]
     pub fn len(&self) -> usize {
         self.0.len
     }
@@ -115,11 +105,7 @@ impl Held {
 
     /// The page that a token at the current length is appended to, if it is begun already.
     pub(super) fn tail(&self, span: Span, len: usize) -> Option<PageId> {
-        if len.is_multiple_of(PAGE) {
-            None
-        } else {
-            self.page(span, len / PAGE)
-        }
+        if len.is_multiple_of(PAGE) { None } else { self.page(span, len / PAGE) }
     }
 
     /// Lowest position whose local keys and values another holder may come to rely on.
@@ -161,11 +147,7 @@ impl Held {
         let end = self.len.div_ceil(PAGE);
         let pages = |span, range: Range<usize>| {
             range.filter_map(move |logical| {
-                Some((
-                    span,
-                    self.page(span, logical)?,
-                    (self.len - logical * PAGE).min(PAGE),
-                ))
+                Some((span, self.page(span, logical)?, (self.len - logical * PAGE).min(PAGE)))
             })
         };
         pages(Span::Global, 0..end).chain(pages(Span::Local, self.oldest / PAGE..end))
@@ -191,11 +173,7 @@ impl Held {
         let border = len / PAGE * PAGE;
         let length = if appendable { len } else { border };
         // A lower border needs an older window: if this one is not there, no other is.
-        if Self::window_present(spec, self.lowest_shareable(), length) {
-            length
-        } else {
-            0
-        }
+        if Self::window_present(spec, self.lowest_shareable(), length) { length } else { 0 }
     }
 }
 

@@ -49,12 +49,8 @@ impl CacheSpec {
         // The pages of the window before a page border, and the page after it.
         let held = ring_pages.min(window.saturating_sub(1).div_ceil(PAGE) + 1);
         Self {
-            global_pages: sequences
-                .saturating_mul(context.div_ceil(PAGE))
-                .saturating_add(snapshots),
-            local_pages: sequences
-                .saturating_mul(ring_pages)
-                .saturating_add(snapshots.saturating_mul(held)),
+            global_pages: sequences.saturating_mul(context.div_ceil(PAGE)).saturating_add(snapshots),
+            local_pages: sequences.saturating_mul(ring_pages).saturating_add(snapshots.saturating_mul(held)),
             ring_pages,
             window,
             max_context: context,
@@ -65,16 +61,8 @@ impl CacheSpec {
     #[must_use]
     pub fn without(self, span: Span) -> Self {
         match span {
-            Span::Global => Self {
-                global_pages: 0,
-                ..self
-            },
-            Span::Local => Self {
-                local_pages: 0,
-                ring_pages: 0,
-                window: 0,
-                ..self
-            },
+            Span::Global => Self { global_pages: 0, ..self },
+            Span::Local => Self { local_pages: 0, ring_pages: 0, window: 0, ..self },
         }
     }
 
@@ -100,13 +88,7 @@ impl CacheSpec {
     /// a second page that its window still needs, and a page that leaves the ring as a whole when the first token of
     /// its successor comes takes nothing with it that this token sees.
     pub(super) fn check(&self) -> Result<(), CacheError> {
-        let err = |what, found, expected| {
-            Err(CacheError::BadSpec {
-                what,
-                found,
-                expected,
-            })
-        };
+        let err = |what, found, expected| Err(CacheError::BadSpec { what, found, expected });
         let most = NO_PAGE as usize;
         for (what, found) in [
             ("global pages", self.global_pages),
@@ -124,11 +106,7 @@ impl CacheSpec {
             return Ok(());
         }
         if self.window == 0 {
-            return err(
-                "sliding window in tokens",
-                0,
-                "at least 1 where there is a local ring".into(),
-            );
+            return err("sliding window in tokens", 0, "at least 1 where there is a local ring".into());
         }
         let least = padded(self.window.saturating_add(PAGE - 1)).min(padded(self.max_context)) / PAGE;
         let most = padded(self.max_context) / PAGE;

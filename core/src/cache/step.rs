@@ -55,9 +55,7 @@ impl Cache {
         let reach = self.spec.window_start(len) + self.spec.ring_slots();
         let mut end = reach.min(max_context);
         for logical in len.div_ceil(PAGE)..end.div_ceil(PAGE) {
-            let replaced = held
-                .page(Span::Local, logical)
-                .is_some_and(|page| !self.local.exclusive(page));
+            let replaced = held.page(Span::Local, logical).is_some_and(|page| !self.local.exclusive(page));
             if replaced && (logical + 1) * PAGE > reach {
                 end = logical * PAGE;
                 break;
@@ -76,21 +74,12 @@ impl Cache {
     /// [`CacheError::UnknownSequence`]; nothing has changed then.
     pub fn reserve(&mut self, seq: SeqId, n: usize) -> Result<StepPages, CacheError> {
         self.collect();
-        let Self {
-            sequences,
-            global,
-            local,
-            spec,
-            ..
-        } = &*self;
+        let Self { sequences, global, local, spec, .. } = &*self;
         let held = &sequences.get(&seq).ok_or(CacheError::UnknownSequence)?.held;
         let len = held.len;
         if n > spec.max_context - len {
             let len = len.saturating_add(n);
-            return Err(CacheError::ContextFull {
-                len,
-                max_context: spec.max_context,
-            });
+            return Err(CacheError::ContextFull { len, max_context: spec.max_context });
         }
         let limit = self.limit(held);
         if n > limit {
@@ -102,36 +91,20 @@ impl Cache {
         let missing = |span, pages: &Pages| {
             let writable = |page| span == Span::Global || pages.exclusive(page);
             let fresh = |&logical: &usize| !held.page(span, logical).is_some_and(writable);
-            if spec.table_len(span) == 0 {
-                0
-            } else {
-                begun.clone().filter(fresh).count()
-            }
+            if spec.table_len(span) == 0 { 0 } else { begun.clone().filter(fresh).count() }
         };
         for (group, pages, span) in [("global", global, Span::Global), ("local", local, Span::Local)] {
             let needed = missing(span, pages);
             if needed > pages.free() {
-                return Err(CacheError::OutOfPages {
-                    group,
-                    needed,
-                    free: pages.free(),
-                });
+                return Err(CacheError::OutOfPages { group, needed, free: pages.free() });
             }
         }
 
-        let Self {
-            sequences,
-            global,
-            local,
-            ..
-        } = self;
+        let Self { sequences, global, local, .. } = self;
         let sequence = sequences.get_mut(&seq).ok_or(CacheError::UnknownSequence)?;
         let mut step = StepPages::default();
         for logical in begun {
-            if let Some(entry) = sequence
-                .held
-                .entry(Span::Global, logical)
-                .filter(|entry| **entry == NO_PAGE)
+            if let Some(entry) = sequence.held.entry(Span::Global, logical).filter(|entry| **entry == NO_PAGE)
             {
                 *entry = global.take(seq);
                 step.fresh_global.push(*entry);
@@ -170,10 +143,7 @@ impl Cache {
     pub fn commit(&mut self, seq: SeqId, kept: usize) -> Result<(), CacheError> {
         let sequence = self.sequences.get_mut(&seq).ok_or(CacheError::UnknownSequence)?;
         if kept > sequence.pending {
-            return Err(CacheError::NotReserved {
-                kept,
-                reserved: sequence.pending,
-            });
+            return Err(CacheError::NotReserved { kept, reserved: sequence.pending });
         }
         sequence.held.len += kept;
         sequence.pending = 0;
@@ -195,23 +165,13 @@ impl Cache {
         let sequence = self.sequence(seq)?;
         let Held { oldest, .. } = sequence.held;
         if len > sequence.held.len {
-            return Err(CacheError::Beyond {
-                asked: len,
-                len: sequence.held.len,
-            });
+            return Err(CacheError::Beyond { asked: len, len: sequence.held.len });
         }
         if !Held::window_present(&spec, oldest, len) {
-            return Err(CacheError::TooFarBack {
-                asked: len,
-                lowest: oldest + spec.window - 1,
-            });
+            return Err(CacheError::TooFarBack { asked: len, lowest: oldest + spec.window - 1 });
         }
         let border = len / PAGE * PAGE;
-        let kept = if self.appendable(&sequence.held, len, Claim::Holder(seq)) {
-            len
-        } else {
-            border
-        };
+        let kept = if self.appendable(&sequence.held, len, Claim::Holder(seq)) { len } else { border };
         if !Held::window_present(&spec, oldest, kept) {
             return Err(CacheError::SharedPage { asked: len, border });
         }
@@ -221,22 +181,12 @@ impl Cache {
 
     /// Drops what a sequence holds above `len`, where it may go on.
     fn truncate(&mut self, seq: SeqId, len: usize) -> Result<(), CacheError> {
-        let Self {
-            sequences,
-            global,
-            local,
-            ..
-        } = self;
+        let Self { sequences, global, local, .. } = self;
         let Sequence { held, pending } = sequences.get_mut(&seq).ok_or(CacheError::UnknownSequence)?;
         *pending = 0;
         held.len = len;
         let first = len.div_ceil(PAGE);
-        for page in held
-            .global
-            .iter_mut()
-            .skip(first)
-            .filter(|page| **page != NO_PAGE)
-        {
+        for page in held.global.iter_mut().skip(first).filter(|page| **page != NO_PAGE) {
             global.leave(std::mem::replace(page, NO_PAGE), seq);
         }
         if len == 0 {
@@ -250,9 +200,7 @@ impl Cache {
         for logical in first..first + entries {
             // What this page was begun with is above `len`; what its entry held before may still be in the window.
             let stale = (logical + 1) * PAGE <= held.oldest + ring;
-            if let Some(entry) = held
-                .entry(Span::Local, logical)
-                .filter(|entry| stale && **entry != NO_PAGE)
+            if let Some(entry) = held.entry(Span::Local, logical).filter(|entry| stale && **entry != NO_PAGE)
             {
                 local.leave(std::mem::replace(entry, NO_PAGE), seq);
             }
@@ -272,11 +220,7 @@ fn runs(held: &Held, span: Span, start: usize, end: usize) -> Vec<PageRun> {
         .filter_map(|logical| {
             let (from, to) = (start.max(logical * PAGE), end.min((logical + 1) * PAGE));
             let page = held.page(span, logical)?;
-            (from < to).then_some(PageRun {
-                page,
-                offset: from - logical * PAGE,
-                rows: to - from,
-            })
+            (from < to).then_some(PageRun { page, offset: from - logical * PAGE, rows: to - from })
         })
         .collect()
 }

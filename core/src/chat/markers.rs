@@ -65,9 +65,7 @@ pub struct Markers {
 impl Markers {
     /// Asks for the id of every marker's text.
     pub fn find(id_of: impl Fn(&str) -> Option<u32>) -> Self {
-        Self {
-            ids: Marker::ALL.map(|marker| id_of(marker.text())),
-        }
+        Self { ids: Marker::ALL.map(|marker| id_of(marker.text())) }
     }
 
     /// For models that spell all markers as ordinary text.
@@ -85,9 +83,7 @@ impl Markers {
     /// The marker that a token is.
     #[must_use]
     pub fn marker(&self, id: u32) -> Option<Marker> {
-        Marker::ALL
-            .into_iter()
-            .find(|marker| self.id(*marker) == Some(id))
+        Marker::ALL.into_iter().find(|marker| self.id(*marker) == Some(id))
     }
 }
 
@@ -109,14 +105,8 @@ pub(super) struct Scanner {
 
 impl Scanner {
     pub(super) fn new(markers: &Markers) -> Self {
-        let spelled = Marker::ALL
-            .into_iter()
-            .filter(|marker| markers.id(*marker).is_none())
-            .collect();
-        Self {
-            spelled,
-            held: String::new(),
-        }
+        let spelled = Marker::ALL.into_iter().filter(|marker| markers.id(*marker).is_none()).collect();
+        Self { spelled, held: String::new() }
     }
 
     /// Hands on all symbols that are certain after `text`.

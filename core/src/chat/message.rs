@@ -128,10 +128,7 @@ fn arguments<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, V
     match value {
         Value::Null => Ok(Map::new()),
         Value::Object(map) => Ok(map),
-        other => Err(de::Error::custom(format!(
-            "arguments are {}, expected a JSON object",
-            kind(&other)
-        ))),
+        other => Err(de::Error::custom(format!("arguments are {}, expected a JSON object", kind(&other)))),
     }
 }
 
@@ -182,11 +179,7 @@ pub struct Message {
     #[serde(default, alias = "reasoning", skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Calls the model made, in order.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// For [`Role::Tool`]: the [`ToolCall::id`] answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -241,11 +234,7 @@ impl Dialogue {
     /// Messages that the model is to answer.
     #[must_use]
     pub fn new(messages: Vec<Message>) -> Self {
-        Self {
-            messages,
-            add_generation_prompt: true,
-            ..Self::default()
-        }
+        Self { messages, add_generation_prompt: true, ..Self::default() }
     }
 
     /// Refuses what a template would drop or garble without a word.
@@ -270,9 +259,7 @@ impl Dialogue {
                     return wrong(format!("the call of `{name}` {why}"));
                 }
                 if arguments.values().any(|value| deeper_than(value, MAX_DEPTH)) {
-                    return wrong(format!(
-                        "arguments of `{name}` are nested deeper than {MAX_DEPTH} levels"
-                    ));
+                    return wrong(format!("arguments of `{name}` are nested deeper than {MAX_DEPTH} levels"));
                 }
             }
         }
@@ -292,14 +279,8 @@ impl Dialogue {
             if let Some(why) = bad_name(name) {
                 return wrong(format!("`{name}` {why}"));
             }
-            if let Some(parameters) = function
-                .get("parameters")
-                .filter(|p| !p.is_object() && !p.is_null())
-            {
-                return wrong(format!(
-                    "parameters of `{name}` are {}, expected an object",
-                    kind(parameters)
-                ));
+            if let Some(parameters) = function.get("parameters").filter(|p| !p.is_object() && !p.is_null()) {
+                return wrong(format!("parameters of `{name}` are {}, expected an object", kind(parameters)));
             }
             if deeper_than(tool, MAX_DEPTH) {
                 return wrong(format!("`{name}` is nested deeper than {MAX_DEPTH} levels"));
@@ -383,26 +364,14 @@ mod tests {
         let read = |value: Value| serde_json::from_value::<Message>(value).unwrap_err().to_string();
         let with_arguments = |arguments: Value| json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]});
         for (value, part) in [
-            (
-                json!({"role": "robot", "content": "x"}),
-                "unknown variant `robot`",
-            ),
-            (
-                json!({"role": "user", "content": 3}),
-                "a string or a list of content parts",
-            ),
+            (json!({"role": "robot", "content": "x"}), "unknown variant `robot`"),
+            (json!({"role": "user", "content": 3}), "a string or a list of content parts"),
             (
                 json!({"role": "user", "content": [{"type": "image_url"}]}),
                 "unknown variant `image_url`, expected",
             ),
-            (
-                with_arguments(json!("{x: 1}")),
-                "arguments are not a JSON object: key must be a string",
-            ),
-            (
-                with_arguments(json!([1])),
-                "arguments are an array, expected a JSON object",
-            ),
+            (with_arguments(json!("{x: 1}")), "arguments are not a JSON object: key must be a string"),
+            (with_arguments(json!([1])), "arguments are an array, expected a JSON object"),
         ] {
             let message = read(value);
             assert!(message.contains(part), "{message}");
@@ -422,24 +391,12 @@ mod tests {
         for (tool, part) in [
             (json!({"type": "web_search"}), "type is \"web_search\""),
             (json!({"type": "function"}), "`function` is missing"),
-            (
-                json!({"function": {"description": "x"}}),
-                "`function.name` is missing",
-            ),
+            (json!({"function": {"description": "x"}}), "`function.name` is missing"),
             (json!({"function": {"name": "a{b"}}), "`a{b` has a name with"),
-            (
-                json!({"function": {"name": "f", "parameters": []}}),
-                "parameters of `f` are an array",
-            ),
-            (
-                json!({"function": {"name": "f", "parameters": {"x": deep}}}),
-                "deeper than 64",
-            ),
+            (json!({"function": {"name": "f", "parameters": []}}), "parameters of `f` are an array"),
+            (json!({"function": {"name": "f", "parameters": {"x": deep}}}), "deeper than 64"),
         ] {
-            let dialogue = Dialogue {
-                tools: vec![tool],
-                ..Dialogue::default()
-            };
+            let dialogue = Dialogue { tools: vec![tool], ..Dialogue::default() };
             let error = dialogue.check().unwrap_err().to_string();
             assert!(error.starts_with("tool 0: ") && error.contains(part), "{error}");
         }

@@ -25,11 +25,7 @@ impl Start {
     /// Where a rendered prompt leaves the model.
     #[must_use]
     pub fn of(prompt: &str) -> Self {
-        if prompt.ends_with("<|channel>thought\n") {
-            Self::Thought
-        } else {
-            Self::Answer
-        }
+        if prompt.ends_with("<|channel>thought\n") { Self::Thought } else { Self::Answer }
     }
 }
 
@@ -54,10 +50,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            depth: 64,
-            call_bytes: 4 << 20,
-        }
+        Self { depth: 64, call_bytes: 4 << 20 }
     }
 }
 
@@ -143,12 +136,7 @@ impl Reply {
         Message {
             content: (!self.content.is_empty()).then_some(Content::Text(self.content)),
             reasoning_content: (!self.reasoning.is_empty()).then_some(self.reasoning),
-            tool_calls: calls
-                .map(|(at, function)| ToolCall {
-                    id: Some(id(at)),
-                    function,
-                })
-                .collect(),
+            tool_calls: calls.map(|(at, function)| ToolCall { id: Some(id(at)), function }).collect(),
             role: Role::Assistant,
             tool_call_id: None,
             name: None,
@@ -177,9 +165,7 @@ enum State {
 
 impl State {
     fn answer() -> Self {
-        Self::Answer {
-            blank: Some(String::new()),
-        }
+        Self::Answer { blank: Some(String::new()) }
     }
 }
 
@@ -217,17 +203,7 @@ impl Parser {
         };
         let scanner = Scanner::new(&markers);
         let (mode, limits) = (Reasoning::default(), Limits::default());
-        Self {
-            markers,
-            scanner,
-            machine: Machine {
-                mode,
-                limits,
-                state,
-                reply,
-                out: Vec::new(),
-            },
-        }
+        Self { markers, scanner, machine: Machine { mode, limits, state, reply, out: Vec::new() } }
     }
 
     /// Chooses where thoughts go.
@@ -434,27 +410,16 @@ impl Machine {
             Ok(call) => {
                 let index = self.reply.tool_calls.len();
                 let json = Value::Object(call.arguments.clone()).to_string();
-                self.out.push(Delta::ToolCallStart {
-                    index,
-                    name: call.name.clone(),
-                });
+                self.out.push(Delta::ToolCallStart { index, name: call.name.clone() });
                 self.out.push(Delta::ToolCallArguments { index, json });
                 self.out.push(Delta::ToolCallEnd { index });
                 self.reply.tool_calls.push(call);
             }
             Err(why) => {
-                let why = if cut {
-                    format!("generation ended inside the call: {why}")
-                } else {
-                    why
-                };
+                let why = if cut { format!("generation ended inside the call: {why}") } else { why };
                 let index = self.reply.errors.len();
                 let raw = body.text.clone();
-                self.out.push(Delta::ToolCallError {
-                    index,
-                    raw: raw.clone(),
-                    why: why.clone(),
-                });
+                self.out.push(Delta::ToolCallError { index, raw: raw.clone(), why: why.clone() });
                 self.reply.errors.push(CallError { raw, why });
             }
         }

@@ -7,6 +7,7 @@
 mod python;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as Jinja, ValueKind};
@@ -62,10 +63,7 @@ impl ChatTemplate {
     /// [`ChatError::Template`] if `source` is not valid Jinja.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, ChatError> {
         let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|err| template_error(&err))?);
         env.set_recursion_limit(RECURSION);
         env.set_unknown_method_callback(unknown_method_callback);
@@ -74,8 +72,7 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, reason))
         });
         env.add_function("strftime_now", python::strftime_now);
-        env.add_template_owned(NAME, source.to_owned())
-            .map_err(|err| template_error(&err))?;
+        env.add_template_owned(NAME, source.to_owned()).map_err(|err| template_error(&err))?;
         Ok(Self {
             env,
             outdated: outdated::is_outdated(source),
@@ -114,17 +111,16 @@ impl ChatTemplate {
         let mut env = self.env.clone();
         env.set_formatter(move |out, state, value| write_value(out, state, value, limit));
         let messages = dialogue.messages.len() as u64;
-        let pairs = messages
-            .saturating_mul(messages)
-            .saturating_mul(FUEL_PER_PAIR_OF_MESSAGES);
+        let pairs = messages.saturating_mul(messages).saturating_mul(FUEL_PER_PAIR_OF_MESSAGES);
         env.set_fuel(Some(FUEL.saturating_add(pairs).min(1 << 40)));
         let template = env.get_template(NAME).map_err(|err| template_error(&err))?;
-        let mut out = Limited {
-            text: Vec::new(),
-            limit,
-            full: false,
-        };
-        let result = template.render_captured_to(Serde(&context), &mut out).map(drop);
+        let mut out = Limited { text: Vec::new(), limit, full: false };
+        // The engine panics on some templates, such as one that slices an empty text backwards.
+        let render = AssertUnwindSafe(|| template.render_captured_to(Serde(&context), &mut out).map(drop));
+        let result = catch_unwind(render).map_err(|_| ChatError::Template {
+            line: None,
+            reason: "the template engine failed on it".into(),
+        })?;
         if out.full {
             return Err(ChatError::TooLong { limit });
         }
@@ -139,11 +135,7 @@ impl ChatTemplate {
             line: None,
             reason: "writes text that is not UTF-8".into(),
         })?;
-        Ok(if dialogue.add_generation_prompt {
-            with_model_turn(prompt)
-        } else {
-            prompt
-        })
+        Ok(if dialogue.add_generation_prompt { with_model_turn(prompt) } else { prompt })
     }
 
     fn context(&self, dialogue: &Dialogue) -> Map<String, Value> {
@@ -153,17 +145,10 @@ impl ChatTemplate {
         }
         let mut context = dialogue.extra.clone();
         context.insert("messages".into(), Value::Array(messages));
-        let tools = if dialogue.tools.is_empty() {
-            Value::Null
-        } else {
-            dialogue.tools.clone().into()
-        };
+        let tools = if dialogue.tools.is_empty() { Value::Null } else { dialogue.tools.clone().into() };
         context.insert("tools".into(), tools);
         context.insert("enable_thinking".into(), dialogue.enable_thinking.into());
-        context.insert(
-            "add_generation_prompt".into(),
-            dialogue.add_generation_prompt.into(),
-        );
+        context.insert("add_generation_prompt".into(), dialogue.add_generation_prompt.into());
         context.insert("bos_token".into(), self.bos.clone().into());
         context.insert("eos_token".into(), self.eos.clone().into());
         context
@@ -205,10 +190,7 @@ fn answering_name<'a>(calls: &'a [ToolCall], place: usize, message: &'a Message)
     let id = message.tool_call_id.as_ref();
     let by_id = calls.iter().find(|call| id.is_some() && call.id.as_ref() == id);
     let call = |call: &'a ToolCall| call.function.name.as_str();
-    by_id
-        .map(call)
-        .or(message.name.as_deref())
-        .or_else(|| calls.get(place).map(call))
+    by_id.map(call).or(message.name.as_deref()).or_else(|| calls.get(place).map(call))
 }
 
 /// Opens the model's turn where the template should have and did not. Templates leave it out after any tool
@@ -230,10 +212,7 @@ fn template_error(err: &Error) -> ChatError {
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };
-    ChatError::Template {
-        line: err.line(),
-        reason,
-    }
+    ChatError::Template { line: err.line(), reason }
 }
 
 const TOO_LONG: &str = "writes too much";

@@ -68,28 +68,17 @@ impl Body {
             return Err("no arguments follow the name".to_owned());
         };
         let name = self.text[start..open].trim();
-        let name = name
-            .strip_prefix(QUOTE)
-            .and_then(|name| name.strip_suffix(QUOTE))
-            .unwrap_or(name);
+        let name = name.strip_prefix(QUOTE).and_then(|name| name.strip_suffix(QUOTE)).unwrap_or(name);
         if name.is_empty() {
             return Err("the name is missing".to_owned());
         }
-        let mut reader = Reader {
-            text: &self.text,
-            quotes: &self.quotes,
-            at: open,
-            depth: limits.depth,
-        };
+        let mut reader = Reader { text: &self.text, quotes: &self.quotes, at: open, depth: limits.depth };
         let arguments = reader.arguments()?;
         reader.skip_space();
         if reader.at < self.text.len() {
             return Err(reader.wrong("text follows the arguments"));
         }
-        Ok(FunctionCall {
-            name: name.to_owned(),
-            arguments,
-        })
+        Ok(FunctionCall { name: name.to_owned(), arguments })
     }
 }
 
@@ -157,9 +146,7 @@ impl<'a> Reader<'a> {
 
     /// Offset of the first quote token from `at` on.
     fn next_quote(&self, at: usize) -> Option<usize> {
-        self.quotes
-            .get(self.quotes.partition_point(|quote| *quote < at))
-            .copied()
+        self.quotes.get(self.quotes.partition_point(|quote| *quote < at)).copied()
     }
 
     /// Where text without quote tokens ends.
@@ -168,10 +155,7 @@ impl<'a> Reader<'a> {
     }
 
     fn descend<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
-        self.depth = self
-            .depth
-            .checked_sub(1)
-            .ok_or_else(|| self.wrong("the call is nested too deep"))?;
+        self.depth = self.depth.checked_sub(1).ok_or_else(|| self.wrong("the call is nested too deep"))?;
         let value = read(self)?;
         self.depth += 1;
         Ok(value)
@@ -273,9 +257,7 @@ impl<'a> Reader<'a> {
             return Ok(Value::String(text));
         }
         if self.take('{') {
-            return self
-                .descend(|reader| reader.members(Bracket::Brace))
-                .map(Value::Object);
+            return self.descend(|reader| reader.members(Bracket::Brace)).map(Value::Object);
         }
         if self.take('[') {
             return self.descend(Self::items).map(Value::Array);
@@ -318,9 +300,7 @@ impl<'a> Reader<'a> {
             let (place, c) = chars.next()?;
             if c == quote {
                 let tail = rest[place + 1..].trim_start();
-                return tail
-                    .starts_with(follows)
-                    .then(|| (out, self.at + rest.len() - tail.len()));
+                return tail.starts_with(follows).then(|| (out, self.at + rest.len() - tail.len()));
             }
             if c != '\\' {
                 out.push(c);
@@ -355,19 +335,14 @@ impl<'a> Reader<'a> {
 /// `text` begins with `uXXXX`, maybe the first half of a pair: the character, and the bytes behind the `u`.
 fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let unit = |at: usize| {
-        let digits = text
-            .get(at..at + 4)
-            .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let digits = text.get(at..at + 4).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
         u16::from_str_radix(digits, 16).ok()
     };
     let first = unit(1)?;
     if let Some(c) = char::from_u32(first.into()) {
         return Some((c, 4));
     }
-    let second = text
-        .get(5..7)
-        .filter(|escape| *escape == "\\u")
-        .and_then(|_| unit(7))?;
+    let second = text.get(5..7).filter(|escape| *escape == "\\u").and_then(|_| unit(7))?;
     char::decode_utf16([first, second]).next()?.ok().map(|c| (c, 10))
 }
 
@@ -377,8 +352,6 @@ fn bare(text: &str) -> Value {
         "true" | "True" => Value::Bool(true),
         "false" | "False" => Value::Bool(false),
         "null" | "None" => Value::Null,
-        _ => text
-            .parse::<Number>()
-            .map_or_else(|_| Value::String(text.to_owned()), Value::Number),
+        _ => text.parse::<Number>().map_or_else(|_| Value::String(text.to_owned()), Value::Number),
     }
 }

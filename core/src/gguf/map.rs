@@ -1,9 +1,6 @@
 //! Files as memory: the operating system reads a page when it is first touched.
 
-#![expect(
-    unsafe_code,
-    reason = "a memory map is the only way to use weights without copying them"
-)]
+#![expect(unsafe_code, reason = "a memory map is the only way to use weights without copying them")]
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -22,14 +19,8 @@ use crate::tensor::Bytes;
 ///
 /// [`ModelError::Io`] if it cannot be opened, [`ModelError::NotAModel`] if it is a folder, a device, or empty.
 pub fn open(path: &Path) -> Result<Bytes, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let refuse = |reason: &str| ModelError::NotAModel {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
-    };
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let refuse = |reason: &str| ModelError::NotAModel { path: path.to_owned(), reason: reason.to_owned() };
     // Before opening, because opening a pipe waits for its writer.
     let kind = fs::metadata(path).map_err(io)?;
     if kind.is_dir() {

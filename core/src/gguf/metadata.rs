@@ -33,10 +33,7 @@ type Found = String;
 
 impl Metadata {
     pub(super) fn new(path: &Path, values: IndexMap<String, Value>) -> Self {
-        Self {
-            path: path.to_owned(),
-            values,
-        }
+        Self { path: path.to_owned(), values }
     }
 
     /// The file, as errors name it.
@@ -72,12 +69,7 @@ impl Metadata {
     }
 
     fn bad(&self, key: &str, found: Found, expected: String) -> ModelError {
-        ModelError::BadKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            found,
-            expected,
-        }
+        ModelError::BadKey { path: self.path.clone(), key: key.to_owned(), found, expected }
     }
 
     fn optional<'a, T>(

@@ -49,12 +49,7 @@ struct Header {
 }
 
 pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<Part, ModelError> {
-    let mut reader = Reader {
-        path,
-        file: bytes,
-        all: bytes,
-        at: 0,
-    };
+    let mut reader = Reader { path, file: bytes, all: bytes, at: 0 };
     reader.magic()?;
     let tensors = reader.count("tensors")?;
     let keys = reader.count("keys")?;
@@ -74,17 +69,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn damaged(&self, reason: impl Into<String>) -> ModelError {
-        ModelError::Damaged {
-            path: self.path.to_owned(),
-            reason: reason.into(),
-        }
+        ModelError::Damaged { path: self.path.to_owned(), reason: reason.into() }
     }
 
     fn cut(&self, what: impl Display) -> ModelError {
-        self.damaged(format!(
-            "it is cut short: its {} bytes end within {what}",
-            self.all.len()
-        ))
+        self.damaged(format!("it is cut short: its {} bytes end within {what}", self.all.len()))
     }
 
     /// The next `count` bytes, part of `what`.
@@ -126,10 +115,7 @@ impl<'a> Reader<'a> {
     }
 
     fn magic(&mut self) -> Result<(), ModelError> {
-        let not = |reason: String| ModelError::NotAModel {
-            path: self.path.to_owned(),
-            reason,
-        };
+        let not = |reason: String| ModelError::NotAModel { path: self.path.to_owned(), reason };
         if self.all.is_empty() {
             return Err(not("the file is empty".to_owned()));
         }
@@ -260,14 +246,12 @@ impl<'a> Reader<'a> {
             return Ok(DEFAULT_ALIGNMENT);
         };
         let alignment = value.whole().and_then(|number| usize::try_from(number).ok());
-        alignment
-            .filter(|number| number.is_power_of_two())
-            .ok_or_else(|| ModelError::BadKey {
-                path: self.path.to_owned(),
-                key: ALIGNMENT_KEY.to_owned(),
-                found: value.to_string(),
-                expected: "a power of two".to_owned(),
-            })
+        alignment.filter(|number| number.is_power_of_two()).ok_or_else(|| ModelError::BadKey {
+            path: self.path.to_owned(),
+            key: ALIGNMENT_KEY.to_owned(),
+            found: value.to_string(),
+            expected: "a power of two".to_owned(),
+        })
     }
 
     fn headers(&mut self, tensors: usize, alignment: usize) -> Result<Vec<Header>, ModelError> {
@@ -287,9 +271,9 @@ impl<'a> Reader<'a> {
         let what = format!("tensor {}", quote(name));
         let count = self.u32(&what)?;
         if count == 0 || count > MAX_DIMS {
-            return Err(self.damaged(format!(
-                "{what} has {count} dimensions, and GGUF allows 1 to {MAX_DIMS}"
-            )));
+            return Err(
+                self.damaged(format!("{what} has {count} dimensions, and GGUF allows 1 to {MAX_DIMS}"))
+            );
         }
         let mut dims = Vec::new();
         for _ in 0..count {
@@ -311,9 +295,7 @@ impl<'a> Reader<'a> {
             }
             Some((values, bytes)) => {
                 let row = (dims[0] / values).checked_mul(bytes);
-                let all = dims[1..]
-                    .iter()
-                    .try_fold(row, |all, dim| all.map(|b| b.checked_mul(*dim)));
+                let all = dims[1..].iter().try_fold(row, |all, dim| all.map(|b| b.checked_mul(*dim)));
                 let all = all.flatten();
                 if all.is_none() {
                     return Err(self.damaged(format!("{what} claims dimensions {dims:?}")));
@@ -328,13 +310,7 @@ impl<'a> Reader<'a> {
                 "{what} starts at offset {offset}, which is not a multiple of the alignment {alignment}"
             )));
         }
-        Ok(Header {
-            name: name.to_owned(),
-            ggml_type,
-            dims,
-            start,
-            bytes,
-        })
+        Ok(Header { name: name.to_owned(), ggml_type, dims, start, bytes })
     }
 
     /// Finds the bytes of every tensor, in the order of the file's tensor infos.
@@ -380,9 +356,7 @@ impl<'a> Reader<'a> {
 
         let file: Arc<Path> = Arc::from(self.path);
         let tensors = headers.into_iter().zip(ends).map(|(header, end)| TensorInfo {
-            bytes: data
-                .slice(header.start..end)
-                .expect("ends were checked against the data"),
+            bytes: data.slice(header.start..end).expect("ends were checked against the data"),
             name: header.name,
             ggml_type: header.ggml_type,
             dims: header.dims,

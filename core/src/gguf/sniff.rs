@@ -2,10 +2,7 @@
 
 /// First bytes of well-known formats.
 const MAGICS: [(&[u8], &str); 22] = [
-    (
-        b"FUGG",
-        "a big-endian GGUF file, and only little-endian ones can be read",
-    ),
+    (b"FUGG", "a big-endian GGUF file, and only little-endian ones can be read"),
     (b"lmgg", "a GGML file, the format before GGUF"),
     (b"fmgg", "a GGML file, the format before GGUF"),
     (b"tjgg", "a GGML file, the format before GGUF"),
@@ -22,14 +19,8 @@ const MAGICS: [(&[u8], &str); 22] = [
     (b"\xfd7zXZ\0", "an xz archive; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
-    (
-        b"PK\x03\x04",
-        "a ZIP archive or a PyTorch checkpoint; pass a GGUF file or a folder with safetensors",
-    ),
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer that stands for the real file; run `git lfs pull`",
-    ),
+    (b"PK\x03\x04", "a ZIP archive or a PyTorch checkpoint; pass a GGUF file or a folder with safetensors"),
+    (b"version https://git-lfs", "a Git LFS pointer that stands for the real file; run `git lfs pull`"),
     (b"<!DOCTYPE", "a web page; the download went wrong"),
     (b"<!doctype", "a web page; the download went wrong"),
     (b"<html", "a web page; the download went wrong"),

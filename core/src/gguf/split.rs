@@ -114,12 +114,7 @@ pub(super) fn open(path: &Path, part: Part, place: &Place) -> Result<Gguf, Model
 
 fn open_part(path: &Path, number: usize, parts: usize) -> Result<Part, ModelError> {
     let bytes = map::open(path).map_err(|error| match error {
-        ModelError::Io { path, source } => ModelError::MissingPart {
-            path,
-            part: number + 1,
-            parts,
-            source,
-        },
+        ModelError::Io { path, source } => ModelError::MissingPart { path, part: number + 1, parts, source },
         other => other,
     })?;
     let part = read::read(path, &bytes)?;

@@ -35,13 +35,7 @@ fn sample() -> Vec<u8> {
     writer.tensor("blk.0.norm", DType::F32, &[5]).unwrap();
     writer.tensor("blk.0.ffn", DType::Q4_0, &[64, 3]).unwrap();
     writer.tensor("blk.0.experts", DType::F16, &[2, 3, 4]).unwrap();
-    writer
-        .to_vec([
-            (0..20).collect::<Vec<u8>>(),
-            (0..108).collect(),
-            (100..148).collect(),
-        ])
-        .unwrap()
+    writer.to_vec([(0..20).collect::<Vec<u8>>(), (0..108).collect(), (100..148).collect()]).unwrap()
 }
 
 fn sample_writer() -> Writer {

@@ -9,19 +9,11 @@ struct Row {
 }
 
 const fn row(id: u32, name: &'static str, values: usize, bytes: usize) -> Row {
-    Row {
-        id,
-        name,
-        block: Some((values, bytes)),
-    }
+    Row { id, name, block: Some((values, bytes)) }
 }
 
 const fn withdrawn(id: u32, name: &'static str) -> Row {
-    Row {
-        id,
-        name,
-        block: None,
-    }
+    Row { id, name, block: None }
 }
 
 /// `ggml.h`, `enum ggml_type`, and the block structures of `ggml-common.h`.
@@ -96,10 +88,7 @@ mod tests {
     fn the_table_agrees_with_the_types_that_are_computed() {
         for dtype in DType::ALL {
             assert_eq!(name(dtype.ggml()), dtype.name());
-            assert_eq!(
-                block(dtype.ggml()),
-                Some((dtype.block_len(), dtype.block_bytes()))
-            );
+            assert_eq!(block(dtype.ggml()), Some((dtype.block_len(), dtype.block_bytes())));
         }
     }
 

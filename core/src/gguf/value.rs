@@ -278,18 +278,13 @@ impl Array {
     pub fn scalars(&self) -> impl Iterator<Item = Value> {
         let size = self.kind.size();
         let bytes: &[u8] = if size.is_some() { &self.bytes } else { &[] };
-        bytes
-            .chunks_exact(size.unwrap_or(1))
-            .filter_map(|bytes| Value::scalar(self.kind, bytes))
+        bytes.chunks_exact(size.unwrap_or(1)).filter_map(|bytes| Value::scalar(self.kind, bytes))
     }
 
     /// The strings in order; `None` if the elements are something else.
     #[must_use]
     pub fn strings(&self) -> Option<Strings<'_>> {
-        (self.kind == Kind::String).then(|| Strings {
-            rest: &self.bytes,
-            left: self.len,
-        })
+        (self.kind == Kind::String).then(|| Strings { rest: &self.bytes, left: self.len })
     }
 }
 

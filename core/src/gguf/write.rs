@@ -57,10 +57,9 @@ impl Writer {
         });
         match bytes {
             Some(bytes) => self.declare(name, dtype.ggml(), dims, bytes),
-            None => Err(invalid(format!(
-                "tensor {} of {dtype} cannot have dimensions {dims:?}",
-                quote(name)
-            ))),
+            None => {
+                Err(invalid(format!("tensor {} of {dtype} cannot have dimensions {dims:?}", quote(name))))
+            }
         }
     }
 
@@ -83,11 +82,7 @@ impl Writer {
                 types::name(ggml_type)
             )));
         }
-        let declared = Declared {
-            ggml_type,
-            dims: dims.to_owned(),
-            bytes,
-        };
+        let declared = Declared { ggml_type, dims: dims.to_owned(), bytes };
         match self.tensors.insert(name.to_owned(), declared) {
             Some(_) => Err(invalid(format!("tensor {} is announced twice", quote(name)))),
             None => Ok(()),
@@ -101,11 +96,7 @@ impl Writer {
         let alignment = value.whole().and_then(|number| usize::try_from(number).ok());
         alignment
             .filter(|number| number.is_power_of_two())
-            .ok_or_else(|| {
-                invalid(format!(
-                    "key `{ALIGNMENT_KEY}` is {value}, expected a power of two"
-                ))
-            })
+            .ok_or_else(|| invalid(format!("key `{ALIGNMENT_KEY}` is {value}, expected a power of two")))
     }
 
     /// Writes everything but the tensors' bytes to `out`, which the result then takes.
@@ -147,20 +138,13 @@ impl Writer {
             }
             header.extend(tensor.ggml_type.to_le_bytes());
             header.extend((offset as u64).to_le_bytes());
-            spans.push(Span {
-                bytes: tensor.bytes,
-                padding: end - offset - tensor.bytes,
-            });
+            spans.push(Span { bytes: tensor.bytes, padding: end - offset - tensor.bytes });
             offset = end;
         }
         header.resize(header.len().next_multiple_of(alignment), 0);
         out.write_all(&header)?;
         let mut spans = spans.into_iter();
-        Ok(TensorWriter {
-            out,
-            current: spans.next(),
-            rest: spans,
-        })
+        Ok(TensorWriter { out, current: spans.next(), rest: spans })
     }
 
     /// The whole file, with the bytes of each tensor in order.
@@ -201,10 +185,7 @@ impl<W: Write> TensorWriter<W> {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.current.map_or(0, |span| span.bytes);
         let (Some(span), Some(left)) = (self.current.as_mut(), left.checked_sub(bytes.len())) else {
-            return Err(invalid(format!(
-                "{} bytes for a tensor that needs {left} more",
-                bytes.len()
-            )));
+            return Err(invalid(format!("{} bytes for a tensor that needs {left} more", bytes.len())));
         };
         self.out.write_all(bytes)?;
         span.bytes = left;

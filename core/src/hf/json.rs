@@ -19,10 +19,7 @@ const MAX_REASON: usize = 300;
 
 /// The text of the regular file `path`, of at most `limit` bytes; `None` if there is no such file.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
     // Before opening, because opening a pipe waits for its writer.
     let kind = match fs::metadata(path) {
         Ok(kind) => kind,
@@ -33,9 +30,7 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, Model
         return Err(damaged(path, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
-        .map_err(io)?;
+    File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(io)?;
     if bytes.len() as u64 > limit {
         let reason = format!("it has {} bytes, expected at most {limit}", kind.len());
         return Err(damaged(path, &reason));
@@ -75,8 +70,5 @@ pub(crate) fn damaged(path: &Path, reason: &str) -> ModelError {
         Some((end, _)) => format!("{}...", &reason[..end]),
         None => reason.to_owned(),
     };
-    ModelError::Damaged {
-        path: path.to_owned(),
-        reason,
-    }
+    ModelError::Damaged { path: path.to_owned(), reason }
 }

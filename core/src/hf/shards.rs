@@ -59,29 +59,20 @@ pub(super) fn open(folder: &Path) -> Result<BTreeMap<String, Entry>, ModelError>
     for shard in index.weight_map.values() {
         if let btree_map::Entry::Vacant(slot) = files.entry(shard) {
             slot.insert(inside(folder, shard).ok_or_else(|| {
-                damaged(
-                    &path,
-                    &format!("shard {shard:?} is not a name inside of the folder"),
-                )
+                damaged(&path, &format!("shard {shard:?} is not a name inside of the folder"))
             })?);
         }
     }
     for (shard, file) in &files {
         if !file.exists() {
-            return Err(damaged(
-                &path,
-                &format!("its shard {shard:?} is not in the folder"),
-            ));
+            return Err(damaged(&path, &format!("its shard {shard:?} is not in the folder")));
         }
         add(file, &mut tensors)?;
     }
     for (tensor, shard) in &index.weight_map {
         let file = tensors.get(tensor).map(|entry| &*entry.file);
         if file != files.get(shard.as_str()).map(PathBuf::as_path) {
-            return Err(damaged(
-                &path,
-                &format!("tensor {tensor:?} is not in its shard {shard:?}"),
-            ));
+            return Err(damaged(&path, &format!("tensor {tensor:?} is not in its shard {shard:?}")));
         }
     }
     Ok(tensors)
@@ -99,10 +90,7 @@ fn add(path: &Path, tensors: &mut BTreeMap<String, Entry>) -> Result<(), ModelEr
     let bytes = map::open(path)?;
     let file: Arc<Path> = Arc::from(path);
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(damaged(
-            path,
-            &format!("it has {} bytes, too few for a header", bytes.len()),
-        ));
+        return Err(damaged(path, &format!("it has {} bytes, too few for a header", bytes.len())));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER {
@@ -117,13 +105,9 @@ fn add(path: &Path, tensors: &mut BTreeMap<String, Entry>) -> Result<(), ModelEr
     let data = 8 + header.len();
     check_values(path, header, MAX_HEADER_VALUES)?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| match error {
-        SafeTensorError::MetadataIncompleteBuffer => damaged(
-            path,
-            &format!(
-                "it has {} bytes, but its header describes another number",
-                bytes.len()
-            ),
-        ),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            damaged(path, &format!("it has {} bytes, but its header describes another number", bytes.len()))
+        }
         other => damaged(path, &other.to_string()),
     })?;
     for (name, info) in metadata.tensors() {
@@ -133,27 +117,15 @@ fn add(path: &Path, tensors: &mut BTreeMap<String, Entry>) -> Result<(), ModelEr
             .zip(data.checked_add(end))
             .and_then(|(start, end)| bytes.slice(start..end));
         let Some(part) = range else {
-            return Err(damaged(
-                path,
-                &format!("tensor {name:?} reaches past the end of the file"),
-            ));
+            return Err(damaged(path, &format!("tensor {name:?} reaches past the end of the file")));
         };
-        let entry = Entry {
-            file: file.clone(),
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            data: part,
-        };
+        let entry = Entry { file: file.clone(), dtype: info.dtype, shape: info.shape.clone(), data: part };
         match tensors.entry(name) {
             btree_map::Entry::Vacant(slot) => {
                 slot.insert(entry);
             }
             btree_map::Entry::Occupied(other) => {
-                let reason = format!(
-                    "tensor {:?} is in {} too",
-                    other.key(),
-                    other.get().file.display()
-                );
+                let reason = format!("tensor {:?} is in {} too", other.key(), other.get().file.display());
                 return Err(damaged(path, &reason));
             }
         }

@@ -17,10 +17,7 @@ fn file(tensors: &[(&str, Dtype, &[usize])]) -> Vec<u8> {
         .iter()
         .map(|(name, dtype, shape)| {
             let bytes = dtype.bitsize() / 8 * shape.iter().product::<usize>();
-            (
-                *name,
-                TensorView::new(*dtype, shape.to_vec(), &zeros[..bytes]).unwrap(),
-            )
+            (*name, TensorView::new(*dtype, shape.to_vec(), &zeros[..bytes]).unwrap())
         })
         .collect();
     serialize(views, None).unwrap()
@@ -45,9 +42,7 @@ fn error(folder: &TempDir) -> String {
 }
 
 fn index(map: &serde_json::Value) -> Vec<u8> {
-    json!({ "metadata": { "total_size": 1 }, "weight_map": map })
-        .to_string()
-        .into_bytes()
+    json!({ "metadata": { "total_size": 1 }, "weight_map": map }).to_string().into_bytes()
 }
 
 const A: &str = "model.embed_tokens.weight";
@@ -108,10 +103,7 @@ fn other_types_and_ranks_are_refused_by_name() {
 
 #[test]
 fn shards_are_one_model() {
-    let [first, second] = [
-        file(&[(A, Dtype::F32, &[2, 2])]),
-        file(&[("b", Dtype::F16, &[4])]),
-    ];
+    let [first, second] = [file(&[(A, Dtype::F32, &[2, 2])]), file(&[("b", Dtype::F16, &[4])])];
     let map = index(&json!({ A: "one.safetensors", "b": "part/two.safetensors" }));
     let folder = folder(&[
         ("model.safetensors.index.json", &map),
@@ -127,34 +119,16 @@ fn shards_are_one_model() {
 #[test]
 fn the_prefix_is_what_stands_before_the_embedding() {
     for (names, expected) in [
-        (
-            &["model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"][..],
-            Some("model."),
-        ),
-        (
-            &["model.language_model.embed_tokens.weight"],
-            Some("model.language_model."),
-        ),
-        (
-            &["language_model.model.embed_tokens.weight"],
-            Some("language_model.model."),
-        ),
+        (&["model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"][..], Some("model.")),
+        (&["model.language_model.embed_tokens.weight"], Some("model.language_model.")),
+        (&["language_model.model.embed_tokens.weight"], Some("language_model.model.")),
         (&["embed_tokens.weight"], Some("")),
         (&["a.b.embed_tokens.weight", "other.weight"], Some("a.b.")),
         (
-            &[
-                "model.audio_tower.embed_tokens.weight",
-                "model.language_model.embed_tokens.weight",
-            ],
+            &["model.audio_tower.embed_tokens.weight", "model.language_model.embed_tokens.weight"],
             Some("model.language_model."),
         ),
-        (
-            &[
-                "model.embed_tokens_per_layer.weight",
-                "model.my_embed_tokens.weight",
-            ],
-            None,
-        ),
+        (&["model.embed_tokens_per_layer.weight", "model.my_embed_tokens.weight"], None),
         (&[], None),
     ] {
         assert_eq!(prefix(names.iter().copied()).as_deref(), expected, "{names:?}");
@@ -212,10 +186,7 @@ fn each_bad_folder_gives_one_sentence() {
             with_index(json!({ A: 3 })),
             "DIR/model.safetensors.index.json is damaged: it is not the JSON of an index: invalid type: integer `3`, expected a string at line 1 column 72",
         ),
-        (
-            with_file(b"short"),
-            "DIR/model.safetensors is damaged: it has 5 bytes, too few for a header",
-        ),
+        (with_file(b"short"), "DIR/model.safetensors is damaged: it has 5 bytes, too few for a header"),
         (
             with_header(100, "{}"),
             "DIR/model.safetensors is damaged: its header has 100 bytes, but only 2 follow",
@@ -259,10 +230,7 @@ fn what_is_no_folder_is_refused() {
     assert_eq!(text, format!("cannot read {}", absent.display()));
     let config = dir.path().join("config.json");
     let text = Folder::open(&config).unwrap_err().to_string();
-    assert_eq!(
-        text,
-        format!("{} is not a model: it is not a folder", config.display())
-    );
+    assert_eq!(text, format!("{} is not a model: it is not a folder", config.display()));
     fs::remove_file(&config).unwrap();
     assert_eq!(error(&dir), "DIR is not a model: the folder has no config.json");
 }
@@ -272,18 +240,9 @@ fn texts_have_a_limit() {
     let weights = file(&[]);
     let long = vec![b' '; (16 << 20) + 1];
     let dir = folder(&[("model.safetensors", &weights), ("config.json", &long)]);
-    assert_eq!(
-        error(&dir),
-        "DIR/config.json is damaged: it has 16777217 bytes, expected at most 16777216"
-    );
-    let dir = folder(&[
-        ("model.safetensors", &weights),
-        ("config.json", b"{\"a\":\"\xff\"}"),
-    ]);
-    assert_eq!(
-        error(&dir),
-        "DIR/config.json is damaged: it is not UTF-8 text at byte 6"
-    );
+    assert_eq!(error(&dir), "DIR/config.json is damaged: it has 16777217 bytes, expected at most 16777216");
+    let dir = folder(&[("model.safetensors", &weights), ("config.json", b"{\"a\":\"\xff\"}")]);
+    assert_eq!(error(&dir), "DIR/config.json is damaged: it is not UTF-8 text at byte 6");
 }
 
 #[test]
@@ -306,16 +265,9 @@ fn finds_the_texts_beside_the_weights() {
     let (bare, tokenizer) = open("unrelated.txt", String::new());
     assert_eq!(bare.chat_template(), None);
     assert!(bare.config().unwrap().suppress.is_empty());
-    assert!(
-        tokenizer
-            .unwrap_err()
-            .ends_with("is not a model: the folder has no tokenizer.json")
-    );
+    assert!(tokenizer.unwrap_err().ends_with("is not a model: the folder has no tokenizer.json"));
 
-    let (one, _) = open(
-        "tokenizer_config.json",
-        json!({ "chat_template": "one" }).to_string(),
-    );
+    let (one, _) = open("tokenizer_config.json", json!({ "chat_template": "one" }).to_string());
     assert_eq!(one.chat_template(), Some("one"));
     let (several, _) = open("tokenizer_config.json", named.to_string());
     assert_eq!(several.chat_template(), Some("named"));
@@ -329,10 +281,7 @@ fn finds_the_texts_beside_the_weights() {
     let (_, tokenizer) = open("tokenizer.json", "{}".to_owned());
     assert_eq!(tokenizer.unwrap(), "{}");
 
-    let (unknown, _) = open(
-        "generation_config.json",
-        json!({ "suppress_tokens": [1024] }).to_string(),
-    );
+    let (unknown, _) = open("generation_config.json", json!({ "suppress_tokens": [1024] }).to_string());
     let error = unknown.config().unwrap_err().to_string();
     assert!(
         error.ends_with(

@@ -10,10 +10,7 @@ pub(super) struct Random {
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
-        Self {
-            state: seed,
-            spare: None,
-        }
+        Self { state: seed, spare: None }
     }
 
     pub(super) fn bits(&mut self) -> u64 {
@@ -53,10 +50,8 @@ impl Random {
 }
 
 pub(super) fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .chars()
-        .map(|c| u8::try_from(c.to_digit(16).expect("hex digit")).expect("one digit"))
-        .collect();
+    let digits: Vec<u8> =
+        text.chars().map(|c| u8::try_from(c.to_digit(16).expect("hex digit")).expect("one digit")).collect();
     digits.as_chunks().0.iter().map(|[h, l]| h << 4 | l).collect()
 }
 
@@ -103,9 +98,7 @@ pub(super) fn vectors(name: &str, n: usize) -> Vec<Vec<f32>> {
         "shifted" => random.normal() + 3.0,
         _ => panic!("no distribution `{name}`"),
     };
-    (0..n)
-        .map(|_| (0..256).map(|c| value(c) as f32).collect())
-        .collect()
+    (0..n).map(|_| (0..256).map(|c| value(c) as f32).collect()).collect()
 }
 
 #[test]
@@ -144,11 +137,7 @@ fn sizes_are_those_of_the_formats() {
     assert_eq!(KvType::Q4_0.row_bytes(48), None);
     assert_eq!(KvType::TQ3_0.row_bytes(192), None);
     assert_eq!(KvType::F16.row_bytes(7), Some(14));
-    assert_eq!(
-        KvType::ALL.map(KvType::rotated),
-        [false, false, false, false, true],
-        "only tq3_0 is rotated"
-    );
+    assert_eq!(KvType::ALL.map(KvType::rotated), [false, false, false, false, true], "only tq3_0 is rotated");
 }
 
 #[test]
@@ -160,12 +149,7 @@ fn q8_0_and_q4_0_store_the_bytes_of_ggml() {
             panic!("not four fields: {line}");
         };
         let kind: KvType = kind.parse().unwrap();
-        let values: Vec<f32> = unhex(values)
-            .as_chunks()
-            .0
-            .iter()
-            .map(|v| f32::from_le_bytes(*v))
-            .collect();
+        let values: Vec<f32> = unhex(values).as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
         assert_eq!(values.len(), 32);
         assert_eq!(encoded(kind, &values), unhex(block), "{kind} {name}");
         cases += 1;
@@ -259,11 +243,7 @@ fn p9_one_value_alone_is_kept() {
 fn p9_the_largest_values_saturate_and_stay_finite() {
     for kind in KvType::ALL {
         for size in [65504.0, 65520.0, 1e6, 1e19, 1e30, f32::MAX] {
-            let x: Vec<f32> = Random::new(9)
-                .normals(256)
-                .iter()
-                .map(|v| size * v.signum())
-                .collect();
+            let x: Vec<f32> = Random::new(9).normals(256).iter().map(|v| size * v.signum()).collect();
             let got = restored(kind, &x);
             assert!(got.iter().all(|v| v.is_finite()), "{kind}: {size}");
             // Length may be lost to saturation, direction only to the codebook.
@@ -311,16 +291,12 @@ fn any_bytes_decode() {
     let mut random = Random::new(11);
     for kind in KvType::ALL {
         for _ in 0..200 {
-            let bytes: Vec<u8> = (0..kind.row_bytes(256).unwrap())
-                .map(|_| random.bits().to_le_bytes()[0])
-                .collect();
+            let bytes: Vec<u8> =
+                (0..kind.row_bytes(256).unwrap()).map(|_| random.bits().to_le_bytes()[0]).collect();
             assert_eq!(decoded(kind, &bytes).len(), 256);
         }
         let ones = vec![0xFF; kind.row_bytes(256).unwrap()];
-        assert!(
-            decoded(kind, &ones).iter().all(|v| v.is_nan() || *v != 0.0),
-            "{kind}"
-        );
+        assert!(decoded(kind, &ones).iter().all(|v| v.is_nan() || *v != 0.0), "{kind}");
     }
 }
 

@@ -52,14 +52,11 @@ pub const GROUP_BYTES: usize = GROUP / BLOCK * BLOCK_BYTES;
 /// What the indices stand for, in units of the norm, ascending.
 ///
 /// Close to the Lloyd-Max set for a coordinate of a random unit vector of 128; kept for compatibility.
-pub const CENTROIDS: [f32; 8] = [
-    -0.190_685, -0.117_832, -0.065_717, -0.021_460, 0.021_460, 0.065_717, 0.117_832, 0.190_685,
-];
+pub const CENTROIDS: [f32; 8] =
+    [-0.190_685, -0.117_832, -0.065_717, -0.021_460, 0.021_460, 0.065_717, 0.117_832, 0.190_685];
 
 /// Borders between the centroids' cells; a value on a border belongs to the upper cell.
-pub const THRESHOLDS: [f32; 7] = [
-    -0.154_259, -0.091_775, -0.043_589, 0.0, 0.043_589, 0.091_775, 0.154_259,
-];
+pub const THRESHOLDS: [f32; 7] = [-0.154_259, -0.091_775, -0.043_589, 0.0, 0.043_589, 0.091_775, 0.154_259];
 
 /// Signs before the transform: bit `j` of word `k` is set if element `32 * k + j` changes sign.
 pub const SIGNS1: [u32; 4] = [0xE46A_0359, 0x42F8_5949, 0xA4C6_3BBB, 0x49F2_50A9];
@@ -115,11 +112,7 @@ const fn diagonal(signs: [u32; 4], scale: f32) -> [f32; GROUP] {
 
 fn groups(x: &mut [f32]) -> &mut [[f32; GROUP]] {
     let (groups, rest) = x.as_chunks_mut();
-    assert!(
-        rest.is_empty(),
-        "{} values past the last group of {GROUP}",
-        rest.len()
-    );
+    assert!(rest.is_empty(), "{} values past the last group of {GROUP}", rest.len());
     groups
 }
 
@@ -205,10 +198,7 @@ const PAIRS: [[f32; 2]; 64] = {
     let mut i = 0;
     while i < 64 {
         let (low, high) = (i % 16, i / 16);
-        pairs[i] = [
-            CENTROIDS[low % 4 + high % 2 * 4],
-            CENTROIDS[low / 4 + high / 2 * 4],
-        ];
+        pairs[i] = [CENTROIDS[low % 4 + high % 2 * 4], CENTROIDS[low / 4 + high / 2 * 4]];
         i += 1;
     }
     pairs

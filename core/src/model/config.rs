@@ -195,11 +195,7 @@ fn check_layers(file: &impl Keys, keys: &LayerKeys, layers: &[LayerConfig]) -> R
         };
         if let Some((index, layer)) = kind.find(|(_, layer)| layer.head_dim != model.head_dim) {
             let found = format!("{} in layer {index}", layer.head_dim);
-            let expected = format!(
-                "{} as in layer {first}, a {} layer too",
-                model.head_dim,
-                span.name()
-            );
+            let expected = format!("{} as in layer {first}, a {} layer too", model.head_dim, span.name());
             return Err(file.bad(keys.geometry, found, expected));
         }
     }
@@ -210,10 +206,6 @@ fn check_layers(file: &impl Keys, keys: &LayerKeys, layers: &[LayerConfig]) -> R
 fn check_suppressed(file: &impl Keys, key: &str, ids: &[u32], vocab: usize) -> Result<(), ModelError> {
     match ids.iter().find(|id| **id as usize >= vocab) {
         None => Ok(()),
-        Some(id) => Err(file.bad(
-            key,
-            format!("a list with {id}"),
-            format!("token ids below {vocab}"),
-        )),
+        Some(id) => Err(file.bad(key, format!("a list with {id}"), format!("token ids below {vocab}"))),
     }
 }

@@ -418,14 +418,15 @@ impl Table {
 
 /// Angles a position of the pairs of one head: `theta^(-2 i / dim) / factor[i]`, in radians.
 ///
-/// The exponent's denominator is the whole head, also where only a quarter of the pairs rotate.
+/// The exponent's denominator is the whole head, also where only a quarter of the pairs rotate. The power and its
+/// inverse are rounded to `f32` one after the other, as transformers does: at position 100,000 the last bit of a
+/// frequency turns a pair by a hundredth of a radian.
 #[must_use]
 pub fn frequencies(rope: &Rope, dim: usize) -> Vec<f32> {
     let theta = f64::from(rope.theta);
-    (0..dim / 2)
-        .map(|i| {
-            let factor = rope.factors.get(i).map_or(1.0, |&f| f64::from(f));
-            numeric::round(theta.powf(-2.0 * i as f64 / dim as f64) / factor)
-        })
-        .collect()
+    let frequency = |i: usize| {
+        let power = numeric::round(theta.powf(2.0 * i as f64 / dim as f64));
+        1.0 / power / rope.factors.get(i).copied().unwrap_or(1.0)
+    };
+    (0..dim / 2).map(frequency).collect()
 }

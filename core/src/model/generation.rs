@@ -47,9 +47,7 @@ impl GenerationDefaults {
         defaults.eos.extend(whole.token_ids("eos_token_id")?);
         defaults.eos.extend(text.token_ids("eos_token_id")?);
         defaults.eos = unique(defaults.eos);
-        defaults
-            .suppress_tokens
-            .extend(text.token_ids("suppress_tokens")?);
+        defaults.suppress_tokens.extend(text.token_ids("suppress_tokens")?);
         defaults.suppress_tokens = unique(defaults.suppress_tokens);
         Ok(defaults)
     }
@@ -110,11 +108,7 @@ const JSON: Names = Names {
 
 const GGUF: Names = Names {
     // Files disagree on which of the end tokens is `eos`, and some name those that end a turn or a message too.
-    eos: &[
-        "tokenizer.ggml.eos_token_id",
-        "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.eom_token_id",
-    ],
+    eos: &["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"],
     do_sample: None,
     temperature: "general.sampling.temp",
     top_k: "general.sampling.top_k",

@@ -1,6 +1,8 @@
 //! Op `attention`.
 
-use rayon::prelude::*;
+use std::ops::Range;
+
+use pulp::Simd;
 
 use super::attn_prepare::Heads;
 use super::{Cost, Describe, Load, Op};
@@ -136,57 +138,108 @@ pub struct Rotated {
     pub values: bool,
 }
 
-/// The specification, executed for one row and the query heads of one key head.
+/// The specification, executed for several rows of one sequence and the query heads of one key head.
 ///
-/// - `q`, `out`: `[heads / kv_heads, head_dim]`; `seen` covers the row's visible positions.
-pub fn reference(q: &[f32], position: u32, mask: Mask, seen: &Visible, rotated: Rotated, dim: usize, out: &mut [f32]) {
-    let from = (mask.first(position) - seen.first) as usize * dim;
-    let to = (position + 1 - seen.first) as usize * dim;
-    let (keys, values) = (&seen.keys[from..to], &seen.values[from..to]);
-    let pairs = q.par_chunks_exact(dim).zip(out.par_chunks_exact_mut(dim));
-    pairs.for_each(|(q, out)| {
-        let mut q = q.to_vec();
-        if rotated.keys {
-            tq3::rotate(&mut q);
-        }
-        numeric::vectorised(OneHead { q: &q, keys, values, out });
-        if rotated.values {
-            tq3::unrotate(out);
-        }
+/// - `q`: `[positions, heads / kv_heads, head_dim]`, and so is the result; `seen` covers what the rows see.
+#[must_use]
+pub fn reference(
+    q: &[f32],
+    positions: &[u32],
+    mask: Mask,
+    seen: &Visible,
+    rotated: Rotated,
+    dim: usize,
+) -> Vec<f32> {
+    let mut q = q.to_vec();
+    if rotated.keys {
+        q.chunks_exact_mut(dim).for_each(tq3::rotate);
+    }
+    let first = positions.iter().map(|&position| mask.first(position)).min().unwrap_or(0);
+    let end = positions.iter().map(|&position| position + 1).max().unwrap_or(first);
+    let rows = (first - seen.first) as usize * dim..(end - seen.first) as usize * dim;
+    let group = q.len() / dim / positions.len();
+    let ranges: Vec<Range<usize>> = positions
+        .iter()
+        .flat_map(|&position| {
+            let range = (mask.first(position) - first) as usize..(position + 1 - first) as usize;
+            std::iter::repeat_n(range, group)
+        })
+        .collect();
+    let mut out = vec![0.0; q.len()];
+    numeric::vectorised(Queries {
+        q: &q,
+        ranges: &ranges,
+        keys: &seen.keys[rows.clone()],
+        values: &seen.values[rows],
+        dim,
+        out: &mut out,
     });
+    if rotated.values {
+        out.chunks_exact_mut(dim).for_each(tq3::unrotate);
+    }
+    out
 }
 
-struct OneHead<'a> {
+/// Keys whose `f64` values are at hand at once: they are made again for every group of queries.
+const KEYS: usize = 32;
+
+/// Queries over the same keys, each of which sees a range of them.
+struct Queries<'a> {
     q: &'a [f32],
+    ranges: &'a [Range<usize>],
     keys: &'a [f32],
     values: &'a [f32],
+    dim: usize,
     out: &'a mut [f32],
 }
 
-impl Vectorised for OneHead<'_> {
+impl Vectorised for Queries<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let dim = self.q.len();
-        let mut p: Vec<f64> = Vec::with_capacity(self.keys.len() / dim);
-        for key in self.keys.chunks_exact(dim) {
-            p.push(numeric::dot(self.q, key));
-        }
-        let top = p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut total = 0.0;
-        for p in &mut p {
-            *p = (*p - top).exp();
-            total += *p;
-        }
-        let mut sum = vec![0.0f64; dim];
-        for (p, value) in p.iter().zip(self.values.chunks_exact(dim)) {
-            for (sum, &v) in sum.iter_mut().zip(value) {
-                *sum += p * f64::from(v);
+    fn run<S: Simd>(self, simd: S) {
+        let Self { q, ranges, keys, values, dim, out } = self;
+        let seen = keys.len() / dim;
+        let mut wide_q = vec![0.0f64; q.len()];
+        numeric::widen(q, &mut wide_q);
+        let mut block = vec![0.0f64; KEYS.min(seen) * dim];
+
+        // [queries, seen]: logits, then weights, 0 where a query does not see.
+        let mut p = vec![0.0f64; ranges.len() * seen];
+        let mut logits = vec![0.0f64; ranges.len() * KEYS];
+        for (at, keys) in keys.chunks(KEYS * dim).enumerate() {
+            let count = keys.len() / dim;
+            let block = &mut block[..keys.len()];
+            numeric::widen(keys, block);
+            let logits = &mut logits[..ranges.len() * count];
+            numeric::products(simd, &wide_q, block, dim, logits);
+            for (p, logits) in p.chunks_exact_mut(seen).zip(logits.chunks_exact(count)) {
+                p[at * KEYS..][..count].copy_from_slice(logits);
             }
         }
-        for (out, sum) in self.out.iter_mut().zip(sum) {
-            *out = numeric::round(sum / total);
+        let mut totals = vec![0.0f64; ranges.len()];
+        for ((p, range), total) in p.chunks_exact_mut(seen).zip(ranges).zip(&mut totals) {
+            let (before, rest) = p.split_at_mut(range.start);
+            let (p, after) = rest.split_at_mut(range.len());
+            before.fill(0.0);
+            after.fill(0.0);
+            let top = p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            for p in p {
+                *p = (*p - top).exp();
+                *total += *p;
+            }
+        }
+        // A weight of 0 changes no bit of a sum, for what is stored is finite and a sum that began as 0 is never -0.
+        let mut sums = vec![0.0f64; q.len()];
+        for (at, values) in values.chunks(KEYS * dim).enumerate() {
+            let block = &mut block[..values.len()];
+            numeric::widen(values, block);
+            numeric::weigh(simd, &p[at * KEYS..], seen, block, dim, &mut sums);
+        }
+        for ((out, sums), total) in out.chunks_exact_mut(dim).zip(sums.chunks_exact(dim)).zip(totals) {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = numeric::round(sum / total);
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Op `linear`.
 
+use std::ops::Range;
+
+use pulp::Simd;
 use rayon::prelude::*;
 
 use super::{Cost, Describe, Load, Op, rows, weight_bytes};
-use crate::numeric::{self, Vectorised};
+use crate::numeric::{self, Vectorised, Wide};
 use crate::program::{Act, Program, ShapeError, Weight, expect};
 use crate::quant;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Matrix product with one or several weights stacked along the outputs.
 ///
@@ -70,7 +73,7 @@ impl Describe for Linear {
     }
 }
 
-/// The specification, executed. Every output is one sum in the order of [`numeric::dot`].
+/// The specification, executed. Every output is one sum in the order of `numeric::products`.
 pub fn reference(x: &[f32], weights: &[&Tensor], out: &mut [f32]) {
     let cols = weights[0].cols;
     let rows = x.len() / cols;
@@ -78,7 +81,8 @@ pub fn reference(x: &[f32], weights: &[&Tensor], out: &mut [f32]) {
         return;
     }
     let outputs = out.len() / rows;
-    let x: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    let wide = Wide::of(x);
+    let x = &wide.as_slice()[..x.len()];
 
     // Outputs by rows first, so that each weight row is decoded once for all rows.
     let mut transposed = vec![0.0f32; out.len()];
@@ -89,46 +93,62 @@ pub fn reference(x: &[f32], weights: &[&Tensor], out: &mut [f32]) {
         parts.push((*weight, part));
         rest = after;
     }
+    let task = outputs_a_task(cols);
     parts.into_par_iter().for_each(|(weight, part)| {
-        part.par_chunks_mut(rows * OUTPUTS_A_TASK).enumerate().for_each(|(task, part)| {
-            let mut decoded = Decoded::new(cols);
-            for (output, part) in part.chunks_exact_mut(rows).enumerate() {
-                let row = weight.row(0, task * OUTPUTS_A_TASK + output);
-                decoded.products(weight, row, &x, part);
-            }
+        let tasks = part.par_chunks_mut(rows * task).enumerate();
+        tasks.for_each_init(Decoded::default, |decoded, (at, part)| {
+            let first = at * task;
+            decoded.products(weight, 0, first..first + part.len() / rows, x, part);
         });
     });
-    for (o, column) in transposed.chunks_exact(rows).enumerate() {
-        for (r, &value) in column.iter().enumerate() {
-            out[r * outputs + o] = value;
-        }
+    if rows == 1 {
+        out.copy_from_slice(&transposed);
+        return;
     }
+    out.par_chunks_exact_mut(outputs).enumerate().for_each(|(r, out)| {
+        for (out, column) in out.iter_mut().zip(transposed.chunks_exact(rows)) {
+            *out = column[r];
+        }
+    });
 }
 
-/// Weight rows that one task of the thread pool takes.
-const OUTPUTS_A_TASK: usize = 16;
+/// Weight rows that one task of the thread pool takes: few enough to stay in its cache once they are decoded.
+pub(super) fn outputs_a_task(cols: usize) -> usize {
+    const VALUES: usize = 32 << 10;
+    (VALUES / cols).clamp(4, 32) / 4 * 4
+}
 
-/// Buffers for one decoded weight row.
+/// Buffers for decoded weight rows and their products.
+#[derive(Default)]
 pub(super) struct Decoded {
     narrow: Vec<f32>,
-    wide: Vec<f64>,
+    wide: Wide,
+    sums: Vec<f64>,
 }
 
 impl Decoded {
-    pub(super) fn new(cols: usize) -> Self {
-        Self { narrow: vec![0.0; cols], wide: vec![0.0; cols] }
-    }
-
-    /// Products of `row`, one row of `weight`, with every row of `x`.
-    pub(super) fn products(&mut self, weight: &Tensor, row: &[u8], x: &[f64], out: &mut [f32]) {
-        numeric::vectorised(Products { decoded: self, dtype: weight.dtype, row, x, out });
+    /// Products of the rows `outputs` of a matrix of `weight` with every row of `x`.
+    ///
+    /// - `x`: `[rows, cols]`; `out`: `[outputs, rows]`.
+    pub(super) fn products(
+        &mut self,
+        weight: &Tensor,
+        matrix: usize,
+        outputs: Range<usize>,
+        x: &[f64],
+        out: &mut [f32],
+    ) {
+        self.narrow.resize(weight.cols, 0.0);
+        self.sums.resize(out.len(), 0.0);
+        numeric::vectorised(Products { decoded: self, weight, matrix, outputs, x, out });
     }
 }
 
 struct Products<'a> {
     decoded: &'a mut Decoded,
-    dtype: DType,
-    row: &'a [u8],
+    weight: &'a Tensor,
+    matrix: usize,
+    outputs: Range<usize>,
     x: &'a [f64],
     out: &'a mut [f32],
 }
@@ -137,12 +157,26 @@ impl Vectorised for Products<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let Decoded { narrow, wide } = self.decoded;
-        quant::decode(self.dtype, self.row, narrow);
-        for (wide, &narrow) in wide.iter_mut().zip(&*narrow) {
-            *wide = f64::from(narrow);
+    fn run<S: Simd>(self, simd: S) {
+        let Self { decoded: Decoded { narrow, wide, sums }, weight, matrix, outputs, x, out } = self;
+        let cols = weight.cols;
+        let rows = x.len() / cols;
+        // For few rows all is in the decoding: what is decoded should not even leave the first cache.
+        let block = if rows <= 4 { 4 } else { outputs.len() };
+        let wide = wide.resize(block * cols);
+        let mut first = outputs.start;
+        for out in out.chunks_mut(block * rows) {
+            let sums = &mut sums[..out.len()];
+            let wide = &mut wide[..out.len() / rows * cols];
+            for (output, wide) in wide.chunks_exact_mut(cols).enumerate() {
+                quant::decode(weight.dtype, weight.row(matrix, first + output), narrow);
+                numeric::widen(narrow, wide);
+            }
+            numeric::products(simd, wide, x, cols, sums);
+            for (out, &sum) in out.iter_mut().zip(&*sums) {
+                *out = numeric::round(sum);
+            }
+            first += block;
         }
-        numeric::dot_rows(wide, self.x, self.out);
     }
 }

@@ -1,8 +1,10 @@
 //! Op `moe_ffn`.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::linear::Decoded;
+use super::linear::{Decoded, outputs_a_task};
 use super::{Cost, Describe, Load, Op, rows};
 use crate::numeric;
 use crate::program::{Act, Program, ShapeError, Weight, expect};
@@ -134,24 +136,22 @@ pub fn reference(
                 [both] => (*both, *both, ffn),
                 _ => (gate_up[0], gate_up[1], 0),
             };
-            let mut row = Decoded::new(cols);
-            let mut product = |weight: &Tensor, output: usize| {
-                let mut sum = [0.0f32];
-                row.products(weight, weight.row(e, output), &x, &mut sum);
-                f64::from(sum[0])
+            let mut decoded = Decoded::default();
+            let mut product = |weight: &Tensor, outputs: Range<usize>, x: &[f64]| {
+                let mut out = vec![0.0f32; outputs.len()];
+                let (first, task) = (outputs.start, outputs_a_task(weight.cols));
+                for (at, out) in out.chunks_mut(task).enumerate() {
+                    let first = first + at * task;
+                    decoded.products(weight, e, first..first + out.len(), x, out);
+                }
+                out
             };
-            let hidden: Vec<f64> = (0..ffn)
-                .map(|f| {
-                    let (g, v) = (product(gate, f), product(up, up_start + f));
-                    f64::from(numeric::round(numeric::gelu_tanh(g) * v))
-                })
-                .collect();
-            let mut y = vec![0.0f32; cols];
-            let mut row = Decoded::new(ffn);
-            for (c, y) in y.iter_mut().enumerate() {
-                row.products(down, down.row(e, c), &hidden, std::slice::from_mut(y));
-            }
-            y
+            let gate = product(gate, 0..ffn, &x);
+            let up = product(up, up_start..up_start + ffn, &x);
+            let act = |(&g, &v): (&f32, &f32)| numeric::gelu_tanh(f64::from(g)) * f64::from(v);
+            let hidden: Vec<f64> =
+                gate.iter().zip(&up).map(|pair| f64::from(numeric::round(act(pair)))).collect();
+            product(down, 0..cols, &hidden)
         })
         .collect();
     for (r, out) in out.chunks_exact_mut(cols).enumerate() {

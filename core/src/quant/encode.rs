@@ -26,12 +26,7 @@ pub struct NoEncoder(pub DType);
 ///
 /// If `values` is no whole number of blocks, or `out` has not exactly their bytes.
 pub fn encode(dtype: DType, values: &[f32], out: &mut [u8]) -> Result<(), NoEncoder> {
-    assert_eq!(
-        dtype.row_bytes(values.len()),
-        Some(out.len()),
-        "{dtype}: bytes of {} values",
-        values.len()
-    );
+    assert_eq!(dtype.row_bytes(values.len()), Some(out.len()), "{dtype}: bytes of {} values", values.len());
     match dtype {
         DType::F32 => each(values, out, f32::to_le_bytes),
         DType::F16 => f16_row(values, out),
@@ -95,10 +90,7 @@ fn q8_0(values: &[f32; 32]) -> Q8_0 {
         let quotient = value * inverse;
         *q = (quotient + BELOW_HALF.copysign(quotient)) as i8;
     }
-    Q8_0 {
-        d: f16::from_f32(d).to_le_bytes(),
-        q,
-    }
+    Q8_0 { d: f16::from_f32(d).to_le_bytes(), q }
 }
 
 /// `d` is the value of the largest magnitude / -8, the first of several; `q` is `value / d + 8`, rounded half up
@@ -119,10 +111,7 @@ fn q4_0(values: &[f32; 32]) -> Q4_0 {
     for (q, (&low, &high)) in q.iter_mut().zip(low.iter().zip(high)) {
         *q = code(low) | code(high) << 4;
     }
-    Q4_0 {
-        d: f16::from_f32(d).to_le_bytes(),
-        q,
-    }
+    Q4_0 { d: f16::from_f32(d).to_le_bytes(), q }
 }
 
 /// The largest magnitude, a NaN if there is one: as integers, magnitudes have the same order, and NaNs are last.

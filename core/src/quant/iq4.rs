@@ -9,9 +9,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Block, f16, nibbles, scale};
 
 /// The codebook of `IQ4_NL` and `IQ4_XS`: `kvalues_iq4nl` of ggml.
-pub const IQ4_VALUES: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// `d * IQ4_VALUES[q]`, 18 bytes.
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -28,13 +28,7 @@ impl Block<256> for Q2_K {
         let (d, dmin) = (f16(self.d), f16(self.dmin));
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let q = two_bits(self.q[g / 4], g % 4);
-            for (i, (out, &q)) in out
-                .as_chunks_mut()
-                .0
-                .iter_mut()
-                .zip(q.as_chunks::<16>().0)
-                .enumerate()
-            {
+            for (i, (out, &q)) in out.as_chunks_mut().0.iter_mut().zip(q.as_chunks::<16>().0).enumerate() {
                 let s = self.scales[2 * g + i];
                 scale_and_shift(d * f32::from(s & 15), -(dmin * f32::from(s >> 4)), q, out);
             }
@@ -76,13 +70,7 @@ impl Block<256> for Q3_K {
             }
         }
         let q = signed(q, 4);
-        for (g, (out, &q)) in out
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(q.as_chunks::<16>().0)
-            .enumerate()
-        {
+        for (g, (out, &q)) in out.as_chunks_mut().0.iter_mut().zip(q.as_chunks::<16>().0).enumerate() {
             let s = scales[g / 4].to_le_bytes()[g % 4].cast_signed() - 32;
             scale(d * f32::from(s), q, out);
         }
@@ -109,13 +97,7 @@ impl Block<256> for Q4_K {
         let (scales, mins) = scales_and_mins(self.scales, f16(self.d), f16(self.dmin));
         for (c, (q, out)) in self.q.iter().zip(out.as_chunks_mut::<64>().0).enumerate() {
             let q: [u8; 64] = nibbles(*q);
-            for (g, (&q, out)) in q
-                .as_chunks::<32>()
-                .0
-                .iter()
-                .zip(out.as_chunks_mut().0)
-                .enumerate()
-            {
+            for (g, (&q, out)) in q.as_chunks::<32>().0.iter().zip(out.as_chunks_mut().0).enumerate() {
                 let g = 2 * c + g;
                 scale_and_shift(scales[g], -mins[g], q, out);
             }
@@ -152,13 +134,7 @@ impl Block<256> for Q5_K {
                 *q |= (h >> g & 1) << 4;
             }
         }
-        for (g, (out, &q)) in out
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(q.as_chunks::<32>().0)
-            .enumerate()
-        {
+        for (g, (out, &q)) in out.as_chunks_mut().0.iter_mut().zip(q.as_chunks::<32>().0).enumerate() {
             scale_and_shift(scales[g], -mins[g], q, out);
         }
     }
@@ -190,13 +166,7 @@ impl Block<256> for Q6_K {
                 }
             }
             let q = signed(q, 32);
-            for (g, (&q, out)) in q
-                .as_chunks::<16>()
-                .0
-                .iter()
-                .zip(out.as_chunks_mut().0)
-                .enumerate()
-            {
+            for (g, (&q, out)) in q.as_chunks::<16>().0.iter().zip(out.as_chunks_mut().0).enumerate() {
                 scale(d * f32::from(self.scales[t][g]), q, out);
             }
         }

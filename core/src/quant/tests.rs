@@ -32,18 +32,12 @@ fn goldens() -> impl Iterator<Item = Golden> {
         let (blocks, values) = bytes.split_at(count * dtype.block_bytes());
         assert!(count >= 8);
         assert_eq!(values.len(), 4 * count * dtype.block_len());
-        Golden {
-            dtype,
-            blocks: blocks.to_vec(),
-            values: floats(values),
-        }
+        Golden { dtype, blocks: blocks.to_vec(), values: floats(values) }
     })
 }
 
 fn golden(dtype: DType) -> Golden {
-    goldens()
-        .find(|golden| golden.dtype == dtype)
-        .expect("every type has one")
+    goldens().find(|golden| golden.dtype == dtype).expect("every type has one")
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -71,10 +65,7 @@ fn dispatched(dtype: DType, blocks: &[u8], out: &mut [f32]) {
     impl pulp::WithSimd for Decode<'_> {
         type Output = ();
 
-        #[expect(
-            clippy::inline_always,
-            reason = "the instructions are enabled in the caller only"
-        )]
+        #[expect(clippy::inline_always, reason = "the instructions are enabled in the caller only")]
         #[inline(always)]
         fn with_simd<S: pulp::Simd>(self, _: S) {
             decode(self.0, self.1, self.2);
@@ -86,27 +77,15 @@ fn dispatched(dtype: DType, blocks: &[u8], out: &mut [f32]) {
 
 /// The same bits, or NaN in both.
 fn same(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
 }
 
 #[test]
 fn every_type_decodes_to_the_bits_of_gguf_py() {
-    for Golden {
-        dtype,
-        blocks,
-        values,
-    } in goldens()
-    {
+    for Golden { dtype, blocks, values } in goldens() {
         let ours = decoded(dtype, &blocks);
         for (i, (ours, theirs)) in ours.iter().zip(&values).enumerate() {
-            assert_eq!(
-                ours.to_bits(),
-                theirs.to_bits(),
-                "{dtype} value {i}: {ours} is not {theirs}"
-            );
+            assert_eq!(ours.to_bits(), theirs.to_bits(), "{dtype} value {i}: {ours} is not {theirs}");
         }
         assert!(same(&ours, &values));
     }
@@ -114,12 +93,7 @@ fn every_type_decodes_to_the_bits_of_gguf_py() {
 
 #[test]
 fn a_dispatched_decode_has_the_same_bits() {
-    for Golden {
-        dtype,
-        blocks,
-        values,
-    } in goldens()
-    {
+    for Golden { dtype, blocks, values } in goldens() {
         let mut out = vec![f32::NAN; values.len()];
         dispatched(dtype, &blocks, &mut out);
         assert!(same(&out, &values), "{dtype}");
@@ -224,22 +198,14 @@ fn mxfp4_scales_below_the_normal_numbers_are_exact_and_nothing_else_will_do() {
 
 #[test]
 fn every_bit_of_a_block_changes_its_values() {
-    for Golden {
-        dtype,
-        blocks,
-        values,
-    } in goldens()
-    {
+    for Golden { dtype, blocks, values } in goldens() {
         let blocks = blocks.chunks(dtype.block_bytes());
         for bit in 0..8 * dtype.block_bytes() {
-            let changes = blocks
-                .clone()
-                .zip(values.chunks(dtype.block_len()))
-                .any(|(block, values)| {
-                    let mut block = block.to_vec();
-                    block[bit / 8] ^= 1 << (bit % 8);
-                    !same(&decoded(dtype, &block), values)
-                });
+            let changes = blocks.clone().zip(values.chunks(dtype.block_len())).any(|(block, values)| {
+                let mut block = block.to_vec();
+                block[bit / 8] ^= 1 << (bit % 8);
+                !same(&decoded(dtype, &block), values)
+            });
             assert!(changes, "{dtype} bit {bit}");
         }
     }
@@ -258,10 +224,7 @@ fn halves_are_those_of_the_scalar_conversion_in_rows_of_any_length() {
     let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     let one_by_one = |bytes: &[u8]| -> Vec<f32> {
         let (halves, _) = bytes.as_chunks();
-        halves
-            .iter()
-            .map(|&half| half::f16::from_le_bytes(half).to_f32())
-            .collect()
+        halves.iter().map(|&half| half::f16::from_le_bytes(half).to_f32()).collect()
     };
     assert!(same(&decoded(DType::F16, &bytes), &one_by_one(&bytes)));
     for len in [1, 7, 8, 255, 256, 257, 511, 513] {
@@ -283,11 +246,7 @@ fn encoding_gives_the_bytes_of_gguf_py() {
         let (values, blocks) = bytes.split_at(bytes.len() / (block + dtype.block_bytes()) * block);
         let ours = encoded(dtype, &floats(values));
         let wrong = ours.iter().zip(blocks).position(|(ours, theirs)| ours != theirs);
-        assert_eq!(
-            (wrong, ours.len()),
-            (None, blocks.len()),
-            "{dtype}: first wrong byte, bytes"
-        );
+        assert_eq!((wrong, ours.len()), (None, blocks.len()), "{dtype}: first wrong byte, bytes");
     }
 }
 
@@ -299,10 +258,7 @@ fn ties_are_rounded_as_ggml_does() {
     assert_eq!(encoded(DType::Q8_0, &values)[2..8], [127, 1, 255, 3, 253, 0]);
     // d = -1 for Q4_0: the first of two equal magnitudes is the one that is exact.
     values[..6].copy_from_slice(&[8.0, -8.0, 0.5, -0.5, 1.5, -1.5]);
-    let codes = encoded(DType::Q4_0, &values)[2..8]
-        .iter()
-        .map(|byte| byte & 15)
-        .collect::<Vec<_>>();
+    let codes = encoded(DType::Q4_0, &values)[2..8].iter().map(|byte| byte & 15).collect::<Vec<_>>();
     assert_eq!(codes, [0, 15, 8, 9, 7, 10]);
 }
 
@@ -351,10 +307,7 @@ fn dtypes() -> impl Strategy<Value = DType> {
 /// Up to four blocks of any bytes.
 fn any_blocks() -> impl Strategy<Value = (DType, Vec<u8>)> {
     (dtypes(), 0..5usize).prop_flat_map(|(dtype, count)| {
-        (
-            Just(dtype),
-            prop::collection::vec(any::<u8>(), count * dtype.block_bytes()),
-        )
+        (Just(dtype), prop::collection::vec(any::<u8>(), count * dtype.block_bytes()))
     })
 }
 
@@ -419,11 +372,7 @@ fn speed() {
     const VALUES: usize = 4096;
     for dtype in DType::ALL {
         let blocks = golden(dtype).blocks;
-        let blocks: Vec<u8> = blocks
-            .into_iter()
-            .cycle()
-            .take(dtype.row_bytes(VALUES).unwrap())
-            .collect();
+        let blocks: Vec<u8> = blocks.into_iter().cycle().take(dtype.row_bytes(VALUES).unwrap()).collect();
         let mut out = vec![0.0; VALUES];
         let best = (0..20)
             .map(|_| {
@@ -437,9 +386,6 @@ fn speed() {
             })
             .fold(f64::INFINITY, f64::min);
         let (values, bytes) = (VALUES as f64 / best / 1e9, blocks.len() as f64 / best / 1e9);
-        println!(
-            "{:>6}: {values:6.2} G values/s from {bytes:6.2} GB/s of blocks",
-            dtype.name()
-        );
+        println!("{:>6}: {values:6.2} G values/s from {bytes:6.2} GB/s of blocks", dtype.name());
     }
 }

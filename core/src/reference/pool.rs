@@ -23,11 +23,7 @@ pub struct Pool {
 impl Pool {
     pub(super) fn new(spec: StateSpec, distortion: Option<Distortion>) -> Self {
         let bytes = vec![0; spec.page_bytes() * spec.pages];
-        Self {
-            spec: Arc::new(spec),
-            bytes: Arc::new(RwLock::new(bytes)),
-            distortion,
-        }
+        Self { spec: Arc::new(spec), bytes: Arc::new(RwLock::new(bytes)), distortion }
     }
 
     pub(super) fn rotated(&self) -> bool {
@@ -63,16 +59,10 @@ impl Pool {
             spec.kv_type
                 .encode(&entry, &mut bytes)
                 .map(|()| bytes)
-                .map_err(|_| ReferenceError::NotFinite {
-                    state: spec.name.clone(),
-                    position: row.position,
-                })
+                .map_err(|_| ReferenceError::NotFinite { state: spec.name.clone(), position: row.position })
         };
-        let encoded: Vec<Vec<u8>> = entries
-            .par_iter()
-            .zip(step.rows)
-            .map(encode)
-            .collect::<Result<_, _>>()?;
+        let encoded: Vec<Vec<u8>> =
+            entries.par_iter().zip(step.rows).map(encode).collect::<Result<_, _>>()?;
         let mut pool = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
         for (row, bytes) in step.rows.iter().zip(&encoded) {
             let page = self.page_of(&step.tables[row.slot as usize], row.position);

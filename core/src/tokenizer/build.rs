@@ -72,10 +72,7 @@ impl Source<'_> {
         let mut ids = self.ids()?;
         let marks = Marks::find(|text| ids.get(text).copied());
         let bos = self.bos(&ids)?;
-        let specials = self
-            .of_kinds(&[Kind::Control])
-            .map(|token| ids[&*token.text])
-            .collect();
+        let specials = self.of_kinds(&[Kind::Control]).map(|token| ids[&*token.text]).collect();
         let marked = self.finder(&[Kind::Control, Kind::Added], &ids)?;
         let words = self.finder(&[Kind::Added], &ids)?;
 
@@ -90,34 +87,14 @@ impl Source<'_> {
         }
         let cuts = self.check_merges(&ids)?;
 
-        let Source {
-            path,
-            keys,
-            merges,
-            tokens,
-            ..
-        } = self;
+        let Source { path, keys, merges, tokens, .. } = self;
         drop(tokens);
-        let merges = merges
-            .into_iter()
-            .map(|(left, right)| (left.into_owned(), right.into_owned()))
-            .collect();
-        let bpe = BPE::builder()
-            .vocab_and_merges(ids, merges)
-            .byte_fallback(true)
-            .build();
+        let merges =
+            merges.into_iter().map(|(left, right)| (left.into_owned(), right.into_owned())).collect();
+        let bpe = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).build();
         let bpe =
             bpe.map_err(|error| bad_key(path, keys.merges, error.to_string(), "merges of its tokens"))?;
-        Ok(Tokenizer {
-            bpe,
-            marked,
-            words,
-            specials,
-            pieces,
-            cuts,
-            bos,
-            marks,
-        })
+        Ok(Tokenizer { bpe, marked, words, specials, pieces, cuts, bos, marks })
     }
 
     /// Checks ids and lengths.
@@ -137,10 +114,9 @@ impl Source<'_> {
             }
             let index = usize::try_from(id).expect("`IDS` fits");
             if index < pieces.len() {
-                return Err(self.bad_tokens(
-                    format!("`{}` as {id}, a second time", shorten(text)),
-                    "every id once",
-                ));
+                return Err(
+                    self.bad_tokens(format!("`{}` as {id}, a second time", shorten(text)), "every id once")
+                );
             }
             pieces.ends.resize(index, end);
             pieces.text.push_str(text);
@@ -164,14 +140,11 @@ impl Source<'_> {
     }
 
     fn bos(&self, ids: &Ids) -> Result<u32, ModelError> {
-        ids.get("<bos>")
-            .copied()
-            .or(self.bos)
-            .ok_or_else(|| ModelError::MissingKey {
-                path: self.path.to_owned(),
-                key: self.keys.bos.to_owned(),
-                expected: "a token to begin every text with, `<bos>`".to_owned(),
-            })
+        ids.get("<bos>").copied().or(self.bos).ok_or_else(|| ModelError::MissingKey {
+            path: self.path.to_owned(),
+            key: self.keys.bos.to_owned(),
+            expected: "a token to begin every text with, `<bos>`".to_owned(),
+        })
     }
 
     /// In ascending order of ids.
@@ -187,17 +160,10 @@ impl Source<'_> {
             return Err(self.bad_tokens(found, format!("at most {SPECIALS_BYTES} bytes")));
         }
         let automaton = (bytes > 0)
-            .then(|| {
-                AhoCorasick::builder()
-                    .match_kind(MatchKind::LeftmostLongest)
-                    .build(texts())
-            })
+            .then(|| AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts()))
             .transpose()
             .map_err(|error| self.bad_tokens(error.to_string(), "tokens to look for"))?;
-        Ok(Finder {
-            automaton,
-            ids: texts().map(|text| ids[text]).collect(),
-        })
+        Ok(Finder { automaton, ids: texts().map(|text| ids[text]).collect() })
     }
 
     /// Every merge is of known tokens to a known token, none of them a byte's: those stand for characters that have
@@ -213,10 +179,8 @@ impl Source<'_> {
             for part in [left, right, &*product] {
                 if part.is_empty() || byte_of(part).is_some() || !ids.contains_key(part) {
                     let found = format!("`{}` with `{}` at {index}", shorten(left), shorten(right));
-                    let expected = format!(
-                        "two tokens that make a token; `{}` is no token of text",
-                        shorten(part)
-                    );
+                    let expected =
+                        format!("two tokens that make a token; `{}` is no token of text", shorten(part));
                     return Err(bad_key(self.path, self.keys.merges, found, expected));
                 }
             }

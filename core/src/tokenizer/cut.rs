@@ -48,9 +48,7 @@ impl Cuts {
 
     /// Bytes up to the first cut or the end; `None` for an empty text.
     fn first_cut(&self, text: &str) -> Option<usize> {
-        let mut chars = text
-            .char_indices()
-            .map(|(at, c)| (at, if c == ' ' { SPACE } else { c }));
+        let mut chars = text.char_indices().map(|(at, c)| (at, if c == ' ' { SPACE } else { c }));
         let (_, mut last) = chars.next()?;
         for (at, c) in chars {
             if self.separate(last, c) {

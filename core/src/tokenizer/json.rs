@@ -70,100 +70,44 @@ struct Added<'a> {
 
 /// Reads a file's vocabulary and refuses what would tokenize otherwise than Gemma 4 does.
 pub(super) fn source<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Source<'a>, ModelError> {
-    let not_json = |reason: String| ModelError::NotAModel {
-        path: path.to_owned(),
-        reason,
-    };
+    let not_json = |reason: String| ModelError::NotAModel { path: path.to_owned(), reason };
     let text = std::str::from_utf8(bytes).map_err(|error| not_json(format!("no JSON, {error}")))?;
     let file: File<'_> =
         serde_json::from_str(text).map_err(|error| not_json(format!("no tokenizer.json, {error}")))?;
-    let raw_model = file
-        .model
-        .ok_or_else(|| missing(path, "model", "a vocabulary with merges"))?;
+    let raw_model = file.model.ok_or_else(|| missing(path, "model", "a vocabulary with merges"))?;
     let model: Model<'_> = parse(path, "model", raw_model, "an object")?;
 
     expect(path, "model.type", model.kind, "\"BPE\"", |value| value == "BPE")?;
     let none = |value: &Value| value.is_null() || value == "";
-    expect(
-        path,
-        "model.continuing_subword_prefix",
-        model.continuing_subword_prefix,
-        "null",
-        none,
-    )?;
-    expect(
-        path,
-        "model.end_of_word_suffix",
-        model.end_of_word_suffix,
-        "null",
-        none,
-    )?;
-    expect(
-        path,
-        "model.byte_fallback",
-        model.byte_fallback,
-        "true",
-        |value| value == true,
-    )?;
-    expect(
-        path,
-        "model.ignore_merges",
-        model.ignore_merges,
-        "false",
-        |value| value.is_null() || value == false,
-    )?;
-    expect(
-        path,
-        "normalizer",
-        file.normalizer,
-        "the replacement of spaces by `▁`",
-        replaces_spaces,
-    )?;
+    expect(path, "model.continuing_subword_prefix", model.continuing_subword_prefix, "null", none)?;
+    expect(path, "model.end_of_word_suffix", model.end_of_word_suffix, "null", none)?;
+    expect(path, "model.byte_fallback", model.byte_fallback, "true", |value| value == true)?;
+    expect(path, "model.ignore_merges", model.ignore_merges, "false", |value| {
+        value.is_null() || value == false
+    })?;
+    expect(path, "normalizer", file.normalizer, "the replacement of spaces by `▁`", replaces_spaces)?;
     // It finds nothing to split at once spaces are replaced.
     let splits_at_spaces =
         |value: &Value| value.is_null() || (value["type"] == "Split" && value["pattern"]["String"] == " ");
-    expect(
-        path,
-        "pre_tokenizer",
-        file.pre_tokenizer,
-        "null or a split at spaces",
-        splits_at_spaces,
-    )?;
+    expect(path, "pre_tokenizer", file.pre_tokenizer, "null or a split at spaces", splits_at_spaces)?;
 
-    let raw_vocab = model
-        .vocab
-        .ok_or_else(|| missing(path, VOCAB, "an id for each token"))?;
+    let raw_vocab = model.vocab.ok_or_else(|| missing(path, VOCAB, "an id for each token"))?;
     let Entries(vocab) = parse(path, VOCAB, raw_vocab, "an object of ids by token")?;
-    let raw_merges = model
-        .merges
-        .ok_or_else(|| missing(path, MERGES, "a list of merges"))?;
+    let raw_merges = model.merges.ok_or_else(|| missing(path, MERGES, "a list of merges"))?;
     let merges: Vec<Merge<'_>> = parse(path, MERGES, raw_merges, "pairs of tokens")?;
     let added = match file.added_tokens {
         None => Vec::new(),
         Some(raw) => parse(path, ADDED, raw, "a list of tokens with `id` and `content`")?,
     };
 
-    let mut tokens: Vec<Token<'_>> = vocab
-        .into_iter()
-        .map(|(text, id)| Token {
-            id,
-            text,
-            kind: Kind::Text,
-        })
-        .collect();
+    let mut tokens: Vec<Token<'_>> =
+        vocab.into_iter().map(|(text, id)| Token { id, text, kind: Kind::Text }).collect();
     add(path, &mut tokens, added)?;
     Ok(Source {
         path,
-        keys: Keys {
-            tokens: VOCAB,
-            merges: MERGES,
-            bos: ADDED,
-        },
+        keys: Keys { tokens: VOCAB, merges: MERGES, bos: ADDED },
         tokens,
-        merges: merges
-            .into_iter()
-            .map(|Merge(left, right)| (left, right))
-            .collect(),
+        merges: merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
         bos: None,
     })
 }
@@ -172,38 +116,16 @@ pub(super) fn source<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Source<'a>, 
 fn add<'a>(path: &Path, tokens: &mut Vec<Token<'a>>, added: Vec<Added<'a>>) -> Result<(), ModelError> {
     let mut wanted: HashMap<Cow<'a, str>, (u64, Kind)> = HashMap::new();
     let mut seen = HashSet::new();
-    for Added {
-        id,
-        content,
-        special,
-        single_word,
-        lstrip,
-        rstrip,
-    } in added
-    {
+    for Added { id, content, special, single_word, lstrip, rstrip } in added {
         let name = shorten(&content);
-        for (flag, set) in [
-            ("single_word", single_word),
-            ("lstrip", lstrip),
-            ("rstrip", rstrip),
-        ] {
+        for (flag, set) in [("single_word", single_word), ("lstrip", lstrip), ("rstrip", rstrip)] {
             if set {
-                return Err(bad_key(
-                    path,
-                    ADDED,
-                    format!("`{name}` with `{flag}` true"),
-                    "false",
-                ));
+                return Err(bad_key(path, ADDED, format!("`{name}` with `{flag}` true"), "false"));
             }
         }
         let kind = if special { Kind::Control } else { Kind::Added };
         if !seen.insert(id) || wanted.insert(content, (id, kind)).is_some() {
-            return Err(bad_key(
-                path,
-                ADDED,
-                format!("`{name}` as {id}, a second time"),
-                "every token once",
-            ));
+            return Err(bad_key(path, ADDED, format!("`{name}` as {id}, a second time"), "every token once"));
         }
     }
     for token in tokens.iter_mut() {
@@ -212,20 +134,11 @@ fn add<'a>(path: &Path, tokens: &mut Vec<Token<'a>>, added: Vec<Added<'a>>) -> R
         };
         if id != token.id {
             let found = format!("`{}` as {id}", shorten(&token.text));
-            return Err(bad_key(
-                path,
-                ADDED,
-                found,
-                format!("{} as in `{VOCAB}`", token.id),
-            ));
+            return Err(bad_key(path, ADDED, found, format!("{} as in `{VOCAB}`", token.id)));
         }
         token.kind = kind;
     }
-    tokens.extend(
-        wanted
-            .into_iter()
-            .map(|(text, (id, kind))| Token { id, text, kind }),
-    );
+    tokens.extend(wanted.into_iter().map(|(text, (id, kind))| Token { id, text, kind }));
     Ok(())
 }
 
@@ -238,11 +151,7 @@ fn replaces_spaces(value: &Value) -> bool {
 }
 
 fn missing(path: &Path, key: &str, expected: &str) -> ModelError {
-    ModelError::MissingKey {
-        path: path.to_owned(),
-        key: key.to_owned(),
-        expected: expected.to_owned(),
-    }
+    ModelError::MissingKey { path: path.to_owned(), key: key.to_owned(), expected: expected.to_owned() }
 }
 
 fn parse<'a, T: Deserialize<'a>>(
@@ -265,11 +174,7 @@ fn expect(
 ) -> Result<(), ModelError> {
     let text = raw.map_or("null", RawValue::get);
     // What is good is short; anything longer is not worth the memory.
-    let value = if text.len() <= 4096 {
-        serde_json::from_str(text).ok()
-    } else {
-        None
-    };
+    let value = if text.len() <= 4096 { serde_json::from_str(text).ok() } else { None };
     if value.as_ref().is_some_and(good) {
         return Ok(());
     }
@@ -319,11 +224,9 @@ impl<'de> Deserialize<'de> for Merge<'de> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let (Some(Str(left)), Some(Str(right)), None) = (
-                    list.next_element()?,
-                    list.next_element()?,
-                    list.next_element::<de::IgnoredAny>()?,
-                ) else {
+                let (Some(Str(left)), Some(Str(right)), None) =
+                    (list.next_element()?, list.next_element()?, list.next_element::<de::IgnoredAny>()?)
+                else {
                     return Err(de::Error::custom("a merge that is not of two tokens"));
                 };
                 Ok(Merge(left, right))
@@ -344,8 +247,5 @@ impl<'de> Deserialize<'de> for Merge<'de> {
 }
 
 fn no_pair<E: de::Error>(text: &str) -> E {
-    E::custom(format_args!(
-        "`{}` is not two tokens with one space between them",
-        shorten(text)
-    ))
+    E::custom(format_args!("`{}` is not two tokens with one space between them", shorten(text)))
 }

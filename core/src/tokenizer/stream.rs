@@ -15,10 +15,7 @@ impl Stream {
     /// A stream at the start of a text.
     #[must_use]
     pub fn new(markup: Markup) -> Stream {
-        Stream {
-            markup,
-            pending: Vec::new(),
-        }
+        Stream { markup, pending: Vec::new() }
     }
 
     /// The text that the next id completes. Empty while a character's bytes are incomplete.

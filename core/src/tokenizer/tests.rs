@@ -67,12 +67,7 @@ fn small_tokens() -> Vec<String> {
     let words = WORDS.map(str::to_owned);
     let control = ["<eos>", "<pad>", "</s>"].map(str::to_owned);
     let marks = Marks::TEXTS.map(str::to_owned);
-    bytes
-        .chain(words)
-        .chain(control)
-        .chain(marks)
-        .chain(["<bos>".to_owned()])
-        .collect()
+    bytes.chain(words).chain(control).chain(marks).chain(["<bos>".to_owned()]).collect()
 }
 
 /// Borrows what [`small_tokens`] owns. Types as converters write them: `</s>` is ordinary.
@@ -99,20 +94,14 @@ fn small() -> Tokenizer {
 fn small_json() -> Value {
     let tokens = small_tokens();
     let (plain, marks) = tokens.split_at(256 + WORDS.len() + 3);
-    let vocab: serde_json::Map<String, Value> = plain
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), json!(id)))
-        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        plain.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let added: Vec<Value> = marks
         .iter()
         .enumerate()
         .map(|(index, token)| json!({"id": plain.len() + index, "content": token, "special": true}))
         .collect();
-    let pairs: Vec<Value> = MERGES
-        .iter()
-        .map(|merge| json!(merge.split(' ').collect::<Vec<_>>()))
-        .collect();
+    let pairs: Vec<Value> = MERGES.iter().map(|merge| json!(merge.split(' ').collect::<Vec<_>>())).collect();
     json!({
         "version": "1.0",
         "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -142,9 +131,7 @@ fn from_json(value: &Value) -> Result<Tokenizer, ModelError> {
 /// What tokens a text becomes, as the vocabulary spells them.
 fn spelled(tokenizer: &Tokenizer, text: &str, special: Special) -> Vec<String> {
     let ids = tokenizer.encode(text, special).unwrap();
-    ids.iter()
-        .map(|&id| tokenizer.piece(id).unwrap().to_owned())
-        .collect()
+    ids.iter().map(|&id| tokenizer.piece(id).unwrap().to_owned()).collect()
 }
 
 /// The tokens of a text that is merged as one.
@@ -199,9 +186,7 @@ fn a_vocabulary_that_merges_across_newlines_is_not_cut_there() {
 fn only_trusted_text_spells_control_tokens() {
     let tokenizer = small();
     let text = "<bos><|turn>hello<turn|><|turn";
-    let parsed = [
-        "<bos>", "<|turn>", "hello", "<turn|>", "<", "|", "t", "u", "r", "n",
-    ];
+    let parsed = ["<bos>", "<|turn>", "hello", "<turn|>", "<", "|", "t", "u", "r", "n"];
     assert_eq!(spelled(&tokenizer, text, Special::Parse), parsed);
     let ids = tokenizer.encode(text, Special::Literal).unwrap();
     assert!(ids.iter().all(|&id| !tokenizer.is_special(id)));
@@ -215,11 +200,7 @@ fn a_prompt_has_one_bos_whatever_the_text_or_the_file_says() {
         let hello = tokenizer.id("hello").unwrap();
         assert_eq!(tokenizer.encode("hello", Special::Parse).unwrap(), [hello]);
         for text in ["hello", "<bos>hello", "<bos><bos>hello"] {
-            assert_eq!(
-                tokenizer.encode_prompt(text, Special::Parse).unwrap(),
-                [bos, hello],
-                "{text}"
-            );
+            assert_eq!(tokenizer.encode_prompt(text, Special::Parse).unwrap(), [bos, hello], "{text}");
         }
         assert_eq!(tokenizer.with_bos(vec![]), [bos]);
         assert_eq!(tokenizer.with_bos(vec![hello, bos]), [bos, hello, bos]);
@@ -267,18 +248,8 @@ fn a_vocabulary_without_marks_has_none() {
 fn decoding_shows_or_hides_control_tokens_and_never_fails() {
     let tokenizer = small();
     let id = |text| tokenizer.id(text).unwrap();
-    let ids = [
-        id("<|turn>"),
-        id("▁hello"),
-        id("<0xE6>"),
-        123_456,
-        id("<turn|>"),
-        id("<0x41>"),
-    ];
-    assert_eq!(
-        tokenizer.decode(&ids, Markup::Show),
-        "<|turn> hello\u{fffd}<turn|>A"
-    );
+    let ids = [id("<|turn>"), id("▁hello"), id("<0xE6>"), 123_456, id("<turn|>"), id("<0x41>")];
+    assert_eq!(tokenizer.decode(&ids, Markup::Show), "<|turn> hello\u{fffd}<turn|>A");
     assert_eq!(tokenizer.decode(&ids, Markup::Hide), " hello\u{fffd}A");
     assert_eq!(tokenizer.token_bytes(id("<0xE6>")), Some(vec![0xe6]));
     assert_eq!(tokenizer.token_bytes(id(">▁</")), Some(b"> </".to_vec()));
@@ -313,10 +284,7 @@ fn added_words_are_whole_in_any_text_and_shown() {
         .push(json!({"id": id, "content": "hell of", "special": false}));
     let tokenizer = from_json(&file).unwrap();
     for special in [Special::Parse, Special::Literal] {
-        assert_eq!(
-            spelled(&tokenizer, "hello hell of", special),
-            ["hello", "▁", "hell of"]
-        );
+        assert_eq!(spelled(&tokenizer, "hello hell of", special), ["hello", "▁", "hell of"]);
     }
     let ids = tokenizer.encode("hell of", Special::Literal).unwrap();
     assert_eq!(tokenizer.decode(&ids, Markup::Hide), "hell of");
@@ -327,10 +295,7 @@ fn older_files_write_a_merge_as_one_string() {
     let mut file = small_json();
     file["model"]["merges"] = json!(MERGES);
     let tokenizer = from_json(&file).unwrap();
-    assert_eq!(
-        spelled(&tokenizer, "hello\n\n", Special::Parse),
-        ["hello", "\n\n"]
-    );
+    assert_eq!(spelled(&tokenizer, "hello\n\n", Special::Parse), ["hello", "\n\n"]);
 }
 
 #[test]
@@ -342,10 +307,7 @@ fn a_stretch_that_no_context_holds_is_refused() {
         Err(EncodeError::Uncut { found }) if found == text.len()
     ));
     let spaced = " hello".repeat(STRETCH_BYTES / 4);
-    assert_eq!(
-        tokenizer.encode(&spaced, Special::Parse).unwrap().len(),
-        STRETCH_BYTES / 4
-    );
+    assert_eq!(tokenizer.encode(&spaced, Special::Parse).unwrap().len(), STRETCH_BYTES / 4);
 }
 
 proptest! {

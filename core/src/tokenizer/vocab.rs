@@ -54,9 +54,7 @@ impl<'a> Vocab<'a> {
         Ok(Vocab {
             tokens: metadata.strings(TOKENS)?.collect(),
             types: metadata.opt_i32s(TYPES)?.unwrap_or_default(),
-            merges: merges
-                .ok_or_else(|| metadata.unexpected(MERGES, "an array of strings"))?
-                .collect(),
+            merges: merges.ok_or_else(|| metadata.unexpected(MERGES, "an array of strings"))?.collect(),
             bos: metadata.opt_u32(BOS)?,
             eos: metadata.opt_u32(EOS)?,
             unk: metadata.opt_u32(UNK)?,
@@ -69,28 +67,12 @@ impl<'a> Vocab<'a> {
         let count = self.tokens.len();
         if !self.types.is_empty() && self.types.len() != count {
             let found = format!("an array of {}", self.types.len());
-            return Err(bad_key(
-                path,
-                TYPES,
-                found,
-                format!("one type for each of {count} tokens"),
-            ));
+            return Err(bad_key(path, TYPES, found, format!("one type for each of {count} tokens")));
         }
-        let ids = [
-            (BOS, self.bos),
-            (EOS, self.eos),
-            (UNK, self.unk),
-            (PAD, self.pad),
-            (MASK, self.mask),
-        ];
+        let ids = [(BOS, self.bos), (EOS, self.eos), (UNK, self.unk), (PAD, self.pad), (MASK, self.mask)];
         for (key, id) in ids {
             if let Some(id) = id.filter(|&id| id as usize >= count) {
-                return Err(bad_key(
-                    path,
-                    key,
-                    id.to_string(),
-                    format!("the id of one of {count} tokens"),
-                ));
+                return Err(bad_key(path, key, id.to_string(), format!("the id of one of {count} tokens")));
             }
         }
 
@@ -104,45 +86,21 @@ impl<'a> Vocab<'a> {
                 // User-defined.
                 Some(4) => Kind::Added,
                 Some(other) => {
-                    return Err(bad_key(
-                        path,
-                        TYPES,
-                        format!("{other} at {index}"),
-                        "a type from 1 to 6",
-                    ));
+                    return Err(bad_key(path, TYPES, format!("{other} at {index}"), "a type from 1 to 6"));
                 }
             };
-            tokens.push(Token {
-                id: index as u64,
-                text: Cow::Borrowed(text),
-                kind,
-            });
+            tokens.push(Token { id: index as u64, text: Cow::Borrowed(text), kind });
         }
         let mut merges = Vec::new();
         for (index, merge) in self.merges.iter().enumerate() {
             let Some((left, right)) = split_merge(merge) else {
                 let found = format!("`{}` at {index}", merge.escape_debug());
-                return Err(bad_key(
-                    path,
-                    MERGES,
-                    found,
-                    "two tokens with one space between them",
-                ));
+                return Err(bad_key(path, MERGES, found, "two tokens with one space between them"));
             };
             merges.push((Cow::Borrowed(left), Cow::Borrowed(right)));
         }
-        let keys = Keys {
-            tokens: TOKENS,
-            merges: MERGES,
-            bos: BOS,
-        };
-        Ok(Source {
-            path,
-            keys,
-            tokens,
-            merges,
-            bos: self.bos,
-        })
+        let keys = Keys { tokens: TOKENS, merges: MERGES, bos: BOS };
+        Ok(Source { path, keys, tokens, merges, bos: self.bos })
     }
 }
 

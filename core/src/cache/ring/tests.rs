@@ -5,15 +5,7 @@ use crate::cache::tests::Random;
 
 /// The slots that a query sees, as a string of slots with 1 for visible.
 fn picture(query: usize, end: usize, ring: usize, window: usize) -> String {
-    (0..ring)
-        .map(|slot| {
-            if visible(slot, query, end, ring, window) {
-                '1'
-            } else {
-                '0'
-            }
-        })
-        .collect()
+    (0..ring).map(|slot| if visible(slot, query, end, ring, window) { '1' } else { '0' }).collect()
 }
 
 /// The slots that a query sees, as inclusive runs.
@@ -66,11 +58,7 @@ fn a_ring_of_2048_with_a_window_of_1024_shows_these_slots() {
         (2000, 2048, vec![(977, 2000)]),
         (2100, 2105, two((0, 52), (1077, 2047))),
     ] {
-        assert_eq!(
-            visible_runs(query, end, 2048, 1024),
-            expected,
-            "query {query}, end {end}"
-        );
+        assert_eq!(visible_runs(query, end, 2048, 1024), expected, "query {query}, end {end}");
     }
 }
 
@@ -85,11 +73,7 @@ fn writes_split_at_the_seam() {
         (7, 0, [(0, 0), (0, 0)]),
         (5, 2048, [(5, 2043), (0, 5)]),
     ] {
-        assert_eq!(
-            write_pieces(position, n, 2048),
-            expected,
-            "{n} rows at {position}"
-        );
+        assert_eq!(write_pieces(position, n, 2048), expected, "{n} rows at {position}");
     }
 }
 
@@ -123,14 +107,8 @@ fn resuming_is_legal_up_to_ring_minus_window_back() {
             assert!(!can_resume(highest, highest - (ring - window) - 1, ring, window));
             assert!(can_resume(highest, 0, ring, window), "position 0 needs nothing");
         }
-        assert!(
-            can_resume(ring - 1, 1, ring, window),
-            "nothing is lost before the first wrap"
-        );
-        assert!(
-            !can_resume(ring, window - 1, ring, window),
-            "position 0 is lost with the first wrap"
-        );
+        assert!(can_resume(ring - 1, 1, ring, window), "nothing is lost before the first wrap");
+        assert!(!can_resume(ring, window - 1, ring, window), "position 0 is lost with the first wrap");
         assert!(can_resume(ring, window, ring, window));
     }
 }
@@ -145,11 +123,7 @@ struct Keys {
 
 impl Keys {
     fn new(ring: usize, window: usize) -> Self {
-        Self {
-            slots: vec![None; ring],
-            window,
-            end_error: 0,
-        }
+        Self { slots: vec![None; ring], window, end_error: 0 }
     }
 
     fn write(&mut self, position: usize, n: usize) {
@@ -183,32 +157,16 @@ fn walk(keys: &mut Keys, n: usize, steps: usize, random: &mut Random) -> bool {
     let (mut len, mut step) = (0, 0);
     while step < steps || len < 3 * keys.slots.len() {
         step += 1;
-        let rows = if random.below(4) == 0 {
-            n
-        } else {
-            1 + random.below(n)
-        };
+        let rows = if random.below(4) == 0 { n } else { 1 + random.below(n) };
         if rows > keys.slots.len() {
             return false;
         }
         keys.write(len, rows);
-        let queries = [
-            len,
-            len + rows - 1,
-            len + random.below(rows),
-            len + random.below(rows),
-        ];
-        if !queries
-            .iter()
-            .all(|&query| keys.sees_its_window(query, len + rows))
-        {
+        let queries = [len, len + rows - 1, len + random.below(rows), len + random.below(rows)];
+        if !queries.iter().all(|&query| keys.sees_its_window(query, len + rows)) {
             return false;
         }
-        len += if random.below(3) == 0 {
-            rows
-        } else {
-            random.below(rows + 1)
-        };
+        len += if random.below(3) == 0 { rows } else { random.below(rows + 1) };
     }
     true
 }
@@ -245,10 +203,7 @@ fn a_ring_of_the_window_is_only_enough_for_single_tokens() {
 fn a_mask_built_from_one_position_too_many_or_too_few_is_caught() {
     let mut random = Random::new(3);
     for end_error in [1, -1] {
-        let mut keys = Keys {
-            end_error,
-            ..Keys::new(8 + 4 - 1, 8)
-        };
+        let mut keys = Keys { end_error, ..Keys::new(8 + 4 - 1, 8) };
         assert!(!walk(&mut keys, 4, 1000, &mut random), "end off by {end_error}");
     }
 }
@@ -263,10 +218,7 @@ fn chunks_of_any_legal_size_show_every_query_its_window() {
             for rows in [chunk.min(50 - len).min(max_step(16, 8))] {
                 keys.write(len, rows);
                 for query in len..len + rows {
-                    assert!(
-                        keys.sees_its_window(query, len + rows),
-                        "chunk {chunk}, query {query}"
-                    );
+                    assert!(keys.sees_its_window(query, len + rows), "chunk {chunk}, query {query}");
                 }
                 len += rows;
             }
@@ -280,10 +232,7 @@ fn single_tokens_see_their_window_across_the_seam() {
         let mut keys = Keys::new(ring, window);
         for position in 0..3 * ring + 3 {
             keys.write(position, 1);
-            assert!(
-                keys.sees_its_window(position, position + 1),
-                "position {position}"
-            );
+            assert!(keys.sees_its_window(position, position + 1), "position {position}");
             // The newest key is among them: a query sees itself.
             assert!(visible(position % ring, position, position + 1, ring, window));
         }

@@ -37,11 +37,7 @@ fn one_of_several_resumes_appends_and_the_others_start_at_the_page_border() {
     let mut world = World::new(SPEC);
     let s = sequence(&mut world, 700);
     world.snapshot_at(s, 700).unwrap().unwrap();
-    assert_eq!(
-        world.open_from_at(0, 700).unwrap().1,
-        512,
-        "the first sequence appends to the page"
-    );
+    assert_eq!(world.open_from_at(0, 700).unwrap().1, 512, "the first sequence appends to the page");
     world.release(s);
     world.check().unwrap();
     let (b, usable) = world.open_from_at(0, 700).unwrap();
@@ -85,10 +81,7 @@ fn going_back_in_a_shared_page_needs_the_window_of_its_border() {
     let s = sequence(&mut world, 700);
     step(&mut world, s, 200, 60);
     world.snapshot_at(s, 760).unwrap().unwrap();
-    let error = CacheError::SharedPage {
-        asked: 700,
-        border: 512,
-    };
+    let error = CacheError::SharedPage { asked: 700, border: 512 };
     assert_eq!(world.rollback(s, 700).unwrap(), Err(error));
     assert_eq!(world.rollback(s, 760).unwrap(), Ok(760));
     // The page of the next 256 tokens is held: the step ends where it begins.
@@ -102,25 +95,14 @@ fn a_snapshot_of_an_earlier_length_takes_what_is_left_of_its_window() {
     let mut world = World::new(SPEC);
     let s = sequence(&mut world, 700);
     // Page 2 is being written where page 0 was: only from 256 on may be shared.
-    let error = CacheError::TooFarBack {
-        asked: 510,
-        lowest: 511,
-    };
+    let error = CacheError::TooFarBack { asked: 510, lowest: 511 };
     assert_eq!(world.snapshot_at(s, 510).unwrap(), Err(error));
     world.snapshot_at(s, 511).unwrap().unwrap();
     world.snapshot_at(s, 600).unwrap().unwrap();
     world.check().unwrap();
-    assert_eq!(
-        world.open_from_at(1, 600).unwrap().1,
-        512,
-        "the sequence wrote beyond 600"
-    );
+    assert_eq!(world.open_from_at(1, 600).unwrap().1, 512, "the sequence wrote beyond 600");
     assert_eq!(world.open_from_at(1, 512).unwrap().1, 512);
-    assert_eq!(
-        world.open_from_at(0, 511).unwrap().1,
-        0,
-        "nobody may append below the end of page 1"
-    );
+    assert_eq!(world.open_from_at(0, 511).unwrap().1, 0, "nobody may append below the end of page 1");
     let beyond = world.cache.usable_of(&world.snapshots[0].0, 512);
     assert_eq!(beyond, Err(CacheError::Beyond { asked: 512, len: 511 }));
     world.end().unwrap();
@@ -143,13 +125,7 @@ fn a_page_of_the_ring_that_a_snapshot_holds_is_replaced_and_goes_as_a_whole() {
     assert!(before[0] == after[0] && before[1] != after[1]);
     assert_eq!(world.used().1, 3);
     // In place, one token would have taken position 256 only.
-    assert_eq!(
-        world.rollback(s, 766).unwrap(),
-        Err(CacheError::TooFarBack {
-            asked: 766,
-            lowest: 767
-        })
-    );
+    assert_eq!(world.rollback(s, 766).unwrap(), Err(CacheError::TooFarBack { asked: 766, lowest: 767 }));
     grow(&mut world, s, 2000);
     assert_eq!(world.open_from_at(0, 512).unwrap().1, 512);
     world.end().unwrap();
@@ -168,10 +144,7 @@ fn overwriting_a_shared_page_in_place_is_caught() {
     world.step(s, 1, 1, &mut Random::new(0)).unwrap().unwrap();
     world.cache.local.forge(page, holders);
     let error = world.check().unwrap_err();
-    assert!(
-        error.starts_with("snapshot") && error.contains("local position 512"),
-        "{error}"
-    );
+    assert!(error.starts_with("snapshot") && error.contains("local position 512"), "{error}");
 }
 
 #[test]
@@ -180,14 +153,8 @@ fn two_sequences_that_append_to_one_page_are_caught() {
     let s = sequence(&mut world, 700);
     world.snapshot_at(s, 700).unwrap().unwrap();
     for span in SPANS {
-        let page = world.cache.sequences[&id(&world, s)]
-            .held
-            .tail(span, 700)
-            .unwrap();
-        world
-            .cache
-            .pages_mut(span)
-            .forge(page, (None, 0, vec![700 - 512]));
+        let page = world.cache.sequences[&id(&world, s)].held.tail(span, 700).unwrap();
+        world.cache.pages_mut(span).forge(page, (None, 0, vec![700 - 512]));
     }
     let (other, usable) = world.open_from_at(0, 700).unwrap();
     assert_eq!(usable, 700);
@@ -211,10 +178,7 @@ fn writing_below_what_a_snapshot_relies_on_is_caught() {
     assert_eq!(world.rollback(s, 690).unwrap(), Ok(690));
     world.step(s, 1, 1, &mut Random::new(0)).unwrap().unwrap();
     let error = world.check().unwrap_err();
-    assert!(
-        error.starts_with("snapshot") && error.contains("global position 690"),
-        "{error}"
-    );
+    assert!(error.starts_with("snapshot") && error.contains("global position 690"), "{error}");
 }
 
 #[test]
@@ -242,11 +206,7 @@ fn whoever_is_left_alone_with_a_page_may_go_back_into_it() {
     let (s, usable) = world.open_from_at(0, 400).unwrap();
     assert_eq!(usable, 400);
     world.snapshots.clear();
-    assert_eq!(
-        world.rollback(s, 100).unwrap(),
-        Ok(100),
-        "page 0 came from the snapshot"
-    );
+    assert_eq!(world.rollback(s, 100).unwrap(), Ok(100), "page 0 came from the snapshot");
     step(&mut world, s, 100, 100);
     world.end().unwrap();
 }
@@ -269,10 +229,7 @@ fn a_step_of_the_planned_size_is_never_refused_whatever_snapshots_hold() {
     // The largest step, window and slack for which the ring has no slot to spare.
     let spec = CacheSpec::for_sequences(4096, 1, 8, 250, 0, 16);
     assert_eq!(spec.ring_slots(), 8 + 250 - 1 + 255);
-    let spec = CacheSpec {
-        local_pages: 64,
-        ..spec
-    };
+    let spec = CacheSpec { local_pages: 64, ..spec };
     let mut world = World::new(spec);
     let s = world.open();
     for len in 0..2000 {

@@ -45,8 +45,7 @@ impl Walk {
         world.kernels = self.kernels;
         let mut seen = Seen::default();
         for turn in 0..turns {
-            self.turn(&mut world, &mut random, &mut seen)
-                .map_err(|error| format!("turn {turn}: {error}"))?;
+            self.turn(&mut world, &mut random, &mut seen).map_err(|error| format!("turn {turn}: {error}"))?;
             world.check().map_err(|error| format!("turn {turn}: {error}"))?;
         }
         world.end()?;
@@ -82,21 +81,14 @@ impl Walk {
                     Err(CacheError::SharedPage { .. }) => seen.shared_page += 1,
                     Err(error) => return Err(error.to_string()),
                 }
-                ensure!(
-                    world.cache.rollback(seq, 1 << 30).is_err(),
-                    "went back to the future"
-                );
+                ensure!(world.cache.rollback(seq, 1 << 30).is_err(), "went back to the future");
             }
             6..=8 => {
                 if world.snapshots.len() == self.snapshots {
                     let gone = random.below(self.snapshots);
                     world.snapshots.swap_remove(gone);
                 }
-                let back = if random.below(2) == 0 {
-                    0
-                } else {
-                    random.below(len + 1)
-                };
+                let back = if random.below(2) == 0 { 0 } else { random.below(len + 1) };
                 let taken = world.snapshot_at(s, len - back)?;
                 ensure!(taken.is_ok() || back > 0, "no snapshot at the current length");
             }
@@ -110,17 +102,10 @@ impl Walk {
                 }
                 let snapshot = random.below(world.snapshots.len());
                 let whole = world.snapshots[snapshot].0.len();
-                let len = if random.below(3) == 0 {
-                    random.below(whole + 1)
-                } else {
-                    whole
-                };
+                let len = if random.below(3) == 0 { random.below(whole + 1) } else { whole };
                 let said = world.cache.usable_of(&world.snapshots[snapshot].0, len);
                 let (_, usable) = world.open_from_at(snapshot, len)?;
-                ensure!(
-                    said == Ok(usable) || world.cache.stats().snapshots == 0,
-                    "{said:?}, then {usable}"
-                );
+                ensure!(said == Ok(usable) || world.cache.stats().snapshots == 0, "{said:?}, then {usable}");
                 match usable {
                     _ if usable == len => seen.whole_resumes += 1,
                     0 => seen.empty_resumes += 1,
@@ -128,11 +113,7 @@ impl Walk {
                 }
             }
             14 | 15 if world.sequences.len() < self.sequences => {
-                let back = if random.below(2) == 0 {
-                    0
-                } else {
-                    random.below(len + 1)
-                };
+                let back = if random.below(2) == 0 { 0 } else { random.below(len + 1) };
                 world.fork(s, len - back)?;
             }
             _ => self.step(world, s, random, seen)?,
@@ -144,10 +125,7 @@ impl Walk {
         let (seq, len) = (world.sequences[s].0, world.sequences[s].1.len());
         let limit = world.cache.step_limit(seq).unwrap();
         let left = self.spec.max_context - len;
-        ensure!(
-            limit >= self.step.min(left) && (limit > 0 || left == 0),
-            "limit {limit} at {len}"
-        );
+        ensure!(limit >= self.step.min(left) && (limit > 0 || left == 0), "limit {limit} at {len}");
         let too_long = world.step(s, limit + 1, 0, random)?;
         match too_long {
             Err(CacheError::StepTooLong { limit: said, .. }) if said == limit => {}
@@ -163,11 +141,7 @@ impl Walk {
             _ => 1,
         };
         let n = n.min(limit);
-        let kept = if random.below(2) == 0 {
-            n
-        } else {
-            random.below(n + 1)
-        };
+        let kept = if random.below(2) == 0 { n } else { random.below(n + 1) };
         match world.step(s, n, kept, random)? {
             Ok(()) => {
                 seen.steps += 1;
@@ -178,10 +152,7 @@ impl Walk {
             Err(CacheError::OutOfPages { group, needed, free }) => {
                 seen.out_of_pages += 1;
                 ensure!(needed > free, "{needed} needed, {free} free");
-                ensure!(
-                    group == "global" || self.step == 0,
-                    "out of {group} pages in spite of the plan"
-                );
+                ensure!(group == "global" || self.step == 0, "out of {group} pages in spite of the plan");
                 // What a server does: let somebody go.
                 if world.snapshots.pop().is_none() && world.sequences.len() > 1 {
                     let gone = random.below(world.sequences.len());
@@ -198,9 +169,7 @@ impl Walk {
 fn walk(name: &str, walk: &Walk, seeds: u64, turns: usize) -> Seen {
     let mut sum = Seen::default();
     for seed in 0..seeds {
-        let seen = walk
-            .run(seed, turns)
-            .unwrap_or_else(|error| panic!("{name}, seed {seed}: {error}"));
+        let seen = walk.run(seed, turns).unwrap_or_else(|error| panic!("{name}, seed {seed}: {error}"));
         sum.steps += seen.steps;
         sum.wraps += seen.wraps;
         sum.out_of_pages += seen.out_of_pages;
@@ -217,15 +186,9 @@ fn walk(name: &str, walk: &Walk, seeds: u64, turns: usize) -> Seen {
 
 #[test]
 fn everybody_reads_back_their_own_tokens_whatever_happens() {
-    for (window, step, slack) in [
-        (1, 1, 0),
-        (2, 4, 0),
-        (8, 16, 0),
-        (64, 300, 40),
-        (256, 1, 0),
-        (257, 64, 300),
-        (512, 512, 256),
-    ] {
+    for (window, step, slack) in
+        [(1, 1, 0), (2, 4, 0), (8, 16, 0), (64, 300, 40), (256, 1, 0), (257, 64, 300), (512, 512, 256)]
+    {
         let name = format!("window {window}, step {step}, slack {slack}");
         let seen = walk(&name, &Walk::new(6000, window, step, slack), 4, 1000);
         let Seen {
@@ -239,14 +202,8 @@ fn everybody_reads_back_their_own_tokens_whatever_happens() {
             ..
         } = seen;
         let rare = [too_far_back, whole_resumes, border_resumes];
-        assert!(
-            [steps, wraps, long_steps].iter().all(|&n| n > 100),
-            "{name}: {seen:?}"
-        );
-        assert!(
-            rare.iter().all(|&n| n > 10) && border_rollbacks > 2,
-            "{name}: {seen:?}"
-        );
+        assert!([steps, wraps, long_steps].iter().all(|&n| n > 100), "{name}: {seen:?}");
+        assert!(rare.iter().all(|&n| n > 10) && border_rollbacks > 2, "{name}: {seen:?}");
     }
 }
 
@@ -255,11 +212,7 @@ fn a_cache_that_runs_out_of_pages_stays_whole() {
     for (window, global_pages, local_pages) in [(8, 20, 5), (300, 30, 9), (512, 12, 13)] {
         let mut tight = Walk::new(5000, window, 16, 0);
         tight.step = 0;
-        tight.spec = CacheSpec {
-            global_pages,
-            local_pages,
-            ..tight.spec
-        };
+        tight.spec = CacheSpec { global_pages, local_pages, ..tight.spec };
         let seen = walk("tight", &tight, 4, 1000);
         assert!(seen.out_of_pages > 20, "{seen:?}");
     }
@@ -269,12 +222,7 @@ fn a_cache_that_runs_out_of_pages_stays_whole() {
 fn contexts_around_the_window_and_the_page_work() {
     for context in [1, 7, 8, 9, 16, 255, 256, 257, 299, 300, 301, 511, 512, 513, 800] {
         for window in [8, 300] {
-            walk(
-                &format!("context {context}, window {window}"),
-                &Walk::new(context, window, 32, 0),
-                2,
-                200,
-            );
+            walk(&format!("context {context}, window {window}"), &Walk::new(context, window, 32, 0), 2, 200);
         }
     }
 }
@@ -296,30 +244,18 @@ fn models_with_one_kind_of_layers_work() {
 
 /// A walk with broken kernels must be caught from every seed.
 fn caught(kernels: Kernels) {
-    let broken = Walk {
-        kernels,
-        ..Walk::new(6000, 256, 257, 0)
-    };
+    let broken = Walk { kernels, ..Walk::new(6000, 256, 257, 0) };
     for seed in 0..4 {
-        assert!(
-            broken.run(seed, 1000).is_err(),
-            "{kernels:?} passes with seed {seed}"
-        );
+        assert!(broken.run(seed, 1000).is_err(), "{kernels:?} passes with seed {seed}");
     }
 }
 
 #[test]
 fn a_ring_of_the_window_is_caught() {
-    caught(Kernels {
-        ring: Some(256),
-        ..Kernels::default()
-    });
+    caught(Kernels { ring: Some(256), ..Kernels::default() });
 }
 
 #[test]
 fn a_mask_that_forgets_the_newest_key_is_caught() {
-    caught(Kernels {
-        end_error: -1,
-        ..Kernels::default()
-    });
+    caught(Kernels { end_error: -1, ..Kernels::default() });
 }

@@ -96,19 +96,13 @@ impl World {
         kept: usize,
         random: &mut Random,
     ) -> Checked<Result<(), CacheError>> {
-        let before = format!(
-            "{:?}",
-            (&self.cache.sequences, &self.cache.global, &self.cache.local)
-        );
+        let before = format!("{:?}", (&self.cache.sequences, &self.cache.global, &self.cache.local));
         let (seq, ref tokens) = self.sequences[s];
         let len = tokens.len();
         let pages = match self.cache.reserve(seq, n) {
             Ok(pages) => pages,
             Err(error) => {
-                let after = format!(
-                    "{:?}",
-                    (&self.cache.sequences, &self.cache.global, &self.cache.local)
-                );
+                let after = format!("{:?}", (&self.cache.sequences, &self.cache.global, &self.cache.local));
                 // Snapshots that were dropped may have been collected; a world without them stays to the letter.
                 ensure!(
                     before == after || !self.snapshots.is_empty(),
@@ -137,11 +131,7 @@ impl World {
             });
             for (i, &token) in written.iter().enumerate() {
                 let position = len + i;
-                let ring = if span == Span::Local {
-                    self.ring()
-                } else {
-                    usize::MAX
-                };
+                let ring = if span == Span::Local { self.ring() } else { usize::MAX };
                 let cell = Self::cell(&table, position % ring)?;
                 ensure!(
                     cells.next() == Some(cell) || self.kernels.ring.is_some(),
@@ -178,10 +168,7 @@ impl World {
         if !table.is_empty() {
             for (position, &token) in tokens.iter().enumerate().take(query + 1) {
                 let cell = self.global[Self::cell(table, position)?];
-                ensure!(
-                    cell == Some((token, position)),
-                    "global {position} is {cell:?} for query {query}"
-                );
+                ensure!(cell == Some((token, position)), "global {position} is {cell:?} for query {query}");
             }
         }
         let table = self.cache.table(seq, Span::Local).unwrap();
@@ -191,13 +178,7 @@ impl World {
         let (ring, window) = (self.ring(), self.cache.spec.window);
         let mut seen = BTreeSet::new();
         for slot in 0..ring {
-            if ring::visible(
-                slot,
-                query,
-                end.saturating_add_signed(self.kernels.end_error),
-                ring,
-                window,
-            ) {
+            if ring::visible(slot, query, end.saturating_add_signed(self.kernels.end_error), ring, window) {
                 let cell = self.local[Self::cell(table, slot)?];
                 let Some((token, position)) = cell else {
                     return Err(format!("slot {slot} is empty for query {query}"));
@@ -210,10 +191,7 @@ impl World {
             }
         }
         let window = (query + 1).saturating_sub(window)..=query;
-        ensure!(
-            seen.iter().copied().eq(window),
-            "query {query} of end {end} sees {seen:?}"
-        );
+        ensure!(seen.iter().copied().eq(window), "query {query} of end {end} sees {seen:?}");
         Ok(())
     }
 
@@ -222,18 +200,13 @@ impl World {
         let window = ring::window_start(len, self.cache.spec.window)..len;
         let held = &self.cache.sequences[&seq].held;
         let has_local = !held.local.is_empty();
-        let present = !has_local
-            || window
-                .clone()
-                .all(|position| self.present(Span::Local, held, tokens, position));
+        let present =
+            !has_local || window.clone().all(|position| self.present(Span::Local, held, tokens, position));
         let before = format!("{:?}", self.cache.sequences);
         let result = self.cache.rollback(seq, len);
         match &result {
             Ok(kept) => {
-                ensure!(
-                    *kept == len || *kept == len / PAGE * PAGE,
-                    "back to {kept} instead of {len}"
-                );
+                ensure!(*kept == len || *kept == len / PAGE * PAGE, "back to {kept} instead of {len}");
                 ensure!(present, "went back to {len}, where {window:?} is lost");
                 self.sequences[s].1.truncate(*kept);
             }
@@ -271,10 +244,7 @@ impl World {
     pub(super) fn open_from_at(&mut self, snapshot: usize, len: usize) -> Checked<(usize, usize)> {
         let used = self.used();
         let (snapshot, tokens) = &self.snapshots[snapshot];
-        let (seq, usable) = self
-            .cache
-            .open_from_at(snapshot, len)
-            .map_err(|error| error.to_string())?;
+        let (seq, usable) = self.cache.open_from_at(snapshot, len).map_err(|error| error.to_string())?;
         let tokens = tokens[..usable].to_vec();
         self.adopted(seq, tokens, len, usable, used)
     }
@@ -295,14 +265,8 @@ impl World {
         usable: usize,
         used: (usize, usize),
     ) -> Checked<(usize, usize)> {
-        ensure!(
-            usable == len || usable == len / PAGE * PAGE || usable == 0,
-            "{usable} of {len} usable"
-        );
-        ensure!(
-            self.cache.len(seq) == Ok(usable),
-            "the length is not what was said"
-        );
+        ensure!(usable == len || usable == len / PAGE * PAGE || usable == 0, "{usable} of {len} usable");
+        ensure!(self.cache.len(seq) == Ok(usable), "the length is not what was said");
         ensure!(used == self.used(), "sharing took pages");
         self.adopted.insert(seq);
         self.sequences.push((seq, tokens));
@@ -325,8 +289,7 @@ impl World {
         self.cache.collect();
         for (seq, tokens) in &self.sequences {
             let held = &self.cache.sequences[seq].held;
-            self.check_stream(held, tokens)
-                .map_err(|error| format!("{seq:?}: {error}"))?;
+            self.check_stream(held, tokens).map_err(|error| format!("{seq:?}: {error}"))?;
         }
         for (snapshot, tokens) in &self.snapshots {
             let held = &self.cache.snapshots[&snapshot.id()];
@@ -338,12 +301,7 @@ impl World {
     }
 
     fn check_stream(&self, held: &Held, tokens: &[u64]) -> Checked {
-        ensure!(
-            held.len == tokens.len(),
-            "length {} instead of {}",
-            held.len,
-            tokens.len()
-        );
+        ensure!(held.len == tokens.len(), "length {} instead of {}", held.len, tokens.len());
         for position in 0..held.len {
             ensure!(
                 held.global.is_empty() || self.present(Span::Global, held, tokens, position),
@@ -355,11 +313,7 @@ impl World {
             return Ok(());
         }
         let needed = self.cache.spec.window_start(held.len);
-        ensure!(
-            needed >= held.oldest,
-            "the window from {needed} is lost: oldest is {}",
-            held.oldest
-        );
+        ensure!(needed >= held.oldest, "the window from {needed} is lost: oldest is {}", held.oldest);
         for position in held.oldest..held.len {
             ensure!(
                 self.present(Span::Local, held, tokens, position),
@@ -391,10 +345,7 @@ impl World {
             if !sequence.held.table(span).is_empty() && !len.is_multiple_of(PAGE) {
                 let tail = sequence.held.tail(span, len).ok_or("no last page")?;
                 let (owner, whole, partial) = pages.holders(tail);
-                ensure!(
-                    owner == Some(*seq),
-                    "{span:?} page {tail} belongs to {owner:?}, not to {seq:?}"
-                );
+                ensure!(owner == Some(*seq), "{span:?} page {tail} belongs to {owner:?}, not to {seq:?}");
                 ensure!(whole == 0, "{span:?} page {tail} is appended to and read whole");
                 ensure!(
                     partial.iter().all(|&p| p <= len % PAGE),
@@ -414,10 +365,7 @@ impl World {
                     page.whole += 1;
                 }
             }
-            ensure!(
-                all == clipped,
-                "a snapshot has {all} {span:?} pages and counts {clipped}"
-            );
+            ensure!(all == clipped, "a snapshot has {all} {span:?} pages and counts {clipped}");
         }
         ensure!(
             pages.used() == expected.len(),
@@ -430,15 +378,9 @@ impl World {
             let holders = expected.sequences.len();
             expected.sequences.sort_unstable();
             expected.sequences.dedup();
-            ensure!(
-                holders == expected.sequences.len(),
-                "{span:?} page {page} is twice in one table"
-            );
+            ensure!(holders == expected.sequences.len(), "{span:?} page {page} is twice in one table");
             let owned = owner.is_some_and(|owner| expected.sequences.contains(&owner));
-            ensure!(
-                owned == owner.is_some(),
-                "{span:?} page {page} is owned by {owner:?}, who left"
-            );
+            ensure!(owned == owner.is_some(), "{span:?} page {page} is owned by {owner:?}, who left");
             expected.whole += holders - usize::from(owned);
             expected.partial.sort_unstable();
             ensure!(
@@ -460,14 +402,8 @@ impl World {
         }
         let stats = self.cache.stats();
         let spec = self.cache.spec;
-        ensure!(
-            stats.global.used == 0 && stats.local.used == 0,
-            "pages leaked: {stats:?}"
-        );
-        ensure!(
-            stats.global.free == spec.global_pages && stats.local.free == spec.local_pages,
-            "{stats:?}"
-        );
+        ensure!(stats.global.used == 0 && stats.local.used == 0, "pages leaked: {stats:?}");
+        ensure!(stats.global.free == spec.global_pages && stats.local.free == spec.local_pages, "{stats:?}");
         ensure!(stats.snapshots == 0 && stats.sequences == 0, "{stats:?}");
         Ok(())
     }

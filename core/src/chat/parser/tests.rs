@@ -94,11 +94,7 @@ fn reply(reasoning: &str, content: &str, calls: &[(&str, Value)]) -> Reply {
     Reply {
         reasoning: reasoning.to_owned(),
         content: content.to_owned(),
-        finish: if calls.len() == 0 {
-            Finish::Stop
-        } else {
-            Finish::ToolCalls
-        },
+        finish: if calls.len() == 0 { Finish::Stop } else { Finish::ToolCalls },
         tool_calls: calls.collect(),
         errors: Vec::new(),
     }
@@ -108,11 +104,7 @@ fn reply(reasoning: &str, content: &str, calls: &[(&str, Value)]) -> Reply {
 fn outputs_are_read_as_meant() {
     for (text, expected) in table() {
         assert_eq!(read(text), expected, "{text}");
-        assert_eq!(
-            run(spelled(), [(0, text)], Finish::Stop),
-            expected,
-            "spelled: {text}"
-        );
+        assert_eq!(run(spelled(), [(0, text)], Finish::Stop), expected, "spelled: {text}");
     }
 }
 
@@ -121,10 +113,7 @@ fn malformed_calls_become_errors_and_nothing_around_them_is_lost() {
     for (body, raw, why) in MALFORMED {
         let text = format!("a<|tool_call>{body}<tool_call|>b<|tool_call>call:g{{}}<tool_call|>");
         let mut expected = reply("", "ab", &[("g", json!({}))]);
-        expected.errors.push(CallError {
-            raw: raw.into(),
-            why: why.into(),
-        });
+        expected.errors.push(CallError { raw: raw.into(), why: why.into() });
         assert_eq!(read(&text), expected, "{text}");
     }
 }
@@ -134,14 +123,9 @@ fn calls_that_were_cut_off_become_errors() {
     let text = "Hi<|tool_call>call:f{a:<|\"|>long te";
     let reply = run(Parser::new(tokens(), Start::Answer), encode(text), Finish::Length);
     assert_eq!((reply.content.as_str(), reply.finish), ("Hi", Finish::Length));
-    let [error] = &reply.errors[..] else {
-        panic!("{:?}", reply.errors)
-    };
+    let [error] = &reply.errors[..] else { panic!("{:?}", reply.errors) };
     assert_eq!(error.raw, "call:f{a:<|\"|>long te");
-    assert_eq!(
-        error.why,
-        "generation ended inside the call: the string at byte 9 does not end"
-    );
+    assert_eq!(error.why, "generation ended inside the call: the string at byte 9 does not end");
 }
 
 #[test]
@@ -170,19 +154,14 @@ fn thoughts_stay_in_the_content_where_that_is_wanted() {
     let parser = |start| Parser::new(tokens(), start).reasoning(Reasoning::InContent);
     assert_eq!(run(parser(Start::Answer), encode(text), Finish::Stop), expected);
     let text = text.strip_prefix("<|channel>thought\n").unwrap();
-    assert_eq!(
-        run(parser(Start::Thought), encode(text), Finish::Stop).content,
-        "hm\n<channel|>Hi"
-    );
+    assert_eq!(run(parser(Start::Thought), encode(text), Finish::Stop).content, "hm\n<channel|>Hi");
 }
 
 #[test]
 fn the_parser_knows_when_the_turn_is_over() {
-    for (text, done) in [
-        ("Hi", false),
-        ("Hi<turn|>", true),
-        ("<|tool_call>call:f{}<tool_call|><|tool_response>", true),
-    ] {
+    for (text, done) in
+        [("Hi", false), ("Hi<turn|>", true), ("<|tool_call>call:f{}<tool_call|><|tool_response>", true)]
+    {
         let mut parser = spelled();
         parser.push_text(text);
         assert_eq!(parser.is_done(), done);
@@ -198,10 +177,7 @@ fn text_streams_as_soon_as_it_is_certain() {
     assert_eq!(parser.push(0, "a <"), [Delta::Content("a ".into())]);
     assert_eq!(parser.push(0, "|x"), [Delta::Content("<|x".into())]);
     assert_eq!(parser.push(0, "<|chan"), []);
-    assert_eq!(
-        parser.push(0, "nel>thought\nhm\n"),
-        [Delta::Reasoning("hm".into())]
-    );
+    assert_eq!(parser.push(0, "nel>thought\nhm\n"), [Delta::Reasoning("hm".into())]);
     assert_eq!(parser.push(0, "so"), [Delta::Reasoning("\nso".into())]);
 }
 
@@ -241,29 +217,16 @@ fn markers_written_as_text_are_text_where_markers_are_tokens() {
 
 #[test]
 fn half_a_marker_that_was_cut_off_is_not_shown() {
-    for (text, content) in [
-        ("Hi <tool_c", "Hi "),
-        ("Hi <|", "Hi "),
-        ("a <", "a <"),
-        ("Hi <x", "Hi <x"),
-    ] {
+    for (text, content) in [("Hi <tool_c", "Hi "), ("Hi <|", "Hi "), ("a <", "a <"), ("Hi <x", "Hi <x")] {
         assert_eq!(run(spelled(), [(0, text)], Finish::Length).content, content);
     }
 }
 
 #[test]
 fn limits_hold() {
-    let limits = Limits {
-        depth: 3,
-        call_bytes: 30,
-    };
-    let parser = |text: &str| {
-        run(
-            Parser::new(tokens(), Start::Answer).limits(limits),
-            encode(text),
-            Finish::Stop,
-        )
-    };
+    let limits = Limits { depth: 3, call_bytes: 30 };
+    let parser =
+        |text: &str| run(Parser::new(tokens(), Start::Answer).limits(limits), encode(text), Finish::Stop);
     assert_eq!(
         parser("<|tool_call>call:f{a:[[1]]}<tool_call|>"),
         reply("", "", &[("f", json!({"a": [[1]]}))])
@@ -283,13 +246,9 @@ fn hostile_calls_are_read_in_linear_time_and_on_a_small_stack() {
             "[", "{a:", "\"x,", "'x,", "\"\\", "a:\"x,", "<|\"|>", "<|\"|>,", "a:'\",", ",", " ", "<", "<|",
             "\\\"",
         ] {
-            for prefix in [
-                "",
-                "<|tool_call>call:f{",
-                "<|tool_call>call:f{a:",
-                "<|tool_call>call:f{a:[",
-                "<|channel>",
-            ] {
+            for prefix in
+                ["", "<|tool_call>call:f{", "<|tool_call>call:f{a:", "<|tool_call>call:f{a:[", "<|channel>"]
+            {
                 let text = prefix.to_owned() + &unit.repeat(200_000);
                 let started = std::time::Instant::now();
                 run(spelled(), [(0, text.as_str())], Finish::Stop);
@@ -298,22 +257,13 @@ fn hostile_calls_are_read_in_linear_time_and_on_a_small_stack() {
             }
         }
     };
-    std::thread::Builder::new()
-        .stack_size(1 << 20)
-        .spawn(check)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(1 << 20).spawn(check).unwrap().join().unwrap();
 }
 
 /// All texts whose reading must not depend on how they are cut.
 fn texts() -> impl Iterator<Item = String> {
     let good = table().into_iter().map(|(text, _)| text.to_owned());
-    good.chain(
-        MALFORMED
-            .into_iter()
-            .map(|(body, ..)| format!("a<|tool_call>{body}<tool_call|>b")),
-    )
+    good.chain(MALFORMED.into_iter().map(|(body, ..)| format!("a<|tool_call>{body}<tool_call|>b")))
 }
 
 // Half a marker shown early would be in the deltas and not in the reply to the whole text.
@@ -323,18 +273,10 @@ fn every_cut_gives_the_same_reply_and_shows_no_half_marker() {
         let whole = run(spelled(), [(0, text.as_str())], Finish::Stop);
         for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
             let (left, right) = text.split_at(at);
-            assert_eq!(
-                run(spelled(), [(0, left), (0, right)], Finish::Stop),
-                whole,
-                "{left}|{right}"
-            );
+            assert_eq!(run(spelled(), [(0, left), (0, right)], Finish::Stop), whole, "{left}|{right}");
         }
         let chars: Vec<&str> = text.split_inclusive(|_| true).collect();
-        assert_eq!(
-            run(spelled(), chars.iter().map(|c| (0, *c)), Finish::Stop),
-            whole,
-            "{text}"
-        );
+        assert_eq!(run(spelled(), chars.iter().map(|c| (0, *c)), Finish::Stop), whole, "{text}");
     }
 }
 
@@ -347,24 +289,12 @@ fn every_truncation_gives_a_consistent_reply() {
             let part = tokens_of_text[..count].iter().copied();
             let reply = run(Parser::new(tokens(), Start::Answer), part, Finish::Length);
             assert_eq!(reply.finish, Finish::Length);
-            assert!(
-                whole.reasoning.starts_with(&reply.reasoning),
-                "{text}, {count}: {reply:?}"
-            );
-            assert!(
-                whole.content.starts_with(&reply.content),
-                "{text}, {count}: {reply:?}"
-            );
+            assert!(whole.reasoning.starts_with(&reply.reasoning), "{text}, {count}: {reply:?}");
+            assert!(whole.content.starts_with(&reply.content), "{text}, {count}: {reply:?}");
             assert!(reply.tool_calls.len() <= whole.tool_calls.len() + whole.errors.len());
             // What has begun is either a call or an error.
-            let begun = text[..part_bytes(&tokens_of_text[..count])]
-                .matches("<|tool_call>")
-                .count();
-            assert_eq!(
-                reply.tool_calls.len() + reply.errors.len(),
-                begun,
-                "{text}, {count}: {reply:?}"
-            );
+            let begun = text[..part_bytes(&tokens_of_text[..count])].matches("<|tool_call>").count();
+            assert_eq!(reply.tool_calls.len() + reply.errors.len(), begun, "{text}, {count}: {reply:?}");
         }
     }
 }

@@ -11,11 +11,7 @@ use serde_json::ser::{CharEscape, Formatter, Serializer};
 /// The shortest digits that read back as `value`, with an exponent where Python's `repr` has one.
 pub(super) fn float(value: f64) -> String {
     if !value.is_finite() {
-        return if value.is_nan() {
-            "nan".into()
-        } else {
-            format!("{value}")
-        };
+        return if value.is_nan() { "nan".into() } else { format!("{value}") };
     }
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -30,10 +26,7 @@ pub(super) fn float(value: f64) -> String {
 }
 
 /// The filter `tojson` as Hugging Face defines it: `json.dumps` with its keyword arguments, no HTML escapes.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the engine hands filters their own arguments"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands filters their own arguments")]
 pub(super) fn tojson(value: &Jinja, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -44,16 +37,10 @@ pub(super) fn tojson(value: &Jinja, options: Kwargs) -> Result<String, Error> {
         Error::new(ErrorKind::BadSerialization, "cannot turn this value into JSON").with_source(err)
     };
     let (item, key) = match separators.as_deref() {
-        None => (
-            if indent.is_some() { "," } else { ", " }.to_owned(),
-            ": ".to_owned(),
-        ),
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                "separators are not a pair",
-            ));
+            return Err(Error::new(ErrorKind::InvalidOperation, "separators are not a pair"));
         }
     };
     if indent.is_some_and(|width| width > 64) {
@@ -64,17 +51,8 @@ pub(super) fn tojson(value: &Jinja, options: Kwargs) -> Result<String, Error> {
         value.sort_all_objects();
     }
     let mut text = Vec::new();
-    let style = Style {
-        item,
-        key,
-        indent,
-        ascii,
-        level: 0,
-        empty: false,
-    };
-    value
-        .serialize(&mut Serializer::with_formatter(&mut text, style))
-        .map_err(wrong)?;
+    let style = Style { item, key, indent, ascii, level: 0, empty: false };
+    value.serialize(&mut Serializer::with_formatter(&mut text, style)).map_err(wrong)?;
     String::from_utf8(text).map_err(|_| Error::new(ErrorKind::BadSerialization, "JSON is not UTF-8"))
 }
 
@@ -172,9 +150,7 @@ impl Formatter for Style {
             if c.is_ascii() {
                 write!(out, "{c}")?;
             } else {
-                c.encode_utf16(&mut units)
-                    .iter()
-                    .try_for_each(|unit| write!(out, "\\u{unit:04x}"))?;
+                c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?;
             }
         }
         Ok(())
@@ -201,9 +177,7 @@ impl Formatter for Style {
 
 /// The function `strftime_now(format)`: the present in UTC, because the standard library knows no time zones.
 pub(super) fn strftime_now(format: &str) -> String {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     strftime(format, seconds)
 }
 
@@ -221,15 +195,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// `seconds` since 1970-01-01 00:00 UTC in `format`. Directives that no template is known to use stay as they are.
 fn strftime(format: &str, seconds: u64) -> String {
@@ -246,19 +212,7 @@ fn strftime(format: &str, seconds: u64) -> String {
     }
     let day_of_year = day + 1;
     let mut month = 0;
-    for length in [
-        31,
-        28 + u64::from(is_leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-    ] {
+    for length in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
         if day < length {
             break;
         }
@@ -284,11 +238,7 @@ fn strftime(format: &str, seconds: u64) -> String {
             directive = chars.next().unwrap_or('-');
         }
         let number = |value: u64, width: usize| {
-            if bare {
-                value.to_string()
-            } else {
-                format!("{value:0width$}")
-            }
+            if bare { value.to_string() } else { format!("{value:0width$}") }
         };
         let text = match directive {
             'Y' => year.to_string(),

@@ -43,20 +43,12 @@ fn prompts_are_those_of_jinja2() {
         serde_json::from_str(include_str!("../fixtures/dialogues.json")).unwrap();
     let expected: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_str(include_str!("../fixtures/expected.json")).unwrap();
-    let templates = [
-        ("launch", compile(LAUNCH)),
-        ("pocket", compile(POCKET)),
-        ("gemma4", builtin()),
-    ];
+    let templates = [("launch", compile(LAUNCH)), ("pocket", compile(POCKET)), ("gemma4", builtin())];
     assert_eq!(expected.len(), templates.len());
     for (name, template) in &templates {
         assert_eq!(expected[*name].len(), dialogues.len());
         for (case, prompt) in &expected[*name] {
-            assert_eq!(
-                &template.render(&dialogue(&dialogues[case])).unwrap(),
-                prompt,
-                "{name}: {case}"
-            );
+            assert_eq!(&template.render(&dialogue(&dialogues[case])).unwrap(), prompt, "{name}: {case}");
         }
     }
 }
@@ -68,10 +60,7 @@ fn the_builtin_template_prints_what_google_prints() {
     let hi = json!([{"role": "user", "content": " Hi "}]);
     let call = |id: &str, x: i32| json!([{"id": id, "function": {"name": "f", "arguments": {"x": x}}}]);
     for (value, prompt) in [
-        (
-            json!({"messages": hi}),
-            "<bos><|turn>user\nHi<turn|>\n<|turn>model\n<|channel>thought\n<channel|>",
-        ),
+        (json!({"messages": hi}), "<bos><|turn>user\nHi<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"),
         (
             json!({"messages": hi, "enable_thinking": true}),
             "<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n",
@@ -239,10 +228,7 @@ fn system_parts_become_one_text() {
     let dialogue = Dialogue::new(vec![system, Message::new(Role::User, "Hi")]);
     for source in [LAUNCH, POCKET, BUILTIN] {
         let prompt = compile(source).render(&dialogue).unwrap();
-        assert!(
-            prompt.starts_with("<bos><|turn>system\nBe brief.<turn|>\n"),
-            "{prompt}"
-        );
+        assert!(prompt.starts_with("<bos><|turn>system\nBe brief.<turn|>\n"), "{prompt}");
     }
 }
 
@@ -262,10 +248,7 @@ fn templates_of_other_models_find_what_they_use() {
             Message::new(Role::User, "<three> & 'all'"),
         ],
         tools: vec![json!({"function": {"name": "é<", "parameters": {}, "x": [], "y": [1.0, 1e20]}})],
-        extra: json!({"mood": "fine", "messages": "never"})
-            .as_object()
-            .unwrap()
-            .clone(),
+        extra: json!({"mood": "fine", "messages": "never"}).as_object().unwrap().clone(),
         ..Dialogue::default()
     };
     let prompt = compile(source).render(&dialogue).unwrap();
@@ -294,14 +277,8 @@ fn tojson_takes_the_arguments_of_python() {
 #[test]
 fn errors_name_the_line_and_the_reason() {
     for (source, text) in [
-        (
-            "a\n{% if %}",
-            "chat template, line 2: syntax error: unexpected end of block",
-        ),
-        (
-            "a\n\n{{ messages.nope.deeper }}",
-            "chat template, line 3: undefined value",
-        ),
+        ("a\n{% if %}", "chat template, line 2: syntax error: unexpected end of block"),
+        ("a\n\n{{ messages.nope.deeper }}", "chat template, line 3: undefined value"),
         (
             "\n{{ raise_exception('roles must alternate') }}",
             "chat template, line 2: invalid operation: roles must alternate",
@@ -325,9 +302,7 @@ fn templates_that_look_at_all_pairs_of_messages_can_read_long_dialogues() {
 {%- endfor -%}
 {%- endfor -%}
 {{ ns.last }}";
-    let messages = (0..2500)
-        .map(|index| Message::new(Role::User, index.to_string()))
-        .collect();
+    let messages = (0..2500).map(|index| Message::new(Role::User, index.to_string())).collect();
     assert_eq!(compile(source).render(&Dialogue::new(messages)).unwrap(), "2499");
 }
 
@@ -355,12 +330,7 @@ fn hostile_templates_end_in_an_error() {
             assert!(message.contains(text), "{message}");
         }
     };
-    std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(check)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
 }
 
 #[test]
@@ -387,10 +357,14 @@ fn a_dialogue_as_deep_as_allowed_fits_on_a_small_stack() {
             compile(source).render(&dialogue(&value)).unwrap();
         }
     };
-    std::thread::Builder::new()
-        .stack_size(2 << 20)
-        .spawn(check)
-        .unwrap()
-        .join()
-        .unwrap();
+    std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_template_that_makes_the_engine_panic_is_an_error() {
+    let source = "{% macro f(a=1) %}{{ a[::-1] }}{% endmacro %}{{ f('') }}";
+    let template = ChatTemplate::new(source, "<bos>", "<eos>").expect("it compiles");
+    let dialogue = Dialogue::new(vec![Message::new(Role::User, "Hi".to_owned())]);
+    let error = template.render(&dialogue).expect_err("the slice has no first element");
+    assert!(matches!(error, ChatError::Template { .. }), "{error}");
 }

@@ -20,13 +20,9 @@ fn a_number_is_read_from_every_integer_type_that_holds_it() {
     assert_eq!(metadata.u32("u32").unwrap(), 4_000_000_000);
     assert_eq!(metadata.i32s("u16s").unwrap(), [7, 8, 9]);
     assert_eq!(metadata.i32s("i32s").unwrap(), [7, -8, 9]);
-    for (key, value) in [
-        ("i8", "-3"),
-        ("i16", "-300"),
-        ("i32", "-70000"),
-        ("u64", "1099511627776"),
-        ("f32", "1.5"),
-    ] {
+    for (key, value) in
+        [("i8", "-3"), ("i16", "-300"), ("i32", "-70000"), ("u64", "1099511627776"), ("f32", "1.5")]
+    {
         assert_eq!(
             error(metadata.u32(key)),
             format!("some.gguf: key `{key}` is {value}, expected a whole number from 0 to 4294967295")
@@ -37,12 +33,7 @@ fn a_number_is_read_from_every_integer_type_that_holds_it() {
 #[test]
 fn signed_types_hold_numbers_too() {
     let mut writer = sample_writer();
-    writer
-        .set("i8", 3_i8)
-        .set("i16", 300_i16)
-        .set("i32", 70_000_i32)
-        .set("i64", 5_i64)
-        .set("u64", 6_u64);
+    writer.set("i8", 3_i8).set("i16", 300_i16).set("i32", 70_000_i32).set("i64", 5_i64).set("u64", 6_u64);
     let gguf = parse(writer.to_vec::<&[u8]>([]).unwrap()).unwrap();
     let numbers = ["i8", "i16", "i32", "i64", "u64"].map(|key| gguf.metadata().u32(key).unwrap());
     assert_eq!(numbers, [3, 300, 70_000, 5, 6]);
@@ -54,10 +45,7 @@ fn floats_are_read_from_both_types_and_must_be_finite() {
     let metadata = gguf.metadata();
     assert_eq!(metadata.f32("f32").unwrap().to_bits(), 1.5_f32.to_bits());
     assert_eq!(metadata.f32("f64").unwrap().to_bits(), 0.25_f32.to_bits());
-    assert_eq!(
-        error(metadata.f32("nan")),
-        "some.gguf: key `nan` is NaN, expected a finite number"
-    );
+    assert_eq!(error(metadata.f32("nan")), "some.gguf: key `nan` is NaN, expected a finite number");
     assert_eq!(metadata.f32s("f32s").unwrap(), [7.5, f32::INFINITY]);
 }
 
@@ -71,10 +59,7 @@ fn truth_and_text_are_read() {
     let strings = metadata.strings("strings").unwrap();
     assert_eq!(strings.len(), 3);
     assert_eq!(strings.collect::<Vec<_>>(), ["a", "", "▁the"]);
-    assert_eq!(
-        error(metadata.bool("u8")),
-        "some.gguf: key `u8` is 200, expected true or false"
-    );
+    assert_eq!(error(metadata.bool("u8")), "some.gguf: key `u8` is 200, expected true or false");
 }
 
 #[test]
@@ -112,20 +97,14 @@ fn every_getter_names_what_is_missing() {
             error(metadata.u32_or_array("no", 2)),
             "a whole number from 0 to 4294967295, or an array of 2 of them",
         ),
-        (
-            error(metadata.i32s("no")),
-            "an array of a whole number from -2147483648 to 2147483647",
-        ),
+        (error(metadata.i32s("no")), "an array of a whole number from -2147483648 to 2147483647"),
         (error(metadata.f32s("no")), "an array of numbers"),
         (error(metadata.bools("no")), "an array of true or false"),
         (error(metadata.strings("no")), "an array of strings"),
         (error::<()>(Err(metadata.unexpected("no", "2 or 3"))), "2 or 3"),
     ];
     for (found, expected) in expected {
-        assert_eq!(
-            found,
-            format!("some.gguf: key `no` is missing, expected {expected}")
-        );
+        assert_eq!(found, format!("some.gguf: key `no` is missing, expected {expected}"));
     }
 }
 
@@ -152,10 +131,7 @@ fn optional_getters_forgive_absence_only() {
         error(metadata.opt_bools("string")),
         error(metadata.opt_strings("string")),
     ] {
-        assert!(
-            found.starts_with("some.gguf: key `string` is \"grüße\", expected "),
-            "{found}"
-        );
+        assert!(found.starts_with("some.gguf: key `string` is \"grüße\", expected "), "{found}");
     }
     assert_eq!(
         error(metadata.opt_str("strings")),
@@ -190,17 +166,11 @@ fn arrays_longer_than_any_vocabulary_are_not_copied() {
 #[test]
 fn long_and_multi_line_values_are_shortened_in_messages() {
     let mut writer = sample_writer();
-    writer.set(
-        "template",
-        format!("{{\n\u{1b}[31m{}", "x".repeat(10_000)).as_str(),
-    );
+    writer.set("template", format!("{{\n\u{1b}[31m{}", "x".repeat(10_000)).as_str());
     let gguf = parse(writer.to_vec::<&[u8]>([]).unwrap()).unwrap();
     let found = error(gguf.metadata().u32("template"));
     assert!(found.len() < 200, "{found}");
-    assert!(
-        found.starts_with(r#"some.gguf: key `template` is "{\n\u{1b}[31mxxx"#),
-        "{found}"
-    );
+    assert!(found.starts_with(r#"some.gguf: key `template` is "{\n\u{1b}[31mxxx"#), "{found}");
 }
 
 #[test]
@@ -227,14 +197,7 @@ fn the_writer_refuses_what_the_reader_would() {
     use crate::gguf::write::Writer;
     use crate::tensor::DType;
     let mut writer = Writer::new();
-    for dims in [
-        &[][..],
-        &[0],
-        &[32, 0],
-        &[31],
-        &[32, 1, 1, 1, 1],
-        &[32, usize::MAX],
-    ] {
+    for dims in [&[][..], &[0], &[32, 0], &[31], &[32, 1, 1, 1, 1], &[32, usize::MAX]] {
         assert!(writer.tensor("x", DType::Q8_0, dims).is_err(), "{dims:?}");
     }
     assert!(writer.tensor(&"x".repeat(256), DType::F32, &[1]).is_err());

@@ -56,9 +56,7 @@ fn tensors() -> impl Strategy<Value = Tensors> {
 /// Bytes of tensor `i`, different for each.
 fn data(i: usize, (dtype, dims): &(DType, Vec<usize>)) -> Vec<u8> {
     let bytes = dtype.row_bytes(dims[0]).unwrap() * dims[1..].iter().product::<usize>();
-    (0..bytes)
-        .map(|at| (at * 7 + i * 31 + 1).to_le_bytes()[0])
-        .collect()
+    (0..bytes).map(|at| (at * 7 + i * 31 + 1).to_le_bytes()[0]).collect()
 }
 
 fn written(values: &[(String, Value)], tensors: &Tensors, alignment: u32) -> Vec<u8> {
@@ -70,9 +68,7 @@ fn written(values: &[(String, Value)], tensors: &Tensors, alignment: u32) -> Vec
     for (i, (dtype, dims)) in tensors.iter().enumerate() {
         writer.tensor(&format!("t{i}"), *dtype, dims).unwrap();
     }
-    writer
-        .to_vec(tensors.iter().enumerate().map(|(i, t)| data(i, t)))
-        .unwrap()
+    writer.to_vec(tensors.iter().enumerate().map(|(i, t)| data(i, t))).unwrap()
 }
 
 /// Touches everything a reader can touch.
@@ -177,10 +173,7 @@ fn shapes_are_experts_rows_cols() {
     let experts = gguf.load("blk.0.experts").unwrap().unwrap();
     assert_eq!(experts.row(1, 2), [120, 121, 122, 123]);
     assert!(gguf.load("blk.1.norm").unwrap().is_none());
-    assert_eq!(
-        gguf.tensor_names().collect::<Vec<_>>(),
-        ["blk.0.norm", "blk.0.ffn", "blk.0.experts"]
-    );
+    assert_eq!(gguf.tensor_names().collect::<Vec<_>>(), ["blk.0.norm", "blk.0.ffn", "blk.0.experts"]);
 }
 
 #[test]
@@ -197,14 +190,8 @@ fn a_type_that_is_not_computed_stops_only_its_own_tensor() {
     assert_eq!(gguf.tensor("vision.odd").unwrap().bytes.len(), 32);
     let error = |name| message(&gguf.load(name).unwrap_err());
     let known = "one of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4";
-    assert_eq!(
-        error("vision.grid"),
-        format!("some.gguf: tensor `vision.grid` is IQ3_S, expected {known}")
-    );
-    assert_eq!(
-        error("vision.odd"),
-        format!("some.gguf: tensor `vision.odd` is type 99, expected {known}")
-    );
+    assert_eq!(error("vision.grid"), format!("some.gguf: tensor `vision.grid` is IQ3_S, expected {known}"));
+    assert_eq!(error("vision.odd"), format!("some.gguf: tensor `vision.odd` is type 99, expected {known}"));
     assert_eq!(
         error("vision.conv"),
         "some.gguf: tensor `vision.conv` is of 4 dimensions, expected 1 to 3 dimensions"
@@ -241,8 +228,5 @@ fn only_regular_files_with_something_in_them_are_mapped() {
     let missing = refusal(&folder.path().join("missing"));
     assert!(missing.starts_with("cannot read PATH: "), "{missing}");
     #[cfg(unix)]
-    assert_eq!(
-        refusal(Path::new("/dev/zero")),
-        "PATH is not a model: it is not a regular file"
-    );
+    assert_eq!(refusal(Path::new("/dev/zero")), "PATH is not a model: it is not a regular file");
 }

@@ -14,10 +14,7 @@ fn part(number: u16, parts: u16) -> Writer {
     if number == 0 {
         writer.set("general.architecture", "gemma4");
     }
-    writer
-        .set("split.no", number)
-        .set("split.count", parts)
-        .set("split.tensors.count", i32::from(parts));
+    writer.set("split.no", number).set("split.count", parts).set("split.tensors.count", i32::from(parts));
     writer.tensor(&format!("t{number}"), DType::F32, &[4]).unwrap();
     writer
 }
@@ -127,10 +124,7 @@ fn a_damaged_part_is_named() {
     let bytes = fs::read(path(&folder, 3)).unwrap();
     fs::write(path(&folder, 3), &bytes[..40]).unwrap();
     let found = refusal(&folder, &path(&folder, 1));
-    assert!(
-        found.starts_with("model-00003-of-00003.gguf is damaged: it is cut short"),
-        "{found}"
-    );
+    assert!(found.starts_with("model-00003-of-00003.gguf is damaged: it is cut short"), "{found}");
 }
 
 #[test]

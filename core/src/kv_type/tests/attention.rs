@@ -21,11 +21,7 @@ impl Scene {
         for v in &mut queries {
             *v /= 16.0; // sqrt(DIM)
         }
-        Self {
-            queries,
-            keys: random.normals(keys * DIM),
-            values: random.normals(keys * DIM),
-        }
+        Self { queries, keys: random.normals(keys * DIM), values: random.normals(keys * DIM) }
     }
 
     /// The logits without any storing, the output in f64, `[queries, DIM]`.
@@ -48,10 +44,7 @@ fn dot4(a: &[f32], b: &[f32]) -> f64 {
 
 /// `[queries, keys]`
 fn logits(queries: &[f32], keys: &[f32]) -> Vec<Vec<f64>> {
-    queries
-        .chunks(DIM)
-        .map(|q| keys.chunks(DIM).map(|k| dot4(q, k)).collect())
-        .collect()
+    queries.chunks(DIM).map(|q| keys.chunks(DIM).map(|k| dot4(q, k)).collect()).collect()
 }
 
 /// `softmax(sharpness * logits) values`, in f64.
@@ -86,11 +79,7 @@ fn stay(_: &mut [f32]) {}
 
 /// The turns that a type asks for: of the query if K has it, of the output if V has it.
 fn turns(kind: KvType) -> (Turn, Turn) {
-    if kind.rotated() {
-        (tq3::rotate, tq3::unrotate)
-    } else {
-        (stay, stay)
-    }
+    if kind.rotated() { (tq3::rotate, tq3::unrotate) } else { (stay, stay) }
 }
 
 fn turned(x: &[f32], turn: Turn) -> Vec<f32> {
@@ -114,10 +103,7 @@ fn stored(kind: KvType, x: &[f32]) -> Vec<f32> {
 fn unrotated_by_matrix(x: &[f32]) -> Vec<f32> {
     let r = rotation();
     let column = |j: usize, x: &[f32]| -> f64 { (0..GROUP).map(|i| r[i][j] * f64::from(x[i])).sum() };
-    x.chunks(GROUP)
-        .flat_map(|x| (0..GROUP).map(move |j| (j, x)))
-        .map(|(j, x)| column(j, x) as f32)
-        .collect()
+    x.chunks(GROUP).flat_map(|x| (0..GROUP).map(move |j| (j, x))).map(|(j, x)| column(j, x) as f32).collect()
 }
 
 #[test]
@@ -156,10 +142,7 @@ fn p11_the_output_errs_as_much_as_was_measured() {
             let got = turned_f64(&output(&logits, sharpness, &values), turn_o);
             let error = error(exact, &got);
             let (low, high) = (0.8 * want, 1.2 * want);
-            assert!(
-                (low..=high).contains(&error),
-                "{k}/{v}, logits {sharpness}: {error}, expected {want}"
-            );
+            assert!((low..=high).contains(&error), "{k}/{v}, logits {sharpness}: {error}, expected {want}");
         }
     }
 }
@@ -177,11 +160,7 @@ fn p11_one_key_with_nearly_all_the_mass_errs_as_much_as_was_measured() {
         })
         .collect();
     let exact = scene.exact(1.0);
-    for (kind, want) in [
-        (KvType::Q8_0, 0.0055),
-        (KvType::Q4_0, 0.086),
-        (KvType::TQ3_0, 0.186),
-    ] {
+    for (kind, want) in [(KvType::Q8_0, 0.0055), (KvType::Q4_0, 0.086), (KvType::TQ3_0, 0.186)] {
         let (turn_q, turn_o) = turns(kind);
         let logits = logits(&turned(&scene.queries, turn_q), &stored(kind, &scene.keys));
         let got = turned_f64(&output(&logits, 1.0, &stored(kind, &scene.values)), turn_o);
@@ -277,12 +256,7 @@ fn p12_every_mistake_leaves_the_bounds_of_the_measured_error() {
             tq3::unrotate,
             RIGHT,
         ),
-        (
-            "low bits are read as magnitudes",
-            tq3::rotate,
-            tq3::unrotate,
-            stored_with_magnitudes,
-        ),
+        ("low bits are read as magnitudes", tq3::rotate, tq3::unrotate, stored_with_magnitudes),
         ("both norms are per block", tq3::rotate, tq3::unrotate, |x| {
             stored_with_block_norms(x, BlockNorm::Both)
         }),
@@ -292,10 +266,7 @@ fn p12_every_mistake_leaves_the_bounds_of_the_measured_error() {
     ];
     for (mistake, turn_q, turn_o, store) in mistakes {
         let error = attend(turn_q, turn_o, store);
-        assert!(
-            !is_quantised_and_no_worse(error),
-            "{mistake}: {error} passes for right"
-        );
+        assert!(!is_quantised_and_no_worse(error), "{mistake}: {error} passes for right");
     }
 }
 
@@ -325,10 +296,9 @@ fn p13_the_rotation_follows_the_type_of_each_side() {
             assert!(right <= bound, "{k}/{v}: {right}, at most {bound}");
             let other_q: Turn = if k.rotated() { stay } else { tq3::rotate };
             let other_o: Turn = if v.rotated() { stay } else { tq3::unrotate };
-            for (what, wrong) in [
-                ("the query", attend(other_q, turn_o)),
-                ("the output", attend(turn_q, other_o)),
-            ] {
+            for (what, wrong) in
+                [("the query", attend(other_q, turn_o)), ("the output", attend(turn_q, other_o))]
+            {
                 assert!(wrong >= 0.9, "{k}/{v}, {what} turned against the type: {wrong}");
             }
         }

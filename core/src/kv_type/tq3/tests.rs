@@ -5,11 +5,7 @@ use crate::kv_type::KvType;
 /// `R` from its definition, in f64: the reference for the fast transform.
 pub(in super::super) fn rotation() -> Vec<[f64; GROUP]> {
     let sign = |words: &[u32; 4], i: usize| {
-        if words[i / 32] >> (i % 32) & 1 == 1 {
-            -1.0
-        } else {
-            1.0
-        }
+        if words[i / 32] >> (i % 32) & 1 == 1 { -1.0 } else { 1.0 }
     };
     (0..GROUP)
         .map(|i| {
@@ -25,9 +21,7 @@ pub(in super::super) fn rotation() -> Vec<[f64; GROUP]> {
 fn rotated_f64(x: &[f32]) -> Vec<f64> {
     let r = rotation();
     let row = |row: &[f64; GROUP], x: &[f32]| row.iter().zip(x).map(|(r, x)| r * f64::from(*x)).sum();
-    x.chunks(GROUP)
-        .flat_map(|x| r.iter().map(|r| row(r, x)).collect::<Vec<f64>>())
-        .collect()
+    x.chunks(GROUP).flat_map(|x| r.iter().map(|r| row(r, x)).collect::<Vec<f64>>()).collect()
 }
 
 fn rotated(x: &[f32]) -> Vec<f32> {
@@ -51,18 +45,11 @@ pub(in super::super) fn indices(bytes: &[u8]) -> Vec<u8> {
     let element = |block: &[u8; BLOCK_BYTES], j: usize| {
         (block[2 + j / 4] >> (2 * (j % 4)) & 3) | (block[10 + j / 8] >> (j % 8) & 1) << 2
     };
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .flat_map(|block| (0..BLOCK).map(|j| element(block, j)))
-        .collect()
+    bytes.as_chunks().0.iter().flat_map(|block| (0..BLOCK).map(|j| element(block, j))).collect()
 }
 
 fn golden_a() -> Vec<f32> {
-    (0u8..128)
-        .map(|j| (f32::from((u16::from(j) * 37 + 11) % 64) - 31.5) / 16.0)
-        .collect()
+    (0u8..128).map(|j| (f32::from((u16::from(j) * 37 + 11) % 64) - 31.5) / 16.0).collect()
 }
 
 fn golden_b() -> Vec<f32> {
@@ -87,20 +74,15 @@ const GOLDEN_ONE_HOT: &str = "613daa6956565a6696a990eeac16\
 /// The golden numbers are printed to six decimals.
 fn starts_with(got: &[f32], want: &[f64]) {
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!(
-            (f64::from(*g) - w).abs() <= 2e-6,
-            "element {i} is {g}, expected {w}"
-        );
+        assert!((f64::from(*g) - w).abs() <= 2e-6, "element {i} is {g}, expected {w}");
     }
 }
 
 #[test]
 fn p1_unrotate_undoes_rotate() {
     for i in 0..GROUP {
-        for (name, back) in [
-            ("R' R", unrotated(&rotated(&unit(i)))),
-            ("R R'", rotated(&unrotated(&unit(i)))),
-        ] {
+        for (name, back) in [("R' R", unrotated(&rotated(&unit(i)))), ("R R'", rotated(&unrotated(&unit(i))))]
+        {
             for (got, want) in back.iter().zip(unit(i)) {
                 assert!((got - want).abs() <= 1e-6, "{name}, column {i}: {got}");
             }
@@ -171,9 +153,7 @@ fn golden_vectors_rotate_and_decode_to_their_numbers() {
     let rotated_a = rotated(&a);
     starts_with(
         &rotated_a,
-        &[
-            0.828_641, 0.905_981, 0.055_243, 0.662_913, -0.972_272, -1.491_553, -0.066_291, 3.281_417,
-        ],
+        &[0.828_641, 0.905_981, 0.055_243, 0.662_913, -0.972_272, -1.491_553, -0.066_291, 3.281_417],
     );
     let decoded_a = decoded(KvType::TQ3_0, &unhex(GOLDEN_A));
     let back = unrotated(&decoded_a);
@@ -190,11 +170,7 @@ fn golden_vectors_rotate_and_decode_to_their_numbers() {
         ("Ra Rb", dot(&rotated_a, &rotated_b), 4.918_945),
         ("Ra stored b", dot(&rotated_a, &decoded_b), 4.691_205),
         ("stored a Rb", dot(&decoded_a, &rotated_b), 6.293_793),
-        (
-            "a stored b, the bug of an unrotated query",
-            dot(&a, &decoded_b),
-            -5.537_173,
-        ),
+        ("a stored b, the bug of an unrotated query", dot(&a, &decoded_b), -5.537_173),
     ] {
         assert!((got - want).abs() <= 5e-6, "{name}: {got}, expected {want}");
     }
@@ -222,12 +198,7 @@ fn decoding_follows_the_layout_element_by_element() {
 #[test]
 fn words_of_32_bits_address_the_layout() {
     let bytes = encoded(KvType::TQ3_0, &golden_a());
-    let words: Vec<u32> = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|w| u32::from_le_bytes(*w))
-        .collect();
+    let words: Vec<u32> = bytes.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
     assert_eq!(words.len(), 14);
     let low_at = |e: usize| {
         let (b, j) = (e / 32, e % 32);
@@ -317,12 +288,9 @@ fn p6_inner_products_are_close_and_shrink_by_the_known_share() {
 
 #[test]
 fn p7_heavy_tails_and_outlier_channels_err_no_more() {
-    for (name, want) in [
-        ("gauss", 0.03382),
-        ("student", 0.0325),
-        ("outlier channels", 0.0293),
-        ("shifted", 0.0377),
-    ] {
+    for (name, want) in
+        [("gauss", 0.03382), ("student", 0.0325), ("outlier channels", 0.0293), ("shifted", 0.0377)]
+    {
         let vectors = vectors(name, 4000);
         let mean = |store: &dyn Fn(&[f32]) -> Vec<f32>| {
             let sum: f64 = vectors.iter().map(|x| nmse(x, &store(x))).sum();
@@ -396,10 +364,7 @@ fn every_index_is_that_of_the_f64_formula() {
         for block in bytes.chunks(BLOCK_BYTES) {
             let norm = f16::from_le_bytes([block[0], block[1]]).to_f64();
             // Half a step of f16, and what f32 adds to it.
-            assert!(
-                (norm / want - 1.0).abs() <= 0.5005 * 2f64.powi(-10),
-                "group {group}"
-            );
+            assert!((norm / want - 1.0).abs() <= 0.5005 * 2f64.powi(-10), "group {group}");
         }
     }
     // The borders' neighbourhoods hold about 7 * 4e-6 * 4 (the density) of all values.

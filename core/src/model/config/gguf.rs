@@ -95,9 +95,7 @@ impl Config {
             window: file.need_size("gemma4.attention.sliding_window", WINDOW)?,
             rope_local: Rope::new(theta_local, Vec::new()),
             rope_global: Rope::new(theta, rope_factors(gguf, global_dim / 2)?),
-            ple: file
-                .size("gemma4.embedding_length_per_layer_input", PLE)?
-                .filter(|width| *width > 0),
+            ple: file.size("gemma4.embedding_length_per_layer_input", PLE)?.filter(|width| *width > 0),
             moe: moe(&file, count)?,
             suppress,
             tied: gguf.tensor("output.weight").is_none(),
@@ -155,10 +153,9 @@ fn layers(file: &GgufKeys<'_>, heads: usize, count: usize) -> Result<Vec<LayerCo
         let key = format!("gemma4.attention.key_length{suffix}");
         let head_dim = file.need_size(&key, HEAD_DIM)?;
         // Values are as wide as keys, and RoPE goes over all of a head: a part that does not rotate is in the factors.
-        for other in [
-            format!("gemma4.attention.value_length{suffix}"),
-            format!("gemma4.rope.dimension_count{suffix}"),
-        ] {
+        for other in
+            [format!("gemma4.attention.value_length{suffix}"), format!("gemma4.rope.dimension_count{suffix}")]
+        {
             if let Some(found) = file.size(&other, HEAD_DIM)?
                 && found != head_dim
             {
@@ -256,29 +253,16 @@ fn rope_factors(gguf: &Gguf, pairs: usize) -> Result<Vec<f32>, ModelError> {
     }
     let (values, _) = tensor.data.as_chunks::<4>();
     let factors: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    match factors
-        .iter()
-        .find(|factor| !(factor.is_finite() && **factor > 0.0))
-    {
+    match factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
         None => Ok(factors),
-        Some(factor) => Err(bad(
-            format!("a vector with {factor}"),
-            "numbers greater than 0".to_owned(),
-        )),
+        Some(factor) => Err(bad(format!("a vector with {factor}"), "numbers greater than 0".to_owned())),
     }
 }
 
 /// The mixture of experts, of which files without one may say that it has 0 experts.
 fn moe(file: &GgufKeys<'_>, count: usize) -> Result<Option<Moe>, ModelError> {
-    let keys = [
-        "gemma4.expert_count",
-        "gemma4.expert_used_count",
-        "gemma4.expert_feed_forward_length",
-    ];
-    if keys
-        .iter()
-        .all(|key| matches!(file.find(key), None | Some(Value::Int(0))))
-    {
+    let keys = ["gemma4.expert_count", "gemma4.expert_used_count", "gemma4.expert_feed_forward_length"];
+    if keys.iter().all(|key| matches!(file.find(key), None | Some(Value::Int(0)))) {
         return Ok(None);
     }
     let experts = file.need_size(keys[0], EXPERTS)?;

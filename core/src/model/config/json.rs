@@ -18,11 +18,8 @@ use crate::hf::json;
 /// `model_type` of the models this program runs, whole and of their text part.
 const MODEL_TYPES: &str = "gemma4, gemma4_text, gemma4_unified or gemma4_unified_text";
 
-const LAYER_KEYS: LayerKeys = LayerKeys {
-    kinds: "layer_types",
-    geometry: "per_layer_config",
-    shared: "num_kv_shared_layers",
-};
+const LAYER_KEYS: LayerKeys =
+    LayerKeys { kinds: "layer_types", geometry: "per_layer_config", shared: "num_kv_shared_layers" };
 
 /// The keys of a JSON object; `a.b` is `b` inside of `a`.
 pub(crate) struct JsonKeys<'a> {
@@ -34,11 +31,7 @@ pub(crate) struct JsonKeys<'a> {
 
 impl<'a> JsonKeys<'a> {
     pub(crate) fn new(path: &'a Path, object: &'a Map<String, Json>) -> Self {
-        Self {
-            path,
-            within: "",
-            object,
-        }
+        Self { path, within: "", object }
     }
 
     /// The text part of a multi-modal configuration, or all of one that is text only.
@@ -48,19 +41,13 @@ impl<'a> JsonKeys<'a> {
             Some(Json::Object(object)) => object,
             Some(other) => return Err(self.bad("text_config", convert(other), "an object")),
         };
-        Ok(Self {
-            path: self.path,
-            within: "text_config.",
-            object,
-        })
+        Ok(Self { path: self.path, within: "text_config.", object })
     }
 
     fn get(&self, key: &str) -> Option<&'a Json> {
         let mut steps = key.split('.');
         let first = self.object.get(steps.next()?)?;
-        steps
-            .try_fold(first, |value, step| value.as_object()?.get(step))
-            .filter(|value| !value.is_null())
+        steps.try_fold(first, |value, step| value.as_object()?.get(step)).filter(|value| !value.is_null())
     }
 }
 
@@ -131,27 +118,16 @@ impl Config {
         check_layers(&file, &LAYER_KEYS, &layers)?;
         share_kv(&file, &LAYER_KEYS, &mut layers, sharing)?;
 
-        let head_dim = |span| {
-            layers
-                .iter()
-                .find(|layer| layer.span == span)
-                .map(|layer| layer.head_dim)
-        };
+        let head_dim = |span| layers.iter().find(|layer| layer.span == span).map(|layer| layer.head_dim);
         let rope_local = rope(&file, Span::Local, head_dim(Span::Local))?;
         let rope_global = rope(&file, Span::Global, head_dim(Span::Global))?;
 
-        let ple = file
-            .size("hidden_size_per_layer_input", PLE)?
-            .filter(|width| *width > 0);
+        let ple = file.size("hidden_size_per_layer_input", PLE)?.filter(|width| *width > 0);
         if ple.is_some()
             && let Some(rows) = file.size("vocab_size_per_layer_input", VOCAB)?
             && rows != vocab
         {
-            return Err(file.bad(
-                "vocab_size_per_layer_input",
-                rows,
-                format!("{vocab}, as in `vocab_size`"),
-            ));
+            return Err(file.bad("vocab_size_per_layer_input", rows, format!("{vocab}, as in `vocab_size`")));
         }
         let suppress = file.token_ids("suppress_tokens")?;
         check_suppressed(&file, "suppress_tokens", &suppress, vocab)?;
@@ -184,12 +160,7 @@ impl Config {
     /// The same with `suppress`, read from the file `path`, in place of what is suppressed.
     pub(crate) fn with_suppressed(mut self, path: &Path, suppress: Vec<u32>) -> Result<Self, ModelError> {
         let object = Map::new();
-        check_suppressed(
-            &JsonKeys::new(path, &object),
-            "suppress_tokens",
-            &suppress,
-            self.vocab,
-        )?;
+        check_suppressed(&JsonKeys::new(path, &object), "suppress_tokens", &suppress, self.vocab)?;
         self.suppress = suppress;
         Ok(self)
     }
@@ -207,9 +178,7 @@ fn check_type(file: &JsonKeys<'_>) -> Result<(), ModelError> {
     if file.find("dflash_config").is_some() {
         return Err(drafter("a checkpoint with `dflash_config`"));
     }
-    let kind = file
-        .text("model_type")?
-        .ok_or_else(|| file.missing("model_type", MODEL_TYPES))?;
+    let kind = file.text("model_type")?.ok_or_else(|| file.missing("model_type", MODEL_TYPES))?;
     match kind.as_str() {
         "gemma4" | "gemma4_text" | "gemma4_unified" | "gemma4_unified_text" => Ok(()),
         "gemma4_assistant" | "gemma4_unified_assistant" => Err(drafter(&format!("`model_type` {kind}"))),
@@ -266,9 +235,7 @@ fn layers(
         None => (
             file.need_size("global_head_dim", HEAD_DIM)?,
             // Without K = V the number is there in some files but does not count.
-            kv_heads("num_global_key_value_heads")?
-                .filter(|_| k_eq_v)
-                .unwrap_or(local_kv_heads),
+            kv_heads("num_global_key_value_heads")?.filter(|_| k_eq_v).unwrap_or(local_kv_heads),
         ),
     };
 
@@ -287,11 +254,7 @@ fn layers(
             span,
             head_dim,
             kv_heads: layer_kv_heads,
-            ffn: if wide && sharing > 0 && index >= count - sharing {
-                2 * ffn
-            } else {
-                ffn
-            },
+            ffn: if wide && sharing > 0 && index >= count - sharing { 2 * ffn } else { ffn },
             donor: None,
             k_eq_v: k_eq_v && span == Span::Global,
         });
@@ -306,13 +269,11 @@ fn spans(file: &JsonKeys<'_>, count: usize) -> Result<Vec<Span>, ModelError> {
         // Five sliding layers, then a full one; the last layer is full whatever the count is.
         None => {
             return Ok((1..=count)
-                .map(|number| {
-                    if number.is_multiple_of(6) || number == count {
-                        Span::Global
-                    } else {
-                        Span::Local
-                    }
-                })
+                .map(
+                    |number| {
+                        if number.is_multiple_of(6) || number == count { Span::Global } else { Span::Local }
+                    },
+                )
                 .collect());
         }
         Some(Value::List(list)) => list,
@@ -361,16 +322,10 @@ fn geometry<'a>(file: &JsonKeys<'a>, count: usize) -> Result<Option<Vec<Option<&
         let Json::Object(entry) = value else {
             return Err(file.bad(&format!("{KEY}.{name}"), convert(value), "an object"));
         };
-        if let Some(other) = entry
-            .keys()
-            .find(|k| !["head_dim", "num_key_value_heads"].contains(&k.as_str()))
+        if let Some(other) = entry.keys().find(|k| !["head_dim", "num_key_value_heads"].contains(&k.as_str()))
         {
             let found = format!("an object with the key {}", Value::Text(other));
-            return Err(file.bad(
-                &format!("{KEY}.{name}"),
-                found,
-                "head_dim and num_key_value_heads",
-            ));
+            return Err(file.bad(&format!("{KEY}.{name}"), found, "head_dim and num_key_value_heads"));
         }
     }
     Ok(Some(names))
@@ -391,9 +346,7 @@ fn rope(file: &JsonKeys<'_>, span: Span, head_dim: Option<usize>) -> Result<Rope
     };
     let theta = file.need_number(&key("rope_theta"), Numbers::Positive)?;
     let rope_type = match (flat, span) {
-        (false, _) => file
-            .text(&key("rope_type"))?
-            .unwrap_or_else(|| "default".to_owned()),
+        (false, _) => file.text(&key("rope_type"))?.unwrap_or_else(|| "default".to_owned()),
         (true, Span::Local) => "default".to_owned(),
         (true, Span::Global) => "proportional".to_owned(),
     };
@@ -406,11 +359,7 @@ fn rope(file: &JsonKeys<'_>, span: Span, head_dim: Option<usize>) -> Result<Rope
                 None if flat => return Err(file.missing(&partial_key, Numbers::PositiveShare)),
                 None => 1.0,
             };
-            let factor = if flat {
-                1.0
-            } else {
-                file.number(&factor_key, Numbers::Positive)?.unwrap_or(1.0)
-            };
+            let factor = if flat { 1.0 } else { file.number(&factor_key, Numbers::Positive)?.unwrap_or(1.0) };
             let pairs = head_dim.unwrap_or(0) / 2;
             // `int(partial * head_dim // 2)`; at most `pairs` because `partial` is at most 1.
             let live = (0..pairs).take_while(|i| (i + 1) as f64 <= partial * pairs as f64);

@@ -68,9 +68,7 @@ pub(crate) trait Keys {
 
     /// A size in `range`; `None` if absent.
     fn size(&self, key: &str, range: Sizes) -> Result<Option<usize>, ModelError> {
-        self.find(key)
-            .map(|value| self.to_size(key, &value, &range))
-            .transpose()
+        self.find(key).map(|value| self.to_size(key, &value, &range)).transpose()
     }
 
     /// A size in `range`.
@@ -154,10 +152,9 @@ pub(crate) trait Keys {
     fn need_sizes(&self, key: &str, range: Sizes, layers: usize) -> Result<Vec<usize>, ModelError> {
         match self.find(key) {
             None => Err(self.missing(key, format!("{range}, or a list of {layers} of them"))),
-            Some(Value::List(list)) if list.len() == layers => list
-                .iter()
-                .map(|value| self.to_size(key, value, &range))
-                .collect(),
+            Some(Value::List(list)) if list.len() == layers => {
+                list.iter().map(|value| self.to_size(key, value, &range)).collect()
+            }
             Some(Value::List(list)) => Err(self.bad(
                 key,
                 format!("a list of {} values", list.len()),
@@ -175,10 +172,7 @@ pub(crate) fn unique(mut ids: Vec<u32>) -> Vec<u32> {
     ids
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "callers refuse what became infinite or zero"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "callers refuse what became infinite or zero")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }
@@ -192,10 +186,7 @@ pub(crate) struct Sizes {
 
 /// Sizes in `range`.
 pub(crate) const fn sizes(range: RangeInclusive<usize>) -> Sizes {
-    Sizes {
-        range,
-        multiple_of: 1,
-    }
+    Sizes { range, multiple_of: 1 }
 }
 
 impl Sizes {

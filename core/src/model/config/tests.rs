@@ -57,10 +57,7 @@ fn reads_the_dense_golden() {
         rms_eps: 1e-6,
         final_softcap: Some(30.0),
         window: 32,
-        rope_local: Rope {
-            theta: 1e4,
-            factors: Vec::new(),
-        },
+        rope_local: Rope { theta: 1e4, factors: Vec::new() },
         rope_global: Rope { theta: 1e6, factors },
         ple: None,
         moe: None,
@@ -74,11 +71,7 @@ fn reads_the_dense_golden() {
 #[test]
 fn reads_the_mixture_golden() {
     let config = read(fixture("moe")).unwrap();
-    let moe = Moe {
-        experts: 16,
-        top_k: 4,
-        ffn: 96,
-    };
+    let moe = Moe { experts: 16, top_k: 4, ffn: 96 };
     assert_eq!(config.moe, Some(moe));
     let spans: Vec<Span> = config.layers.iter().map(|layer| layer.span).collect();
     let three = [Span::Local, Span::Local, Span::Global];
@@ -91,19 +84,11 @@ fn reads_the_golden_with_shared_layers() {
     let config = read(fixture("ple")).unwrap();
     assert_eq!(config.ple, Some(64));
     let owners = [None; 6];
-    assert_eq!(
-        donors(&config),
-        [&owners[..], &[Some(5), Some(5), Some(5), Some(4)]].concat()
-    );
+    assert_eq!(donors(&config), [&owners[..], &[Some(5), Some(5), Some(5), Some(4)]].concat());
     let ffn: Vec<usize> = config.layers.iter().map(|layer| layer.ffn).collect();
     assert_eq!(ffn, [256, 256, 256, 256, 256, 256, 512, 512, 512, 512]);
     // Without K = V a full layer has as many heads as the others.
-    assert!(
-        config
-            .layers
-            .iter()
-            .all(|layer| layer.kv_heads == 1 && !layer.k_eq_v)
-    );
+    assert!(config.layers.iter().all(|layer| layer.kv_heads == 1 && !layer.k_eq_v));
 }
 
 #[test]
@@ -124,13 +109,7 @@ fn reads_the_newer_spelling_of_the_geometry() {
 
 #[test]
 fn refuses_drafters() {
-    for name in [
-        "dense-assistant",
-        "ple-assistant",
-        "dense-dflash",
-        "moe-dflash",
-        "ple-dflash",
-    ] {
+    for name in ["dense-assistant", "ple-assistant", "dense-dflash", "moe-dflash", "ple-dflash"] {
         let error = read(fixture(name)).unwrap_err().to_string();
         assert!(error.contains("config.json is not a model: "), "{error}");
         assert!(error.contains("is a drafter"), "{error}");
@@ -190,10 +169,7 @@ fn sharing_layers_read_the_last_owner_of_their_kind() {
 fn only_the_smallest_size_has_wider_layers_at_the_end() {
     for size in SIZES {
         let config = read(&size.json().to_string()).unwrap();
-        let wide = config
-            .layers
-            .iter()
-            .filter(|layer| layer.ffn == 2 * config.layers[0].ffn);
+        let wide = config.layers.iter().filter(|layer| layer.ffn == 2 * config.layers[0].ffn);
         let expected = if size.name == "E2B" { 20 } else { 0 };
         assert_eq!(wide.count(), expected, "{}", size.name);
     }
@@ -215,12 +191,7 @@ fn a_number_of_global_heads_counts_only_where_keys_are_values() {
     let mut file: Json = serde_json::from_str(fixture("dense")).unwrap();
     file["attention_k_eq_v"] = json!(false);
     let config = read(&file.to_string()).unwrap();
-    assert!(
-        config
-            .layers
-            .iter()
-            .all(|layer| layer.kv_heads == 2 && !layer.k_eq_v)
-    );
+    assert!(config.layers.iter().all(|layer| layer.kv_heads == 2 && !layer.k_eq_v));
 }
 
 #[test]
@@ -232,21 +203,12 @@ fn optional_settings_may_be_null_absent_or_off() {
     };
     assert_eq!(with("final_logit_softcapping", Json::Null).final_softcap, None);
     assert_eq!(with("final_logit_softcapping", json!(0)).final_softcap, None);
-    assert_eq!(
-        with("final_logit_softcapping", json!(20)).final_softcap,
-        Some(20.0)
-    );
+    assert_eq!(with("final_logit_softcapping", json!(20)).final_softcap, Some(20.0));
     assert_eq!(with("num_experts", json!(8)).moe, None);
-    assert_eq!(
-        with("use_bidirectional_attention", json!("vision")),
-        read(fixture("dense")).unwrap()
-    );
+    assert_eq!(with("use_bidirectional_attention", json!("vision")), read(fixture("dense")).unwrap());
     assert!(!with("tie_word_embeddings", json!(false)).tied);
     // Twice as wide from the first sharing layer, of which there is none.
-    assert_eq!(
-        with("use_double_wide_mlp", json!(true)),
-        read(fixture("dense")).unwrap()
-    );
+    assert_eq!(with("use_double_wide_mlp", json!(true)), read(fixture("dense")).unwrap());
     assert_eq!(with("suppress_tokens", json!([7, 9, 7])).suppress, [7, 9]);
 }
 
@@ -259,12 +221,7 @@ fn live_pairs_are_counted_as_in_python() {
         read(&file.to_string()).unwrap().rope_global.factors
     };
     let partial = |partial: Json| json!({ "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": partial });
-    for (factor, live) in [
-        (json!(0.7), 112),
-        (json!(0.3), 48),
-        (json!(0.001), 0),
-        (json!(0.999), 159),
-    ] {
+    for (factor, live) in [(json!(0.7), 112), (json!(0.3), 48), (json!(0.001), 0), (json!(0.999), 159)] {
         let factors = with(partial(factor));
         assert_eq!(factors.len(), 160);
         assert_eq!(factors.iter().filter(|f| **f == 1.0).count(), live);
@@ -275,10 +232,7 @@ fn live_pairs_are_counted_as_in_python() {
     let stretched = with(json!({
         "rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.5, "factor": 8.0
     }));
-    assert_eq!(
-        (stretched[0], stretched[79], stretched[80]),
-        (8.0, 8.0, NO_ROTATION)
-    );
+    assert_eq!((stretched[0], stretched[79], stretched[80]), (8.0, 8.0, NO_ROTATION));
 }
 
 #[test]
@@ -403,18 +357,11 @@ fn assert_sound(config: &Config) {
         if let Some(donor) = layer.donor {
             assert!(donor < index);
             let other = config.layers[donor];
-            assert_eq!(
-                (other.span, other.head_dim, other.donor),
-                (layer.span, layer.head_dim, None)
-            );
+            assert_eq!((other.span, other.head_dim, other.donor), (layer.span, layer.head_dim, None));
         }
     }
     assert!(config.hidden > 0 && config.vocab > 0 && config.window > 0 && config.rms_eps > 0.0);
-    assert!(
-        config
-            .moe
-            .is_none_or(|moe| moe.top_k <= moe.experts && moe.ffn > 0)
-    );
+    assert!(config.moe.is_none_or(|moe| moe.top_k <= moe.experts && moe.ffn > 0));
     assert!(config.suppress.iter().all(|id| (*id as usize) < config.vocab));
 }
 

@@ -9,18 +9,11 @@ use crate::tensor::{Bytes, DType, Tensor};
 
 pub(super) fn load(config: &Config, source: &dyn WeightSource) -> Result<Weights, ModelError> {
     let naming = source.naming();
-    let file = Finder {
-        source,
-        naming: &naming,
-        layer: None,
-    };
+    let file = Finder { source, naming: &naming, layer: None };
     let Config { hidden, vocab, .. } = *config;
     let mut layers = Vec::new();
     for (index, layer) in config.layers.iter().enumerate() {
-        let file = Finder {
-            layer: Some(index),
-            ..file
-        };
+        let file = Finder { layer: Some(index), ..file };
         layers.push(file.layer(config, layer)?);
     }
     let ple = match config.ple {
@@ -48,11 +41,7 @@ pub(super) fn load(config: &Config, source: &dyn WeightSource) -> Result<Weights
     };
     Ok(Weights {
         token_embd: file.matrix("token_embd.weight", "embed_tokens.weight", [vocab, hidden])?,
-        output: if config.tied {
-            None
-        } else {
-            Some(file.output([1, vocab, hidden])?)
-        },
+        output: if config.tied { None } else { Some(file.output([1, vocab, hidden])?) },
         output_norm: file.vector("output_norm.weight", "norm.weight", hidden)?,
         ple,
         layers,
@@ -117,11 +106,7 @@ impl Finder<'_> {
         Ok(MoeWeights {
             gate_inp: self.matrix("ffn_gate_inp.weight", "router.proj.weight", [experts, hidden])?,
             gate_inp_scale: self.vector("ffn_gate_inp.scale", "router.scale", hidden)?,
-            pre_norm_2: self.vector(
-                "pre_ffw_norm_2.weight",
-                "pre_feedforward_layernorm_2.weight",
-                hidden,
-            )?,
+            pre_norm_2: self.vector("pre_ffw_norm_2.weight", "pre_feedforward_layernorm_2.weight", hidden)?,
             post_norm_1: self.vector(
                 "post_ffw_norm_1.weight",
                 "post_feedforward_layernorm_1.weight",
@@ -155,9 +140,7 @@ impl Finder<'_> {
             return self.split(&fused, config, layer);
         }
         let k = own.then(|| self.need(K.0, K.1, kv_shape)).transpose()?;
-        let v = (own && !layer.k_eq_v)
-            .then(|| self.need(V.0, V.1, kv_shape))
-            .transpose()?;
+        let v = (own && !layer.k_eq_v).then(|| self.need(V.0, V.1, kv_shape)).transpose()?;
         Ok([q, k, v])
     }
 
@@ -199,10 +182,9 @@ impl Finder<'_> {
         match (gate, up) {
             // The spelling that most files have is the one to report.
             (None, None) => Err(self.missing(GATE_UP.0, GATE_UP.1[0], fused)),
-            (gate, up) => Ok(GateUp::Split {
-                gate: self.some(gate, GATE, half)?,
-                up: self.some(up, UP, half)?,
-            }),
+            (gate, up) => {
+                Ok(GateUp::Split { gate: self.some(gate, GATE, half)?, up: self.some(up, UP, half)? })
+            }
         }
     }
 
@@ -340,24 +322,13 @@ const V: (&str, &str) = ("attn_v.weight", "self_attn.v_proj.weight");
 const FUSED: &str = "attn_qkv.weight";
 
 // Experts in the spellings of transformers, of checkpoints with a `moe` module, and of MLX, which splits gate and up.
-const GATE_UP: (&str, [&str; 3]) = (
-    "ffn_gate_up_exps.weight",
-    [
-        "experts.gate_up_proj",
-        "moe.gate_up_proj",
-        "moe.experts.gate_up_proj",
-    ],
-);
+const GATE_UP: (&str, [&str; 3]) =
+    ("ffn_gate_up_exps.weight", ["experts.gate_up_proj", "moe.gate_up_proj", "moe.experts.gate_up_proj"]);
 const GATE: (&str, &str) = ("ffn_gate_exps.weight", "experts.switch_glu.gate_proj.weight");
 const UP: (&str, &str) = ("ffn_up_exps.weight", "experts.switch_glu.up_proj.weight");
 const DOWN: (&str, [&str; 4]) = (
     "ffn_down_exps.weight",
-    [
-        "experts.down_proj",
-        "moe.down_proj",
-        "moe.experts.down_proj",
-        "experts.switch_glu.down_proj.weight",
-    ],
+    ["experts.down_proj", "moe.down_proj", "moe.experts.down_proj", "experts.switch_glu.down_proj.weight"],
 );
 
 fn shape(tensor: &Tensor) -> [usize; 3] {

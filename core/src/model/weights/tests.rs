@@ -41,11 +41,7 @@ impl WeightSource for Memory {
 
 impl Memory {
     fn new(naming: Naming) -> Self {
-        Self {
-            naming,
-            tensors: BTreeMap::new(),
-            asked: RefCell::default(),
-        }
+        Self { naming, tensors: BTreeMap::new(), asked: RefCell::default() }
     }
 
     /// A tensor of zeros.
@@ -165,11 +161,8 @@ fn every_tensor_of_a_file_is_used_but_for_the_rotation_and_what_sharing_layers_d
         assert_eq!(memory.tensors.len(), size.tensors, "{}", size.name);
         let weights = Weights::load(&config, &memory).unwrap();
         let asked = memory.asked.into_inner();
-        let unused: BTreeSet<String> = memory
-            .tensors
-            .into_keys()
-            .filter(|name| !asked.contains(name))
-            .collect();
+        let unused: BTreeSet<String> =
+            memory.tensors.into_keys().filter(|name| !asked.contains(name)).collect();
         let mut expected = BTreeSet::from(["rope_freqs.weight".to_owned()]);
         for index in size.layers - size.sharing..size.layers {
             for name in ["attn_k", "attn_v", "attn_k_norm"] {
@@ -238,10 +231,7 @@ fn fields_hold_the_tensors_of_their_names() {
         assert_eq!(tensor.name, format!("blk.6.{name}"));
     }
     // The same bytes, not a copy.
-    assert_eq!(
-        layer.attn_q.data.as_ptr(),
-        memory.tensors["blk.6.attn_q.weight"].data.as_ptr()
-    );
+    assert_eq!(layer.attn_q.data.as_ptr(), memory.tensors["blk.6.attn_q.weight"].data.as_ptr());
 }
 
 #[test]
@@ -416,9 +406,7 @@ fn a_fused_projection_is_split_by_rows() {
         }
     }
     let (q, kv) = (8 * 64, 64);
-    let rows: Vec<u8> = (0..q + 2 * kv)
-        .flat_map(|row| [u8::try_from(row / 8).unwrap(); 34 * 2])
-        .collect();
+    let rows: Vec<u8> = (0..q + 2 * kv).flat_map(|row| [u8::try_from(row / 8).unwrap(); 34 * 2]).collect();
     let name = "blk.4.attn_qkv.weight";
     let fused = Tensor::new(name, DType::Q8_0, [1, q + 2 * kv, 64], Bytes::from_owner(rows)).unwrap();
     memory.tensors.insert(name.to_owned(), fused);
@@ -462,21 +450,9 @@ fn experts_may_be_in_two_halves() {
         let experts = format!("model.layers.{layer}.experts");
         memory.remove(&format!("{experts}.gate_up_proj"));
         memory.remove(&format!("{experts}.down_proj"));
-        memory.set(
-            &format!("{experts}.switch_glu.gate_proj.weight"),
-            DType::F16,
-            &[16, 96, 256],
-        );
-        memory.set(
-            &format!("{experts}.switch_glu.up_proj.weight"),
-            DType::F16,
-            &[16, 96, 256],
-        );
-        memory.set(
-            &format!("{experts}.switch_glu.down_proj.weight"),
-            DType::F16,
-            &[16, 256, 96],
-        );
+        memory.set(&format!("{experts}.switch_glu.gate_proj.weight"), DType::F16, &[16, 96, 256]);
+        memory.set(&format!("{experts}.switch_glu.up_proj.weight"), DType::F16, &[16, 96, 256]);
+        memory.set(&format!("{experts}.switch_glu.down_proj.weight"), DType::F16, &[16, 256, 96]);
     }
     assert!(Weights::load(&config, &memory).is_ok());
 }
@@ -497,18 +473,13 @@ fn an_output_matrix_is_loaded_where_it_is_not_tied() {
     let config = read(&file.to_string()).unwrap();
     let (_, mut memory) = golden("dense");
     memory.remove("lm_head.weight");
-    assert_eq!(
-        error(&config, &memory),
-        "model: tensor `lm_head.weight` is missing, expected [1024, 256]"
-    );
+    assert_eq!(error(&config, &memory), "model: tensor `lm_head.weight` is missing, expected [1024, 256]");
     memory.set("lm_head.weight", DType::F32, &[1024, 256]);
     let weights = Weights::load(&config, &memory).unwrap();
     assert_eq!(weights.output.unwrap().name, "lm_head.weight");
 
     // The model that MLX writes is one level further in.
-    let mut nested = Memory::new(Naming::Hf {
-        prefix: "language_model.model.".to_owned(),
-    });
+    let mut nested = Memory::new(Naming::Hf { prefix: "language_model.model.".to_owned() });
     for (name, tensor) in memory.tensors {
         nested.tensors.insert(format!("language_model.{name}"), tensor);
     }
@@ -518,8 +489,5 @@ fn an_output_matrix_is_loaded_where_it_is_not_tied() {
     let (mut config, mut memory) = narrow(&SIZES[4]);
     config.tied = false;
     memory.set("output.weight", DType::Q4_0, &[VOCAB, 64]);
-    assert_eq!(
-        Weights::load(&config, &memory).unwrap().output.unwrap().dtype,
-        DType::Q4_0
-    );
+    assert_eq!(Weights::load(&config, &memory).unwrap().output.unwrap().dtype, DType::Q4_0);
 }

@@ -35,28 +35,16 @@ fn says(message: &str, parts: &[&str]) {
 
 #[test]
 fn what_is_no_tokenizer_json_is_refused() {
-    for bytes in [
-        &b""[..],
-        b"\xff\xfe",
-        b"GGUF\x03",
-        b"[]",
-        b"null",
-        b"{\"model\":",
-        b"{\"model\":1,\"model\":2}",
-    ] {
+    for bytes in
+        [&b""[..], b"\xff\xfe", b"GGUF\x03", b"[]", b"null", b"{\"model\":", b"{\"model\":1,\"model\":2}"]
+    {
         refused(Tokenizer::from_json(Path::new(PATH), bytes));
     }
-    says(
-        &refused(Tokenizer::from_json(Path::new(PATH), b"{}")),
-        &["`model` is missing"],
-    );
+    says(&refused(Tokenizer::from_json(Path::new(PATH), b"{}")), &["`model` is missing"]);
     for deep in ["[", "{\"a\":"] {
         let nested = deep.repeat(1_000_000);
         refused(Tokenizer::from_json(Path::new(PATH), nested.as_bytes()));
-        refused(Tokenizer::from_json(
-            Path::new(PATH),
-            format!("{{\"model\":{nested}").as_bytes(),
-        ));
+        refused(Tokenizer::from_json(Path::new(PATH), format!("{{\"model\":{nested}").as_bytes()));
     }
     let list = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for key in ["normalizer", "model", "added_tokens"] {
@@ -76,41 +64,17 @@ fn tokenizers_of_another_kind_are_refused() {
             file.pointer_mut(parent).unwrap()[key] = value;
         })
     };
-    says(
-        &refuse("/model/type", json!("WordPiece")),
-        &["`model.type` is \"WordPiece\"", "expected \"BPE\""],
-    );
-    says(
-        &refuse("/model/type", json!("Unigram")),
-        &["`model.type` is \"Unigram\""],
-    );
+    says(&refuse("/model/type", json!("WordPiece")), &["`model.type` is \"WordPiece\"", "expected \"BPE\""]);
+    says(&refuse("/model/type", json!("Unigram")), &["`model.type` is \"Unigram\""]);
     says(&refuse("/model/type", json!(null)), &["`model.type` is null"]);
-    says(
-        &refuse("/model/byte_fallback", json!(false)),
-        &["`model.byte_fallback` is false"],
-    );
-    says(
-        &refuse("/model/ignore_merges", json!(true)),
-        &["`model.ignore_merges` is true"],
-    );
-    says(
-        &refuse("/model/continuing_subword_prefix", json!("##")),
-        &["\"##\""],
-    );
+    says(&refuse("/model/byte_fallback", json!(false)), &["`model.byte_fallback` is false"]);
+    says(&refuse("/model/ignore_merges", json!(true)), &["`model.ignore_merges` is true"]);
+    says(&refuse("/model/continuing_subword_prefix", json!("##")), &["\"##\""]);
     says(&refuse("/model/end_of_word_suffix", json!("</w>")), &["\"</w>\""]);
     says(&refuse("/normalizer", json!(null)), &["`normalizer` is null"]);
-    says(
-        &refuse("/normalizer", json!({"type": "NFKC"})),
-        &["`normalizer`", "NFKC"],
-    );
-    says(
-        &refuse("/normalizer", json!("x".repeat(1 << 20))),
-        &["`normalizer`", "xxx..."],
-    );
-    says(
-        &refuse("/pre_tokenizer", json!({"type": "ByteLevel"})),
-        &["`pre_tokenizer`", "ByteLevel"],
-    );
+    says(&refuse("/normalizer", json!({"type": "NFKC"})), &["`normalizer`", "NFKC"]);
+    says(&refuse("/normalizer", json!("x".repeat(1 << 20))), &["`normalizer`", "xxx..."]);
+    says(&refuse("/pre_tokenizer", json!({"type": "ByteLevel"})), &["`pre_tokenizer`", "ByteLevel"]);
 }
 
 #[test]
@@ -127,23 +91,14 @@ fn odd_vocabularies_are_refused() {
     };
     for id in [json!(u64::MAX), json!(u32::MAX), json!(1 << 20)] {
         let message = refused_json(|file| file["model"]["vocab"]["hello"] = id.clone());
-        says(
-            &message,
-            &["`model.vocab` is `hello`", &id.to_string(), "ids below"],
-        );
+        says(&message, &["`model.vocab` is `hello`", &id.to_string(), "ids below"]);
     }
     for id in [json!(-1), json!(1.5), json!("1"), json!(null), json!([])] {
         let message = refused_json(|file| file["model"]["vocab"]["hello"] = id);
         says(&message, &["`model.vocab` is unreadable", "line 1 column"]);
     }
-    says(
-        &vocab(|vocab| vocab["hello"] = json!(5)),
-        &["`model.vocab`", "as 5, a second time"],
-    );
-    says(
-        &vocab(|vocab| drop(vocab.shift_remove("<0x7F>"))),
-        &["`model.vocab` is without `<0x7F>`"],
-    );
+    says(&vocab(|vocab| vocab["hello"] = json!(5)), &["`model.vocab`", "as 5, a second time"]);
+    says(&vocab(|vocab| drop(vocab.shift_remove("<0x7F>"))), &["`model.vocab` is without `<0x7F>`"]);
     says(
         &vocab(|vocab| drop(vocab.shift_remove("hell"))),
         &["`model.merges`", "`he` with `ll` at 6", "`hell`"],
@@ -155,18 +110,9 @@ fn odd_vocabularies_are_refused() {
     let text = small_json().to_string();
     let twice = text.replacen("\"hello\":", "\"hello\":901,\"hello\":", 1);
     assert_ne!(text, twice);
-    says(
-        &refused(Tokenizer::from_json(Path::new(PATH), twice.as_bytes())),
-        &["`hello` twice", "901"],
-    );
-    says(
-        &refused_json(|file| file["model"]["vocab"] = json!([])),
-        &["`model.vocab`"],
-    );
-    says(
-        &refused_json(|file| file["model"]["vocab"] = json!({})),
-        &["`model.vocab`", "`<0x00>`"],
-    );
+    says(&refused(Tokenizer::from_json(Path::new(PATH), twice.as_bytes())), &["`hello` twice", "901"]);
+    says(&refused_json(|file| file["model"]["vocab"] = json!([])), &["`model.vocab`"]);
+    says(&refused_json(|file| file["model"]["vocab"] = json!({})), &["`model.vocab`", "`<0x00>`"]);
     says(
         &refused_json(|file| drop(file["model"].as_object_mut().unwrap().remove("vocab"))),
         &["`model.vocab` is missing"],
@@ -187,31 +133,14 @@ fn ids_may_have_gaps() {
 #[test]
 fn odd_merges_are_refused() {
     let merges = |merges: Value| refused_json(|file| file["model"]["merges"] = merges);
-    says(
-        &merges(json!([["he", "xyz"]])),
-        &["`model.merges`", "`he` with `xyz` at 0", "`xyz` is no token"],
-    );
-    says(
-        &merges(json!([["hello", "hello"]])),
-        &["`hellohello` is no token"],
-    );
-    says(
-        &merges(json!([["<0x41>", "h"]])),
-        &["`<0x41>` is no token of text"],
-    );
+    says(&merges(json!([["he", "xyz"]])), &["`model.merges`", "`he` with `xyz` at 0", "`xyz` is no token"]);
+    says(&merges(json!([["hello", "hello"]])), &["`hellohello` is no token"]);
+    says(&merges(json!([["<0x41>", "h"]])), &["`<0x41>` is no token of text"]);
     says(&merges(json!([["", "h"]])), &["`` is no token"]);
-    says(
-        &merges(json!([["<|turn>", "h"]])),
-        &["`<|turn>` is no token of text"],
-    );
-    for merges_of in [
-        json!(["h"]),
-        json!([["h"]]),
-        json!(["h e l"]),
-        json!([["h", "e", "l"]]),
-        json!([1]),
-        json!({}),
-    ] {
+    says(&merges(json!([["<|turn>", "h"]])), &["`<|turn>` is no token of text"]);
+    for merges_of in
+        [json!(["h"]), json!([["h"]]), json!(["h e l"]), json!([["h", "e", "l"]]), json!([1]), json!({})]
+    {
         says(&merges(merges_of), &["`model.merges` is unreadable"]);
     }
     let long = "h".repeat(1 << 20);
@@ -230,23 +159,11 @@ fn odd_added_tokens_are_refused() {
         &add(json!({"id": 900, "content": "<|turn>"})),
         &["`added_tokens`", "`<|turn>` as 900, a second time"],
     );
-    says(
-        &add(json!({"id": 300, "content": "new"})),
-        &["`added_tokens`", "`new` as 300, a second time"],
-    );
+    says(&add(json!({"id": 300, "content": "new"})), &["`added_tokens`", "`new` as 300, a second time"]);
     says(&add(json!({"id": u64::MAX, "content": "new"})), &["ids below"]);
-    says(
-        &add(json!({"id": 900, "content": "new", "lstrip": true})),
-        &["`new` with `lstrip` true"],
-    );
-    says(
-        &add(json!({"content": "new"})),
-        &["`added_tokens` is unreadable", "missing field `id`"],
-    );
-    says(
-        &refused_json(|file| file["added_tokens"] = json!([])),
-        &["`added_tokens` is missing", "<bos>"],
-    );
+    says(&add(json!({"id": 900, "content": "new", "lstrip": true})), &["`new` with `lstrip` true"]);
+    says(&add(json!({"content": "new"})), &["`added_tokens` is unreadable", "missing field `id`"]);
+    says(&refused_json(|file| file["added_tokens"] = json!([])), &["`added_tokens` is missing", "<bos>"]);
     let many = |file: &mut Value| {
         let added = file["added_tokens"].as_array_mut().unwrap();
         added.extend((0..3000).map(|n| json!({"id": 1000 + n, "content": format!("{n:01000}")})));
@@ -257,54 +174,27 @@ fn odd_added_tokens_are_refused() {
 #[test]
 fn contradictory_gguf_fields_are_refused() {
     says(&refused_vocab(|vocab| vocab.tokens.clear()), &["tokenizer.ggml."]);
-    says(
-        &refused_vocab(|vocab| vocab.types.truncate(5)),
-        &["`tokenizer.ggml.token_type` is an array of"],
-    );
-    says(
-        &refused_vocab(|vocab| vocab.types[9] = 99),
-        &["`tokenizer.ggml.token_type` is 99 at 9"],
-    );
+    says(&refused_vocab(|vocab| vocab.types.truncate(5)), &["`tokenizer.ggml.token_type` is an array of"]);
+    says(&refused_vocab(|vocab| vocab.types[9] = 99), &["`tokenizer.ggml.token_type` is 99 at 9"]);
     says(&refused_vocab(|vocab| vocab.types[9] = -1), &["-1 at 9"]);
     says(
         &refused_vocab(|vocab| vocab.bos = Some(301)),
         &["`tokenizer.ggml.bos_token_id` is 301", "301 tokens"],
     );
-    says(
-        &refused_vocab(|vocab| vocab.eos = Some(u32::MAX)),
-        &["`tokenizer.ggml.eos_token_id`"],
-    );
-    says(
-        &refused_vocab(|vocab| vocab.pad = Some(u32::MAX)),
-        &["`tokenizer.ggml.padding_token_id`"],
-    );
-    says(
-        &refused_vocab(|vocab| vocab.tokens[3] = ""),
-        &["`tokenizer.ggml.tokens` is without `<0x03>`"],
-    );
-    says(
-        &refused_vocab(|vocab| vocab.tokens[300] = "<0x03>"),
-        &["`<0x03>` twice, as 3 and 300"],
-    );
+    says(&refused_vocab(|vocab| vocab.eos = Some(u32::MAX)), &["`tokenizer.ggml.eos_token_id`"]);
+    says(&refused_vocab(|vocab| vocab.pad = Some(u32::MAX)), &["`tokenizer.ggml.padding_token_id`"]);
+    says(&refused_vocab(|vocab| vocab.tokens[3] = ""), &["`tokenizer.ggml.tokens` is without `<0x03>`"]);
+    says(&refused_vocab(|vocab| vocab.tokens[300] = "<0x03>"), &["`<0x03>` twice, as 3 and 300"]);
     for merge in ["he", "", " ", "h ", " e", "h e l", "h  e"] {
-        says(
-            &refused_vocab(|vocab| vocab.merges.push(merge)),
-            &["`tokenizer.ggml.merges`", "at 13"],
-        );
+        says(&refused_vocab(|vocab| vocab.merges.push(merge)), &["`tokenizer.ggml.merges`", "at 13"]);
     }
-    says(
-        &refused_vocab(|vocab| vocab.merges.push("h h")),
-        &["`h` with `h` at 13", "`hh` is no token"],
-    );
+    says(&refused_vocab(|vocab| vocab.merges.push("h h")), &["`h` with `h` at 13", "`hh` is no token"]);
 }
 
 #[test]
 fn a_gguf_file_without_types_or_special_ids_is_fine() {
     let tokens = small_tokens();
-    let vocab = Vocab {
-        types: vec![],
-        ..small_vocab(&tokens)
-    };
+    let vocab = Vocab { types: vec![], ..small_vocab(&tokens) };
     let tokenizer = Tokenizer::from_vocab(Path::new(PATH), vocab).unwrap();
     assert_eq!(tokenizer.specials(), small().specials());
 }
@@ -330,21 +220,14 @@ fn gguf_files_are_read_whoever_made_them() {
     let hello = small().encode_prompt(" hello\n", Special::Parse).unwrap();
     let plain: fn(&mut Writer) = |_| {};
     let ollama: fn(&mut Writer) = |writer| {
-        writer
-            .set("tokenizer.ggml.model", "llama")
-            .set("tokenizer.ggml.pre", "gemma4");
+        writer.set("tokenizer.ggml.model", "llama").set("tokenizer.ggml.pre", "gemma4");
     };
     let odd_types: fn(&mut Writer) = |writer| {
-        writer
-            .set("tokenizer.ggml.eos_token_id", 5_i64)
-            .set("tokenizer.ggml.scores", "none");
+        writer.set("tokenizer.ggml.eos_token_id", 5_i64).set("tokenizer.ggml.scores", "none");
     };
     for change in [plain, ollama, odd_types] {
         let tokenizer = from_gguf(change).unwrap();
-        assert_eq!(
-            tokenizer.encode_prompt(" hello\n", Special::Parse).unwrap(),
-            hello
-        );
+        assert_eq!(tokenizer.encode_prompt(" hello\n", Special::Parse).unwrap(), hello);
     }
 }
 
@@ -361,22 +244,10 @@ fn gguf_files_without_merges_of_this_kind_are_refused() {
             &["`tokenizer.ggml.model` is", "expected `gemma4`"],
         );
     }
-    says(
-        &refuse("tokenizer.ggml.model", 4_u32.into()),
-        &["`tokenizer.ggml.model` is 4"],
-    );
-    says(
-        &refuse("tokenizer.ggml.tokens", "x".into()),
-        &["`tokenizer.ggml.tokens` is"],
-    );
-    says(
-        &refuse("tokenizer.ggml.merges", (&[1_i32][..]).into()),
-        &["`tokenizer.ggml.merges` is"],
-    );
-    says(
-        &refuse("tokenizer.ggml.token_type", (&[1.5_f32][..]).into()),
-        &["`tokenizer.ggml.token_type` is"],
-    );
+    says(&refuse("tokenizer.ggml.model", 4_u32.into()), &["`tokenizer.ggml.model` is 4"]);
+    says(&refuse("tokenizer.ggml.tokens", "x".into()), &["`tokenizer.ggml.tokens` is"]);
+    says(&refuse("tokenizer.ggml.merges", (&[1_i32][..]).into()), &["`tokenizer.ggml.merges` is"]);
+    says(&refuse("tokenizer.ggml.token_type", (&[1.5_f32][..]).into()), &["`tokenizer.ggml.token_type` is"]);
     says(
         &refuse("tokenizer.ggml.padding_token_id", (-1_i32).into()),
         &["`tokenizer.ggml.padding_token_id` is -1"],
@@ -384,13 +255,9 @@ fn gguf_files_without_merges_of_this_kind_are_refused() {
 
     let bare = |model: &str| {
         let mut writer = Writer::new();
-        writer
-            .set("tokenizer.ggml.model", model)
-            .set("tokenizer.ggml.tokens", Field::strings(&["a"]));
+        writer.set("tokenizer.ggml.model", model).set("tokenizer.ggml.tokens", Field::strings(&["a"]));
         let bytes = Bytes::from_owner(writer.to_vec([[0_u8; 0]; 0]).unwrap());
-        refused(Tokenizer::from_gguf(
-            &Gguf::from_bytes(Path::new(PATH), &bytes).unwrap(),
-        ))
+        refused(Tokenizer::from_gguf(&Gguf::from_bytes(Path::new(PATH), &bytes).unwrap()))
     };
     says(&bare("llama"), &["`tokenizer.ggml.model` is \"llama\""]);
     says(&bare("gemma4"), &["`tokenizer.ggml.merges` is missing"]);

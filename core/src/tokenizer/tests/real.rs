@@ -39,10 +39,7 @@ fn every_published_case_has_its_ids_and_its_text_back() {
 #[test]
 fn dialogues_code_and_odd_characters_have_the_reference_ids() {
     let cases = [
-        (
-            "<bos><|turn>user\nHello<turn|>\n<|turn>model\n",
-            "2 105 2364 107 9259 106 107 105 4368 107",
-        ),
+        ("<bos><|turn>user\nHello<turn|>\n<|turn>model\n", "2 105 2364 107 9259 106 107 105 4368 107"),
         (
             "<bos><|turn>system\n<|think|>\nYou are a helpful assistant.<turn|>\n<|turn>user\nWhat is 2+2?<turn|>\n\
              <|turn>model\n",
@@ -68,14 +65,8 @@ fn dialogues_code_and_odd_characters_have_the_reference_ids() {
              236787 52 35410 52 5237 2084 236787 52 60688 52 1807 47",
         ),
         ("The capital of France is", "818 5279 529 7001 563"),
-        (
-            "  leading and   multiple    spaces",
-            "138 26016 532 139 43819 140 35220",
-        ),
-        (
-            "tab\there\n\n\nthree newlines\r\nCRLF",
-            "4823 255968 8472 109 19891 861 8721 251 107 6459 43102",
-        ),
+        ("  leading and   multiple    spaces", "138 26016 532 139 43819 140 35220"),
+        ("tab\there\n\n\nthree newlines\r\nCRLF", "4823 255968 8472 109 19891 861 8721 251 107 6459 43102"),
         (
             "naïve café Ünïcödé 日本語 emoji 🤗🏽",
             "1789 238527 560 33443 15356 236749 238527 236755 55515 236859 33375 238582 64334 223603 242713",
@@ -106,14 +97,8 @@ fn the_real_vocabulary_has_its_landmarks() {
     assert_eq!(TOKENIZER.end_ids(&[1, 106, 212]), [1, 50, 106].into());
     assert_eq!(TOKENIZER.id("</s>"), Some(212));
     let marks = TOKENIZER.marks();
-    assert_eq!(
-        [marks.turn, marks.turn_end, marks.think, marks.quote],
-        [105, 106, 98, 52].map(Some)
-    );
-    assert_eq!(
-        [marks.channel, marks.channel_end, marks.tool, marks.tool_end],
-        [100, 101, 46, 47].map(Some)
-    );
+    assert_eq!([marks.turn, marks.turn_end, marks.think, marks.quote], [105, 106, 98, 52].map(Some));
+    assert_eq!([marks.channel, marks.channel_end, marks.tool, marks.tool_end], [100, 101, 46, 47].map(Some));
     assert_eq!([marks.tool_call, marks.tool_call_end], [48, 49].map(Some));
     assert_eq!([marks.tool_response, marks.tool_response_end], [50, 51].map(Some));
 }
@@ -132,9 +117,7 @@ fn a_run_of_newlines_is_one_token_up_to_31() {
 fn no_text_spells_a_control_token_literally() {
     for &id in TOKENIZER.specials() {
         let text = TOKENIZER.piece(id).unwrap();
-        let found = TOKENIZER
-            .encode(&format!("a{text}\n{text} {text}"), Special::Literal)
-            .unwrap();
+        let found = TOKENIZER.encode(&format!("a{text}\n{text} {text}"), Special::Literal).unwrap();
         assert!(found.iter().all(|&id| !TOKENIZER.is_special(id)), "{text}");
         assert_eq!(TOKENIZER.encode(text, Special::Parse).unwrap(), [id]);
         assert_eq!(TOKENIZER.id(text), Some(id));
@@ -145,18 +128,12 @@ fn no_text_spells_a_control_token_literally() {
 fn ids_are_those_of_the_library_that_reads_the_whole_file() {
     let mut library = reference();
     for text in
-        CASES
-            .split("\n__ggml_vocab_test__\n")
-            .chain([IDS, "<bos><|turn>user\n> </ a <turn|>", "\u{abcd}▁ x"])
+        CASES.split("\n__ggml_vocab_test__\n").chain([IDS, "<bos><|turn>user\n> </ a <turn|>", "\u{abcd}▁ x"])
     {
         for special in [Special::Parse, Special::Literal] {
             library.set_encode_special_tokens(special == Special::Literal);
             let expected = library.encode(text, false).unwrap();
-            assert_eq!(
-                TOKENIZER.encode(text, special).unwrap(),
-                expected.get_ids(),
-                "{text:?}"
-            );
+            assert_eq!(TOKENIZER.encode(text, special).unwrap(), expected.get_ids(), "{text:?}");
         }
     }
 }
@@ -171,31 +148,18 @@ fn reference() -> tokenizers::Tokenizer {
         .zip(0..)
         .map(|(&text, id)| (text.to_owned(), id))
         .collect::<std::collections::HashMap<_, _>>();
-    let merges = vocab
-        .merges
-        .iter()
-        .map(|merge| vocab::split_merge(merge).unwrap());
-    let merges = merges
-        .map(|(left, right)| (left.to_owned(), right.to_owned()))
-        .collect();
+    let merges = vocab.merges.iter().map(|merge| vocab::split_merge(merge).unwrap());
+    let merges = merges.map(|(left, right)| (left.to_owned(), right.to_owned())).collect();
     let model = BPE::builder()
-        .vocab_and_merges(
-            ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
-            merges,
-        )
+        .vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .unk_token("<unk>".to_owned())
         .fuse_unk(true)
         .byte_fallback(true)
         .build()
         .unwrap();
     let mut library = Library::new(model);
-    library
-        .with_normalizer(Some(Replace::new(" ", "▁").unwrap()))
-        .unwrap();
-    let special = TOKENIZER
-        .specials()
-        .iter()
-        .map(|&id| AddedToken::from(TOKENIZER.piece(id).unwrap(), true));
+    library.with_normalizer(Some(Replace::new(" ", "▁").unwrap())).unwrap();
+    let special = TOKENIZER.specials().iter().map(|&id| AddedToken::from(TOKENIZER.piece(id).unwrap(), true));
     library.add_special_tokens(special.collect::<Vec<_>>()).unwrap();
     library
 }

@@ -48,9 +48,8 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 /// Text of a string: anything, often what the syntax itself is made of, never a marker.
 fn any_string() -> impl Strategy<Value = String> {
-    prop_oneof!["[{}\\[\\]:,'\"\\\\ \n<|>a-c]{0,12}", any::<String>()].prop_filter("holds a marker", |text| {
-        Marker::ALL.iter().all(|marker| !text.contains(marker.text()))
-    })
+    prop_oneof!["[{}\\[\\]:,'\"\\\\ \n<|>a-c]{0,12}", any::<String>()]
+        .prop_filter("holds a marker", |text| Marker::ALL.iter().all(|marker| !text.contains(marker.text())))
 }
 
 fn any_key() -> impl Strategy<Value = String> {

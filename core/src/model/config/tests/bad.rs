@@ -12,10 +12,8 @@ type Change = Box<dyn Fn(&mut File)>;
 fn changed(name: &str, path: &str, value: Json) -> String {
     let mut file: Json = serde_json::from_str(fixture(name)).unwrap();
     let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
-    let object = parents
-        .split('.')
-        .filter(|key| !key.is_empty())
-        .fold(&mut file, |value, key| &mut value[key]);
+    let object =
+        parents.split('.').filter(|key| !key.is_empty()).fold(&mut file, |value, key| &mut value[key]);
     object[last] = value;
     file.to_string()
 }
@@ -36,18 +34,8 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
             json!("llama"),
             "key `model_type` is \"llama\", expected gemma4, gemma4_text, gemma4_unified or gemma4_unified_text",
         ),
-        (
-            "dense",
-            "model_type",
-            json!(4),
-            "key `model_type` is 4, expected text",
-        ),
-        (
-            "dense",
-            "text_config",
-            json!([1]),
-            "key `text_config` is a list of 1 values, expected an object",
-        ),
+        ("dense", "model_type", json!(4), "key `model_type` is 4, expected text"),
+        ("dense", "text_config", json!([1]), "key `text_config` is a list of 1 values, expected an object"),
         (
             "dense",
             "text_config",
@@ -132,12 +120,7 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
             json!([local, local, local, local, local, "linear"]),
             "key `layer_types` is a list with \"linear\", expected sliding_attention or full_attention for each layer",
         ),
-        (
-            "dense",
-            "layer_types",
-            json!(6),
-            "key `layer_types` is 6, expected a list of 6 layers",
-        ),
+        ("dense", "layer_types", json!(6), "key `layer_types` is 6, expected a list of 6 layers"),
         (
             "dense",
             "num_key_value_heads",
@@ -150,12 +133,7 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
             json!(8),
             "key `num_global_key_value_heads` is 8, expected a divisor of `num_attention_heads`, which is 4",
         ),
-        (
-            "dense",
-            "head_dim",
-            json!(100),
-            "key `head_dim` is 100, expected a multiple of 32 from 32 to 4096",
-        ),
+        ("dense", "head_dim", json!(100), "key `head_dim` is 100, expected a multiple of 32 from 32 to 4096"),
         (
             "dense",
             "global_head_dim",
@@ -174,12 +152,7 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
             json!(0),
             "key `max_position_embeddings` is 0, expected a whole number from 1 to 1073741824",
         ),
-        (
-            "dense",
-            "rms_norm_eps",
-            json!(0),
-            "key `rms_norm_eps` is 0, expected a number greater than 0",
-        ),
+        ("dense", "rms_norm_eps", json!(0), "key `rms_norm_eps` is 0, expected a number greater than 0"),
         (
             "dense",
             "rms_norm_eps",
@@ -204,24 +177,14 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
             json!("silu"),
             "key `hidden_activation` is \"silu\", expected gelu_pytorch_tanh",
         ),
-        (
-            "dense",
-            "attention_bias",
-            json!(true),
-            "key `attention_bias` is true, expected false",
-        ),
+        ("dense", "attention_bias", json!(true), "key `attention_bias` is true, expected false"),
         (
             "dense",
             "use_bidirectional_attention",
             json!("all"),
             "key `use_bidirectional_attention` is \"all\", expected null or \"vision\"",
         ),
-        (
-            "dense",
-            "tie_word_embeddings",
-            json!(1),
-            "key `tie_word_embeddings` is 1, expected true or false",
-        ),
+        ("dense", "tie_word_embeddings", json!(1), "key `tie_word_embeddings` is 1, expected true or false"),
         (
             "dense",
             "suppress_tokens",
@@ -356,11 +319,7 @@ fn each_bad_value_of_a_config_gives_one_sentence() {
         ),
     ] {
         let error = read(&changed(name, key, value.clone())).map(|_| ()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("config.json: {expected}"),
-            "{key} = {value}"
-        );
+        assert_eq!(error.to_string(), format!("config.json: {expected}"), "{key} = {value}");
     }
 }
 
@@ -371,14 +330,8 @@ fn text_that_is_no_config_gives_one_sentence() {
     for (text, expected) in [
         ("", "it is not JSON: EOF while parsing a value at line 1 column 0"),
         ("[]", "it is not a JSON object"),
-        (
-            "{\"hidden_size\": 1",
-            "it is not JSON: EOF while parsing an object at line 1 column 17",
-        ),
-        (
-            &deep,
-            "it is not JSON: recursion limit exceeded at line 1 column 128",
-        ),
+        ("{\"hidden_size\": 1", "it is not JSON: EOF while parsing an object at line 1 column 17"),
+        (&deep, "it is not JSON: recursion limit exceeded at line 1 column 128"),
         (&wide, "its JSON has about 524289 values, expected at most 262144"),
     ] {
         let error = read(text).unwrap_err().to_string();
@@ -394,10 +347,7 @@ fn each_bad_value_of_a_gguf_gives_one_sentence() {
     };
     let remove = |key: &'static str| move |file: &mut File| file.remove(key);
     let cases: Vec<(Change, &str)> = vec![
-        (
-            Box::new(remove("general.architecture")),
-            "key `general.architecture` is missing, expected gemma4",
-        ),
+        (Box::new(remove("general.architecture")), "key `general.architecture` is missing, expected gemma4"),
         (
             Box::new(set("general.architecture", "gemma3".into())),
             "key `general.architecture` is \"gemma3\", expected gemma4",
@@ -451,17 +401,11 @@ fn each_bad_value_of_a_gguf_gives_one_sentence() {
             "key `gemma4.attention.sliding_window_pattern` is 6, expected a list of 30 times true (sliding) or false (full)",
         ),
         (
-            Box::new(set(
-                "gemma4.attention.sliding_window_pattern",
-                (&[true; 30][..]).into(),
-            )),
+            Box::new(set("gemma4.attention.sliding_window_pattern", (&[true; 30][..]).into())),
             "key `gemma4.attention.sliding_window_pattern` is sliding in the last layer, expected a full layer at the end",
         ),
         (
-            Box::new(set(
-                "gemma4.attention.sliding_window_pattern",
-                (&[2u32; 30][..]).into(),
-            )),
+            Box::new(set("gemma4.attention.sliding_window_pattern", (&[2u32; 30][..]).into())),
             "key `gemma4.attention.sliding_window_pattern` is a list with 2, expected a list of 30 times true (sliding) or false (full)",
         ),
         (
@@ -512,10 +456,7 @@ fn each_bad_value_of_a_gguf_gives_one_sentence() {
             Box::new(remove("token_embd.weight")),
             "tensor `token_embd.weight` is missing, expected a row for each token",
         ),
-        (
-            Box::new(remove("rope_freqs.weight")),
-            "tensor `rope_freqs.weight` is missing, expected [256]",
-        ),
+        (Box::new(remove("rope_freqs.weight")), "tensor `rope_freqs.weight` is missing, expected [256]"),
         (
             Box::new(|file| file.zeros("rope_freqs.weight", &[256])),
             "tensor `rope_freqs.weight` is [256] BF16, expected [256] F32",
@@ -553,12 +494,7 @@ fn each_bad_value_of_a_gguf_gives_one_sentence() {
 
 #[test]
 fn a_gguf_drafter_is_refused_as_one() {
-    for name in [
-        "gemma4-assistant",
-        "gemma4_assistant",
-        "gemma4_mtp",
-        "dflash-draft",
-    ] {
+    for name in ["gemma4-assistant", "gemma4_assistant", "gemma4_mtp", "dflash-draft"] {
         let mut file = File::default();
         file.set("general.architecture", name);
         let error = Config::from_gguf(&file.open()).unwrap_err().to_string();

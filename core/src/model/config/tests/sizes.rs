@@ -114,29 +114,19 @@ pub(crate) const SIZES: [Size; 5] = [E2B, E4B, B12, A4B, B31];
 
 impl Size {
     pub(crate) fn full(&self) -> Vec<bool> {
-        (1..=self.layers)
-            .map(|number| number % self.period == 0)
-            .collect()
+        (1..=self.layers).map(|number| number % self.period == 0).collect()
     }
 
     fn layer_types(&self) -> Vec<&'static str> {
         let name = |full: bool| {
-            if full {
-                "full_attention"
-            } else {
-                "sliding_attention"
-            }
+            if full { "full_attention" } else { "sliding_attention" }
         };
         self.full().into_iter().map(name).collect()
     }
 
     /// As Google published it: multi-modal, with the text part inside.
     pub(crate) fn json(&self) -> Json {
-        let kind = if self.name == "12B" {
-            "gemma4_unified"
-        } else {
-            "gemma4"
-        };
+        let kind = if self.name == "12B" { "gemma4_unified" } else { "gemma4" };
         let [experts, top_k, expert_ffn] = match self.moe {
             Some(moe) => moe.map(Json::from),
             None => [Json::Null, Json::Null, Json::Null],
@@ -195,9 +185,8 @@ impl Size {
             entry["num_key_value_heads"] = json!(kv_heads);
         }
         let full = self.full().into_iter().enumerate().filter(|(_, full)| *full);
-        let map: serde_json::Map<String, Json> = full
-            .map(|(index, _)| (format!("{index:02}"), entry.clone()))
-            .collect();
+        let map: serde_json::Map<String, Json> =
+            full.map(|(index, _)| (format!("{index:02}"), entry.clone())).collect();
         text.insert("per_layer_config".to_owned(), map.into());
         file
     }
@@ -230,11 +219,7 @@ impl Size {
                 set("attention.head_count_kv", list[..].into());
             }
         }
-        for key in [
-            "attention.key_length",
-            "attention.value_length",
-            "rope.dimension_count",
-        ] {
+        for key in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
             set(key, unsigned(self.global_head_dim).into());
             set(&format!("{key}_swa"), unsigned(self.head_dim).into());
         }
@@ -254,10 +239,7 @@ impl Size {
         }
         file.zeros("token_embd.weight", &[self.hidden, VOCAB]);
         let pairs = self.global_head_dim / 2;
-        file.floats(
-            "rope_freqs.weight",
-            (0..pairs).map(|i| if i < pairs / 4 { 1.0 } else { 1e30 }),
-        );
+        file.floats("rope_freqs.weight", (0..pairs).map(|i| if i < pairs / 4 { 1.0 } else { 1e30 }));
         for (index, full) in full.into_iter().enumerate() {
             if !full || self.global_kv_heads.is_none() {
                 file.zeros(&format!("blk.{index}.attn_v.weight"), &[1]);
@@ -289,8 +271,7 @@ impl File {
     /// Dimensions, the fastest first.
     pub(crate) fn tensor(&mut self, name: &str, dtype: DType, dims: &[usize], bytes: Vec<u8>) {
         self.remove(name);
-        self.tensors
-            .push((name.to_owned(), dtype, dims.to_owned(), bytes));
+        self.tensors.push((name.to_owned(), dtype, dims.to_owned(), bytes));
     }
 
     pub(crate) fn zeros(&mut self, name: &str, dims: &[usize]) {
@@ -311,9 +292,7 @@ impl File {
         for (name, dtype, dims, _) in &self.tensors {
             writer.tensor(name, *dtype, dims).unwrap();
         }
-        let bytes = writer
-            .to_vec(self.tensors.iter().map(|(.., bytes)| bytes))
-            .unwrap();
+        let bytes = writer.to_vec(self.tensors.iter().map(|(.., bytes)| bytes)).unwrap();
         Gguf::from_bytes(Path::new("model.gguf"), &Bytes::from_owner(bytes)).unwrap()
     }
 }

@@ -1,0 +1,217 @@
+//! What the host and the kernels agree on: parameter structs, constants and lookup tables, each written once.
+//!
+//! `cargo xtask abi` writes the tables below as CUDA C++ ([`cuda`], `kernels/gen/abi.cuh`) and as WGSL
+//! ([`wgsl`], `shaders/gen/abi.wgsl`). Both texts are committed, so that a reader of a kernel can open them,
+//! and a test compares them with what this module generates.
+//!
+//! Every field of a struct is a 4-byte scalar: no arrays, no nesting, no pointers. Then `repr(C)`, CUDA and both
+//! WGSL address spaces lay a struct out alike, without padding rules.
+
+use crate::kv_type::tq3;
+use crate::quant;
+
+mod text;
+
+pub use text::{cuda, wgsl};
+
+/// A type that a field or a constant may have: what CUDA, WGSL and `repr(C)` store in the same 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    /// `unsigned int` in CUDA.
+    U32,
+    /// `int` in CUDA.
+    I32,
+    /// `float` in CUDA.
+    F32,
+}
+
+/// One field of a [`Layout`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Name, the same in all three languages.
+    pub name: &'static str,
+    /// Type.
+    pub scalar: Scalar,
+    /// Its doc comment.
+    pub doc: &'static str,
+}
+
+/// A parameter struct: field `i` is at byte `4 * i`.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Name, the same in all three languages.
+    pub name: &'static str,
+    /// Its doc comment.
+    pub doc: &'static str,
+    /// Fields in memory order.
+    pub fields: &'static [Field],
+}
+
+/// A constant that kernels use by name.
+#[derive(Clone, Debug)]
+pub struct Constant {
+    /// Name, the same in all three languages.
+    pub name: &'static str,
+    /// Its doc comment.
+    pub doc: &'static str,
+    /// What it stands for.
+    pub value: Value,
+}
+
+/// What a [`Constant`] stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A scalar.
+    One(Number),
+    /// A lookup table: an array of scalars, all of one type.
+    Table(Vec<Number>),
+}
+
+/// A scalar with its type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the variants are the types they hold")]
+pub enum Number {
+    U32(u32),
+    I32(i32),
+    F32(f32),
+}
+
+impl Number {
+    /// Its type.
+    #[must_use]
+    pub const fn scalar(self) -> Scalar {
+        match self {
+            Number::U32(_) => Scalar::U32,
+            Number::I32(_) => Scalar::I32,
+            Number::F32(_) => Scalar::F32,
+        }
+    }
+}
+
+/// A Rust type that is a [`Scalar`]. A field or a constant of another type does not compile.
+trait FourBytes: bytemuck::Pod {
+    const SCALAR: Scalar;
+}
+
+macro_rules! four_bytes {
+    ($($type:ty => $variant:ident;)+) => {$(
+        impl FourBytes for $type {
+            const SCALAR: Scalar = Scalar::$variant;
+        }
+        impl From<$type> for Value {
+            fn from(value: $type) -> Self {
+                Value::One(Number::$variant(value))
+            }
+        }
+        impl<const N: usize> From<[$type; N]> for Value {
+            fn from(values: [$type; N]) -> Self {
+                Value::Table(values.map(Number::$variant).to_vec())
+            }
+        }
+    )+};
+}
+
+four_bytes! {
+    u32 => U32;
+    i32 => I32;
+    f32 => F32;
+}
+
+/// Declares constants and the function that lists them for the generators: scalars such as `PAGE: u32 = 256;` and
+/// tables such as `CODES: [f32; 8] = module::CODES;`, whose values stay in the module that explains them.
+macro_rules! consts {
+    ($list:ident: $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $value:expr;)+) => {
+        $($(#[doc = $doc])+ pub const $name: $type = $value;)+
+
+        /// Every constant, in the order of the declaration.
+        #[must_use]
+        pub fn $list() -> Vec<Constant> {
+            vec![$(Constant {
+                name: stringify!($name),
+                doc: concat!($($doc, "\n"),+),
+                value: Value::from($name),
+            }),+]
+        }
+    };
+}
+
+/// Declares `repr(C)` structs of 4-byte scalars and the table of their layouts.
+macro_rules! abi {
+    ($layouts:ident: $($(#[doc = $doc:literal])+ $name:ident {
+        $($(#[doc = $field_doc:literal])+ $field:ident: $type:ident,)+
+    })+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+            #[repr(C)]
+            pub struct $name {
+                $($(#[doc = $field_doc])+ pub $field: $type,)+
+            }
+        )+
+
+        /// The layout of every struct, in the order of the declaration.
+        pub const $layouts: &[Layout] = &[$(Layout {
+            name: stringify!($name),
+            doc: concat!($($doc, "\n"),+),
+            fields: &[$(Field {
+                name: stringify!($field),
+                scalar: <$type as FourBytes>::SCALAR,
+                doc: concat!($($field_doc, "\n"),+),
+            }),+],
+        }),+];
+    };
+}
+
+/// A table in the smallest type that kernels know.
+const fn wide<const N: usize>(values: [i8; N]) -> [i32; N] {
+    let mut wide = [0; N];
+    let mut index = 0;
+    while index < N {
+        // `i32::from` is not const.
+        wide[index] = values[index] as i32;
+        index += 1;
+    }
+    wide
+}
+
+consts! {
+    constants:
+
+    /// Tokens of one KV page.
+    PAGE: u32 = 256;
+    /// Entry of a page table that names no page.
+    NO_PAGE: u32 = 0xffff_ffff;
+    /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
+    TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
+    /// Borders between those centroids; a value on a border belongs to the upper one.
+    TQ3_THRESHOLDS: [f32; 7] = tq3::THRESHOLDS;
+    /// Signs before `TQ3_0`'s transform: bit `j` of word `k` is set if element `32 * k + j` changes sign.
+    TQ3_SIGNS1: [u32; 4] = tq3::SIGNS1;
+    /// Signs after `TQ3_0`'s transform, likewise.
+    TQ3_SIGNS2: [u32; 4] = tq3::SIGNS2;
+    /// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
+    TQ3_SCALE: f32 = tq3::SCALE;
+    /// What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
+    IQ4_VALUES: [i32; 16] = wide(quant::IQ4_VALUES);
+    /// What the codes of `MXFP4` stand for, twice over: the scale is `2^(e - 128)`.
+    MXFP4_VALUES: [i32; 16] = wide(quant::MXFP4_VALUES);
+}
+
+abi! {
+    LAYOUTS:
+
+    /// What the host tells the device about one row of a step.
+    RowInfo {
+        /// Token id; ignored where bit 0 of `flags` is set.
+        token: u32,
+        /// Absolute position of the token in its sequence, counted from 0.
+        position: u32,
+        /// The sequence slot whose page tables this row reads.
+        slot: u32,
+        /// Bit 0: take the token from the slot's last sampled one. The other bits are 0.
+        flags: u32,
+    }
+}
+
+#[cfg(test)]
+mod tests;
