@@ -27,10 +27,10 @@ Examples:
 #[command(group(clap::ArgGroup::new("input").required(true).args(["tokens", "text"])))]
 #[command(mut_arg("ctx", |arg| arg.help("Most tokens to take [default: as many as are given]")))]
 pub(crate) struct LogitsArgs {
-    /// Token ids, taken as they are: begin them with <bos>; - is stdin
+    /// Token ids, taken as they are: begin them with `<bos>`; - is stdin
     #[arg(long, value_name = "IDS")]
     tokens: Option<String>,
-    /// Text instead of ids, <bos> in front; - is stdin
+    /// Text instead of ids, `<bos>` in front; - is stdin
     #[arg(long)]
     text: Option<String>,
     /// Take the text of control tokens, such as <|turn>, as those tokens

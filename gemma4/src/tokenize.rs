@@ -33,10 +33,10 @@ pub(crate) struct TokenizeArgs {
     /// Text, or with --decode ids; several are joined by spaces, and - is stdin
     #[arg(value_name = "TEXT|IDS")]
     input: Vec<String>,
-    /// Turn ids into text; control tokens such as <bos> are left out
+    /// Turn ids into text; control tokens such as `<bos>` are left out
     #[arg(long, short)]
     decode: bool,
-    /// Do not put <bos> in front
+    /// Do not put `<bos>` in front
     #[arg(long, conflicts_with = "decode")]
     no_bos: bool,
     /// Take the text of control tokens, such as <|turn>, as those tokens; with --decode, show them
