@@ -95,7 +95,7 @@ fn free_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// A progress bar on stderr; hidden where stderr is not a terminal, and for the first moments.
+/// A progress bar on stderr; hidden where stderr is not a terminal.
 pub(crate) fn bar(len: u64, what: &'static str, counts: &str) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()

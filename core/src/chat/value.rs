@@ -332,7 +332,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `text` begins with `uXXXX`, maybe the first half of a pair: the character, and the bytes behind the `u`.
+/// `text` begins with a `u` and four hexadecimal digits, maybe the first half of a pair: the character, and the bytes behind the `u`.
 fn unicode_escape(text: &str) -> Option<(char, usize)> {
     let unit = |at: usize| {
         let digits = text.get(at..at + 4).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
