@@ -7,6 +7,12 @@ constexpr unsigned int PAGE = 256u;
 // Entry of a page table that names no page.
 constexpr unsigned int NO_PAGE = 0xffffffffu;
 
+// Most sequence slots of a step.
+constexpr unsigned int SLOTS = 256u;
+
+// Invocations of a workgroup that works on one row, such as a norm.
+constexpr unsigned int ROW_THREADS = 256u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -54,3 +60,108 @@ struct RowInfo {
     unsigned int flags;
 };
 static_assert(sizeof(RowInfo) == 16, "RowInfo must have no padding");
+
+// What changes from one step to the next.
+struct StepState {
+    // Rows that hold tokens; rows past it are padding.
+    unsigned int rows;
+    // Rows that were picked for the head.
+    unsigned int picked;
+};
+static_assert(sizeof(StepState) == 8, "StepState must have no padding");
+
+// Where the page table of a slot is, in words from the start of all tables.
+struct TableInfo {
+    // First page of global layers.
+    unsigned int global_start;
+    // Pages of global layers.
+    unsigned int global_len;
+    // First page of the ring of local layers.
+    unsigned int local_start;
+    // Pages of that ring.
+    unsigned int local_len;
+};
+static_assert(sizeof(TableInfo) == 16, "TableInfo must have no padding");
+
+// How one picked row is sampled.
+struct DrawInfo {
+    // Divides the logits; 0 takes the most likely token.
+    float temperature;
+    // Keeps this many tokens; 0 keeps all.
+    unsigned int top_k;
+    // Keeps the fewest tokens of this probability; 1 keeps all.
+    float top_p;
+    // Drops tokens less likely than this share of the most likely one.
+    float min_p;
+    // Lower half of the random key.
+    unsigned int seed_low;
+    // Upper half of the random key.
+    unsigned int seed_high;
+    // Absolute position that the token will have.
+    unsigned int position;
+    // The slot that remembers the token.
+    unsigned int slot;
+    // First word of the edits in the buffer of draws; an edit is token, repetition, offset.
+    unsigned int edits_start;
+    // Edits.
+    unsigned int edits;
+    // First word of the bit mask of allowed tokens.
+    unsigned int allowed_start;
+    // Words of that mask; 0 allows all.
+    unsigned int allowed;
+};
+static_assert(sizeof(DrawInfo) == 48, "DrawInfo must have no padding");
+
+// `embed`, for one part of its table.
+struct EmbedParams {
+    // Values of a row.
+    unsigned int cols;
+    // Words from one row to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First row of the part.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int part_rows;
+    // Factor of every value.
+    float scale;
+};
+static_assert(sizeof(EmbedParams) == 24, "EmbedParams must have no padding");
+
+// `rms_norm` and `norm_add`.
+struct NormParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Added to the mean square, in squared activation units.
+    float eps;
+    // Factor of the sum; `norm_add` alone.
+    float scale;
+    // Epsilon of the norm that follows, where one is fused.
+    float next_eps;
+};
+static_assert(sizeof(NormParams) == 16, "NormParams must have no padding");
+
+// `add`, `softcap` and `gather_rows`.
+struct ElementParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Largest magnitude; `softcap` alone.
+    float cap;
+};
+static_assert(sizeof(ElementParams) == 8, "ElementParams must have no padding");
+
+// `glu`.
+struct GluParams {
+    // Elements of an output row.
+    unsigned int cols;
+    // Elements of a row of the gate's activation.
+    unsigned int gate_cols;
+    // First column of the gate.
+    unsigned int gate_start;
+    // Elements of a row of the second operand's activation.
+    unsigned int up_cols;
+    // First column of the second operand.
+    unsigned int up_start;
+};
+static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");

@@ -6,6 +6,12 @@ const PAGE: u32 = 256u;
 // Entry of a page table that names no page.
 const NO_PAGE: u32 = 0xffffffffu;
 
+// Most sequence slots of a step.
+const SLOTS: u32 = 256u;
+
+// Invocations of a workgroup that works on one row, such as a norm.
+const ROW_THREADS: u32 = 256u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -51,4 +57,102 @@ struct RowInfo {
     slot: u32,
     // Bit 0: take the token from the slot's last sampled one. The other bits are 0.
     flags: u32,
+}
+
+// What changes from one step to the next.
+struct StepState {
+    // Rows that hold tokens; rows past it are padding.
+    rows: u32,
+    // Rows that were picked for the head.
+    picked: u32,
+}
+
+// Where the page table of a slot is, in words from the start of all tables.
+struct TableInfo {
+    // First page of global layers.
+    global_start: u32,
+    // Pages of global layers.
+    global_len: u32,
+    // First page of the ring of local layers.
+    local_start: u32,
+    // Pages of that ring.
+    local_len: u32,
+}
+
+// How one picked row is sampled.
+struct DrawInfo {
+    // Divides the logits; 0 takes the most likely token.
+    temperature: f32,
+    // Keeps this many tokens; 0 keeps all.
+    top_k: u32,
+    // Keeps the fewest tokens of this probability; 1 keeps all.
+    top_p: f32,
+    // Drops tokens less likely than this share of the most likely one.
+    min_p: f32,
+    // Lower half of the random key.
+    seed_low: u32,
+    // Upper half of the random key.
+    seed_high: u32,
+    // Absolute position that the token will have.
+    position: u32,
+    // The slot that remembers the token.
+    slot: u32,
+    // First word of the edits in the buffer of draws; an edit is token, repetition, offset.
+    edits_start: u32,
+    // Edits.
+    edits: u32,
+    // First word of the bit mask of allowed tokens.
+    allowed_start: u32,
+    // Words of that mask; 0 allows all.
+    allowed: u32,
+}
+
+// `embed`, for one part of its table.
+struct EmbedParams {
+    // Values of a row.
+    cols: u32,
+    // Words from one row to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First row of the part.
+    first: u32,
+    // Rows of the part.
+    part_rows: u32,
+    // Factor of every value.
+    scale: f32,
+}
+
+// `rms_norm` and `norm_add`.
+struct NormParams {
+    // Elements of a row.
+    cols: u32,
+    // Added to the mean square, in squared activation units.
+    eps: f32,
+    // Factor of the sum; `norm_add` alone.
+    scale: f32,
+    // Epsilon of the norm that follows, where one is fused.
+    next_eps: f32,
+}
+
+// `add`, `softcap` and `gather_rows`.
+struct ElementParams {
+    // Elements of a row.
+    cols: u32,
+    // Largest magnitude; `softcap` alone.
+    cap: f32,
+}
+
+// `glu`.
+struct GluParams {
+    // Elements of an output row.
+    cols: u32,
+    // Elements of a row of the gate's activation.
+    gate_cols: u32,
+    // First column of the gate.
+    gate_start: u32,
+    // Elements of a row of the second operand's activation.
+    up_cols: u32,
+    // First column of the second operand.
+    up_start: u32,
 }

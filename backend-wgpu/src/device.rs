@@ -1,0 +1,284 @@
+//! The opened GPU: its limits, the shader variants it can run, and its pipelines.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wgpu::util::DeviceExt as _;
+
+use crate::adapters::{self, AdapterReport, Choice};
+use crate::error::WgpuError;
+use crate::shaders::Shader;
+
+/// How the device is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which adapter.
+    pub adapter: Choice,
+    /// Variants that may be used where the adapter has what they need.
+    pub allow: Variants,
+    /// Bindings are treated as no larger than this, in bytes: for tests of splitting.
+    pub max_binding: Option<u64>,
+    /// Scratch starts as NaN, so that a value that was never written is noticed: for tests.
+    pub poison: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { adapter: Choice::Best, allow: Variants::ALL, max_binding: None, poison: false }
+    }
+}
+
+/// Optional abilities that shaders have entry points for. Core WebGPU is what is left without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variants {
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Sums and shuffles among the invocations of a subgroup.
+    pub subgroups: bool,
+    /// Dot products of four packed 8-bit integers in one instruction.
+    pub int8: bool,
+}
+
+impl Variants {
+    /// Everything.
+    pub const ALL: Self = Self { f16: true, subgroups: true, int8: true };
+    /// Core features alone.
+    pub const CORE: Self = Self { f16: false, subgroups: false, int8: false };
+}
+
+/// An opened GPU.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) report: AdapterReport,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    /// Limits that were granted.
+    pub(crate) limits: wgpu::Limits,
+    /// Variants in use.
+    pub(crate) variants: Variants,
+    /// Invocations of a subgroup where `variants.subgroups` is set: the same for every shader.
+    pub(crate) subgroup: u32,
+    /// Largest binding, in bytes.
+    pub(crate) max_binding: u64,
+    pub(crate) poison: bool,
+    /// Whether single dispatches can be timed.
+    pub(crate) timestamps: bool,
+    pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
+    lost: Arc<Mutex<Option<String>>>,
+}
+
+/// A compiled entry point.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) entry: &'static str,
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+/// How an entry point uses a storage buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+impl Device {
+    pub(crate) fn open(options: &Options) -> Result<Self, WgpuError> {
+        use wgpu::Features;
+        let (adapter, report) = adapters::take(&options.adapter)?;
+        let has = |feature| report.features.contains(feature);
+        let info = &report.info;
+        // A subgroup's size is a constant of the shaders, so it must not change from one to the next.
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let variants = Variants {
+            f16: options.allow.f16 && has(Features::SHADER_F16),
+            subgroups: options.allow.subgroups && has(Features::SUBGROUP) && fixed,
+            int8: options.allow.int8,
+        };
+        let timestamps = has(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+        let mut features = Features::empty();
+        features.set(Features::SHADER_F16, variants.f16);
+        features.set(Features::SUBGROUP, variants.subgroups);
+        features
+            .set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, timestamps);
+        let limits = adapter.limits();
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("gemma4"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        });
+        let (device, queue) = pollster::block_on(request)
+            .map_err(|source| WgpuError::Open { adapter: info.name.clone(), source })?;
+        let lost = Arc::new(Mutex::new(None));
+        let note = {
+            let lost = Arc::clone(&lost);
+            move |text: String| {
+                lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+            }
+        };
+        let on_error = note.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| on_error(error.to_string())));
+        device.set_device_lost_callback(move |reason, text| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(text);
+            }
+        });
+        let granted = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        Ok(Self {
+            device,
+            queue,
+            variants,
+            subgroup: info.subgroup_min_size,
+            max_binding: options.max_binding.map_or(granted, |most| most.min(granted)) / 256 * 256,
+            poison: options.poison,
+            timestamps,
+            pipelines: Mutex::default(),
+            lost,
+            limits,
+            report,
+        })
+    }
+
+    /// The first thing that went wrong outside of a call, if anything did.
+    pub(crate) fn check(&self) -> Result<(), WgpuError> {
+        match self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(text) => Err(WgpuError::Lost(text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Allocates a buffer of at least `bytes` bytes for shaders, zeroed; `what` says for what.
+    pub(crate) fn storage(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer, WgpuError> {
+        use wgpu::BufferUsages as Usage;
+        self.buffer(what, bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST)
+    }
+
+    /// Allocates a buffer for any use.
+    pub(crate) fn buffer(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, WgpuError> {
+        let size = bytes.next_multiple_of(16).max(16);
+        if size > self.limits.max_buffer_size {
+            return Err(self.limit(what, size, "bytes", self.limits.max_buffer_size, "max_buffer_size"));
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(WgpuError::OutOfMemory { what: what.to_owned(), bytes: size }),
+        }
+    }
+
+    /// A buffer with these contents.
+    pub(crate) fn filled(&self, what: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(what), contents, usage })
+    }
+
+    /// The error of a limit that is too small.
+    pub(crate) fn limit(
+        &self,
+        what: &str,
+        need: u64,
+        unit: &'static str,
+        have: u64,
+        limit: &'static str,
+    ) -> WgpuError {
+        WgpuError::Limit {
+            what: what.to_owned(),
+            need,
+            unit,
+            adapter: self.report.info.name.clone(),
+            have,
+            limit,
+            advice: "use a shorter --ctx, a smaller --kv type, another --device, or --backend cpu",
+        }
+    }
+
+    /// The compiled entry point, from the cache if it was compiled before.
+    pub(crate) fn pipeline(&self, shader: &Shader, access: &[Access]) -> Result<Arc<Pipeline>, WgpuError> {
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(shader) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let most = self.limits.max_storage_buffers_per_shader_stage;
+        if access.len() > most as usize {
+            let have = u64::from(most);
+            let limit = "max_storage_buffers_per_shader_stage";
+            return Err(self.limit(shader.entry, access.len() as u64, "bindings", have, limit));
+        }
+        let pipeline = Arc::new(self.compile(shader, access)?);
+        pipelines.insert(shader.clone(), Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, shader: &Shader, access: &[Access]) -> Result<Pipeline, WgpuError> {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(shader.entry),
+            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+        });
+        let storage = access.iter().map(|&access| wgpu::BufferBindingType::Storage {
+            read_only: access == Access::Read,
+        });
+        let layout = self.layout(&storage.map(|ty| (ty, false)).collect::<Vec<_>>());
+        let uniforms = self.uniforms();
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(shader.entry),
+            bind_group_layouts: &[Some(&layout), Some(&uniforms)],
+            immediate_size: 0,
+        });
+        let constants: Vec<(&str, f64)> =
+            shader.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(shader.entry),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(shader.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                // Every shader writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        let errors = [pollster::block_on(internal.pop()), pollster::block_on(scope.pop())];
+        match errors.into_iter().flatten().next() {
+            None => Ok(Pipeline { entry: shader.entry, pipeline, layout }),
+            Some(error) => {
+                Err(WgpuError::Shader { shader: shader.entry.to_owned(), message: error.to_string() })
+            }
+        }
+    }
+
+    fn layout(&self, types: &[(wgpu::BufferBindingType, bool)]) -> wgpu::BindGroupLayout {
+        let entries: Vec<_> = (0..)
+            .zip(types)
+            .map(|(binding, &(ty, has_dynamic_offset))| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+                count: None,
+            })
+            .collect();
+        self.device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+    }
+
+    /// Layout of group 1, the same for every shader: its parameters at an offset, and the state of the step.
+    pub(crate) fn uniforms(&self) -> wgpu::BindGroupLayout {
+        let uniform = wgpu::BufferBindingType::Uniform;
+        self.layout(&[(uniform, true), (uniform, false)])
+    }
+}

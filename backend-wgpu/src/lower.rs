@@ -1,0 +1,189 @@
+//! From ops to dispatches.
+//!
+//! The files below say which entry points an op becomes, with which operands and counts. What fuses with what is
+//! decided in [`lower`], longest pattern first.
+
+mod elementwise;
+mod embed;
+mod norm;
+
+use gemma4_core::ops::Op;
+use gemma4_core::program::{Act, Program, Rows, State, Weight};
+
+use crate::device::{Access, Device};
+use crate::error::WgpuError;
+use crate::shaders::Shader;
+
+/// A storage buffer of a dispatch.
+#[derive(Clone, Debug)]
+pub(crate) enum Bind {
+    /// An activation, read.
+    Act(Act),
+    /// An activation, written, or read and written.
+    ActMut(Act),
+    /// Part `.1` of a weight, read.
+    Weight(Weight, usize),
+    /// A pool of the cache, read.
+    State(State),
+    /// A pool of the cache, written.
+    StateMut(State),
+    /// Scratch of this program beyond its activations, read.
+    Scratch(Scratch),
+    /// Scratch, written.
+    ScratchMut(Scratch),
+    /// `array<RowInfo>`: the rows of the step.
+    Rows,
+    /// `array<u32>`: picked rows.
+    Picked,
+    /// `array<u32>`: page tables; see [`crate::step`].
+    Tables,
+    /// `array<u32>`: settings of the draws; see [`crate::step`].
+    Draws,
+    /// `array<u32>`: the last sampled token of each slot, read.
+    Sampled,
+    /// The same, written.
+    SampledMut,
+}
+
+impl Bind {
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Bind::ActMut(_) | Bind::StateMut(_) | Bind::ScratchMut(_) | Bind::SampledMut => Access::ReadWrite,
+            _ => Access::Read,
+        }
+    }
+}
+
+/// A scratch buffer of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scratch(pub(crate) usize);
+
+/// Workgroups along one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Always so many.
+    Fixed(u32),
+    /// `ceil(rows / per) * times`, with the rows of this step.
+    Rows {
+        /// Which rows.
+        of: Rows,
+        /// Rows of a workgroup.
+        per: u32,
+        /// Workgroups for each of those groups of rows.
+        times: u32,
+    },
+    /// As many as the pages that the rows of this step may see in a table, at most so many.
+    Pages(u32),
+}
+
+/// One dispatch.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    /// Name of the op, for profiles.
+    pub(crate) op: &'static str,
+    pub(crate) shader: Shader,
+    /// Group 0, in the order of the bindings.
+    pub(crate) binds: Vec<Bind>,
+    /// The op's parameter struct.
+    pub(crate) params: Vec<u8>,
+    pub(crate) grid: [Count; 3],
+}
+
+/// A program on its way to dispatches.
+pub(crate) struct Lowering<'a> {
+    pub(crate) device: &'a Device,
+    pub(crate) program: &'a Program,
+    pub(crate) weights: &'a [crate::Weight],
+    pub(crate) states: &'a [crate::State],
+    pub(crate) launches: Vec<Launch>,
+    /// Bytes of each scratch buffer.
+    pub(crate) scratch: Vec<u64>,
+    /// Scratch buffers that the current op has asked for.
+    taken: usize,
+}
+
+impl<'a> Lowering<'a> {
+    /// Nothing yet.
+    pub(crate) fn new(
+        device: &'a Device,
+        program: &'a Program,
+        weights: &'a [crate::Weight],
+        states: &'a [crate::State],
+    ) -> Self {
+        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new(), taken: 0 }
+    }
+
+    /// Adds a dispatch.
+    pub(crate) fn launch<P: bytemuck::Pod>(
+        &mut self,
+        op: &'static str,
+        shader: Shader,
+        binds: Vec<Bind>,
+        params: &P,
+        grid: [Count; 3],
+    ) {
+        let params = bytemuck::bytes_of(params).to_vec();
+        self.launches.push(Launch { op, shader, binds, params, grid });
+    }
+
+    /// A scratch buffer of so many bytes for this op alone: the next op may use the same memory.
+    pub(crate) fn scratch(&mut self, bytes: u64) -> Scratch {
+        let at = self.taken;
+        self.taken += 1;
+        if at == self.scratch.len() {
+            self.scratch.push(0);
+        }
+        self.scratch[at] = self.scratch[at].max(bytes);
+        Scratch(at)
+    }
+
+    pub(crate) fn weight(&self, weight: Weight) -> &crate::Weight {
+        &self.weights[weight.index()]
+    }
+
+    pub(crate) fn state(&self, state: State) -> &crate::State {
+        &self.states[state.index()]
+    }
+
+    /// Width of an activation.
+    pub(crate) fn cols(&self, act: Act) -> u32 {
+        narrow(self.program.cols(act))
+    }
+
+    /// One workgroup for each row of `act`.
+    pub(crate) fn each_row(&self, act: Act) -> Count {
+        self.rows(act, 1, 1)
+    }
+
+    /// `times` workgroups for every `per` rows of `act`.
+    pub(crate) fn rows(&self, act: Act, per: u32, times: u32) -> Count {
+        Count::Rows { of: self.program.spec(act).rows, per, times }
+    }
+}
+
+/// Sizes of models fit 32 bits; WGSL has no others.
+pub(crate) fn narrow(size: usize) -> u32 {
+    u32::try_from(size).expect("sizes of a model fit 32 bits")
+}
+
+/// `ONE` workgroup along an axis.
+pub(crate) const ONE: Count = Count::Fixed(1);
+
+/// Lowers a whole program.
+pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    let program = cx.program;
+    for op in &program.ops {
+        cx.taken = 0;
+        match op {
+            Op::Add(op) => elementwise::add(op, cx),
+            Op::Embed(op) => embed::embed(op, cx),
+            Op::Glu(op) => elementwise::glu(op, cx),
+            Op::Softcap(op) => elementwise::softcap(op, cx),
+            Op::GatherRows(op) => elementwise::gather_rows(op, cx),
+            Op::RmsNorm(op) => norm::rms_norm(op, cx),
+            Op::NormAdd(op) => norm::norm_add(op, cx),
+            other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
+        }?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What a step uploads: one buffer for every step, and one for what draws need beyond their settings.
+//!
+//! | section of the step buffer | content |
+//! |---|---|
+//! | state | [`StepState`] |
+//! | rows | [`RowInfo`] for each row |
+//! | picked | row numbers |
+//! | tables | [`TableInfo`] for each slot, then page numbers |
+//!
+//! The draws buffer holds a [`DrawInfo`] for each picked row, then its edits (token, repetition, offset: 3 words each)
+//! and its bit mask of allowed tokens, at the offsets that the `DrawInfo` names.
+
+use gemma4_core::abi::{self, DrawInfo, RowInfo, StepState, TableInfo};
+use gemma4_core::backend::{Row, Step, StepError};
+use gemma4_core::cache::PAGE;
+use gemma4_core::model::config::Span;
+use gemma4_core::program::Program;
+
+use crate::lower::narrow;
+
+/// Byte offsets of the sections of the step buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sections {
+    pub(crate) rows: u64,
+    pub(crate) picked: u64,
+    pub(crate) tables: u64,
+    pub(crate) end: u64,
+}
+
+/// Offsets of storage bindings are multiples of this on every device.
+const ALIGN: u64 = 256;
+
+impl Sections {
+    pub(crate) fn of(program: &Program) -> Self {
+        let pages = |span| {
+            program.states.iter().filter(|state| state.span == span).map(|state| state.pages).max().unwrap_or(0)
+        };
+        let slots = program.rows.min(abi::SLOTS as usize);
+        let entries = slots * (pages(Span::Global) + pages(Span::Local)).max(1);
+        let rows = ALIGN;
+        let picked = (rows + program.rows as u64 * 16).next_multiple_of(ALIGN);
+        let tables = (picked + program.picked.max(1) as u64 * 4).next_multiple_of(ALIGN);
+        let header = u64::from(abi::SLOTS) * 16;
+        Self { rows, picked, tables, end: (tables + header + entries as u64 * 4).next_multiple_of(ALIGN) }
+    }
+
+    /// Fills `bytes` with the sections of `step`, as far as it needs them.
+    pub(crate) fn write(&self, step: &Step<'_>, bytes: &mut Vec<u8>) -> Result<(), StepError> {
+        bytes.clear();
+        let at = |offset: u64| usize::try_from(offset).expect("a step buffer is small");
+        let state = StepState { rows: narrow(step.rows.len()), picked: narrow(step.picked.len()) };
+        bytes.extend_from_slice(bytemuck::bytes_of(&state));
+        bytes.resize(at(self.rows), 0);
+        for row in step.rows {
+            let sampled = row.token == Row::SAMPLED;
+            let token = if sampled { 0 } else { row.token };
+            let info = RowInfo { token, position: row.position, slot: row.slot, flags: u32::from(sampled) };
+            bytes.extend_from_slice(bytemuck::bytes_of(&info));
+        }
+        bytes.resize(at(self.picked), 0);
+        bytes.extend_from_slice(bytemuck::cast_slice(step.picked));
+        bytes.resize(at(self.tables), 0);
+
+        let slots = step.tables.len().min(abi::SLOTS as usize);
+        let mut infos = vec![TableInfo::default(); abi::SLOTS as usize];
+        let mut entries: Vec<u32> = Vec::new();
+        let mut last = vec![None::<u32>; slots];
+        for row in step.rows {
+            let Some(last) = last.get_mut(row.slot as usize) else {
+                let want = format!("below {}", abi::SLOTS);
+                return Err(StepError { what: "slot", want, got: u64::from(row.slot) });
+            };
+            *last = Some(last.map_or(row.position, |position| position.max(row.position)));
+        }
+        let header = narrow(infos.len() * 4);
+        for ((info, table), last) in infos.iter_mut().zip(step.tables).zip(&last) {
+            let Some(last) = last else { continue };
+            let mut add = |pages: &[u32]| {
+                let start = header + narrow(entries.len());
+                entries.extend_from_slice(pages);
+                (start, narrow(pages.len()))
+            };
+            let seen = (*last as usize / PAGE + 1).min(table.global.len());
+            (info.global_start, info.global_len) = add(&table.global[..seen]);
+            (info.local_start, info.local_len) = add(table.local);
+        }
+        bytes.extend_from_slice(bytemuck::cast_slice(&infos));
+        bytes.extend_from_slice(bytemuck::cast_slice(&entries));
+        if bytes.len() as u64 > self.end {
+            let want = format!("at most {}", self.end);
+            return Err(StepError { what: "bytes of rows and page tables", want, got: bytes.len() as u64 });
+        }
+        Ok(())
+    }
+}
+
+/// Contents of the draws buffer.
+pub(crate) fn draws(step: &Step<'_>) -> Vec<u32> {
+    let mut words = vec![0u32; step.draws.len() * size_of::<DrawInfo>() / 4];
+    let mut infos = Vec::new();
+    for (draw, &row) in step.draws.iter().zip(step.picked) {
+        let edits_start = narrow(words.len());
+        for edit in draw.edits {
+            words.extend([edit.token, edit.repetition.to_bits(), edit.offset.to_bits()]);
+        }
+        let allowed_start = narrow(words.len());
+        words.extend(draw.allowed.unwrap_or_default());
+        let sampling = draw.sampling;
+        infos.push(DrawInfo {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed_low: (sampling.seed & 0xFFFF_FFFF) as u32,
+            seed_high: (sampling.seed >> 32) as u32,
+            position: draw.position,
+            slot: step.rows[row as usize].slot,
+            edits_start,
+            edits: narrow(draw.edits.len()),
+            allowed_start,
+            allowed: narrow(draw.allowed.map_or(0, <[u32]>::len)),
+        });
+    }
+    let head: &[u32] = bytemuck::cast_slice(&infos);
+    words[..head.len()].copy_from_slice(head);
+    words
+}

@@ -1,0 +1,207 @@
+//! Weights on the device: file blocks in a layout that shaders can read, split where a binding is too small.
+//!
+//! The blocks of a row stay in order and keep their bytes. A block whose size is no multiple of a word gives up its odd
+//! field, the scale, to a plane of halves behind the row's blocks, and rows start at multiples of 16 bytes:
+//!
+//! ```text
+//! row:  body of block 0 | body of block 1 | ... | tail 0, tail 1 | tail 2, tail 3 | ... | padding
+//! ```
+//!
+//! Nothing is dequantised here, except vectors: a tensor of one row becomes `f32`, as norms read it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use gemma4_core::quant;
+use gemma4_core::tensor::{DType, Tensor};
+use rayon::prelude::*;
+
+use crate::device::Device;
+use crate::error::WgpuError;
+
+/// A weight on the device.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dtype: DType,
+    experts: usize,
+    rows: usize,
+    cols: usize,
+    layout: Layout,
+    parts: Vec<Part>,
+}
+
+/// A range of a weight's rows in a buffer of its own.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) buffer: wgpu::Buffer,
+    /// Rows, counted through all experts.
+    pub(crate) rows: Range<usize>,
+}
+
+/// Where things are in a row, in words of 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// From one row to the next; a multiple of 4.
+    pub(crate) stride: u32,
+    /// From the start of the row to its plane of tails; `stride` if there is none.
+    pub(crate) tails: u32,
+}
+
+/// How a block is cut: body ranges and the tail, in bytes of the file's block.
+struct Cut {
+    /// Values of a block; halves go in pairs.
+    values: usize,
+    /// Bytes of a file's block.
+    bytes: usize,
+    body: Range<usize>,
+    tail: Range<usize>,
+}
+
+impl Cut {
+    fn of(dtype: DType) -> Self {
+        let (values, bytes) = (dtype.block_len(), dtype.block_bytes());
+        let (body, tail) = match dtype {
+            DType::F16 | DType::BF16 => return Self { values: 2, bytes: 4, body: 0..4, tail: 0..0 },
+            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL => (2..bytes, 0..2),
+            DType::MXFP4 => (1..17, 0..1),
+            DType::Q3_K => (0..108, 108..110),
+            DType::Q6_K => (0..208, 208..210),
+            _ => (0..bytes, 0..0),
+        };
+        Self { values, bytes, body, tail }
+    }
+
+    fn layout(&self, cols: usize) -> Layout {
+        let blocks = cols.div_ceil(self.values);
+        let tails = blocks * self.body.len() / 4;
+        let words = if self.tail.is_empty() { tails } else { tails + blocks.div_ceil(2) };
+        let narrow = crate::lower::narrow;
+        Layout { stride: narrow(words.next_multiple_of(4)), tails: narrow(tails) }
+    }
+
+    /// Copies a row of the file to a row of the device.
+    fn row(&self, from: &[u8], to: &mut [u8]) {
+        let blocks = from.len().div_ceil(self.bytes);
+        let (body, tails) = to.split_at_mut(blocks * self.body.len());
+        for (i, (block, body)) in
+            from.chunks(self.bytes).zip(body.chunks_exact_mut(self.body.len())).enumerate()
+        {
+            // The last pair of halves may be half a pair.
+            let end = self.body.end.min(block.len());
+            body[..end - self.body.start].copy_from_slice(&block[self.body.start..end]);
+            if !self.tail.is_empty() {
+                tails[2 * i..2 * i + self.tail.len()].copy_from_slice(&block[self.tail.clone()]);
+            }
+        }
+    }
+}
+
+/// Bytes that are repacked and sent at once.
+const CHUNK: usize = 32 << 20;
+/// Bytes sent before the device is given time to take them in: staging memory is freed only then.
+const IN_FLIGHT: usize = 256 << 20;
+
+impl Weight {
+    pub(crate) fn upload(device: &Device, tensor: &Tensor) -> Result<Self, WgpuError> {
+        let vector = tensor.experts * tensor.rows == 1;
+        if vector && tensor.dtype != DType::F32 {
+            let mut values = vec![0.0f32; tensor.cols];
+            quant::decode(tensor.dtype, &tensor.data, &mut values);
+            let bytes = gemma4_core::tensor::Bytes::from_owner(bytemuck::cast_slice(&values).to_vec());
+            let decoded = Tensor::new(&tensor.name, DType::F32, [1, 1, tensor.cols], bytes);
+            return Self::upload(device, &decoded.expect("as many bytes as values"));
+        }
+        let cut = Cut::of(tensor.dtype);
+        let layout = cut.layout(tensor.cols);
+        let stride = layout.stride as usize * 4;
+        let total = tensor.experts * tensor.rows;
+        let whole = usize::try_from(device.max_binding).unwrap_or(usize::MAX) / stride;
+        // Experts are not cut, so that a dispatch finds an expert in one buffer.
+        let unit = if tensor.experts > 1 { tensor.rows } else { 1 };
+        let most = whole / unit * unit;
+        if most == 0 {
+            let need = (unit * stride) as u64;
+            let limit = "max_storage_buffer_binding_size";
+            return Err(device.limit(&tensor.name, need, "bytes", device.max_binding, limit));
+        }
+        // Parts of nearly one size.
+        let parts = total.div_ceil(most);
+        let each = total.div_ceil(parts).next_multiple_of(unit).min(most);
+        let parts = (0..total)
+            .step_by(each.max(1))
+            .map(|first| {
+                let rows = first..(first + each).min(total);
+                let buffer = device.storage(&tensor.name, (rows.len() * stride) as u64)?;
+                send(device, &buffer, tensor, &cut, stride, rows.clone());
+                Ok(Part { buffer, rows })
+            })
+            .collect::<Result<_, WgpuError>>()?;
+        device.check()?;
+        let Tensor { dtype, experts, rows, cols, .. } = *tensor;
+        Ok(Self { inner: Arc::new(Inner { dtype, experts, rows, cols, layout, parts }) })
+    }
+
+    /// Element type on the device.
+    pub(crate) fn dtype(&self) -> DType {
+        self.inner.dtype
+    }
+
+    /// Matrices.
+    pub(crate) fn experts(&self) -> usize {
+        self.inner.experts
+    }
+
+    /// Rows of a matrix.
+    pub(crate) fn rows(&self) -> usize {
+        self.inner.rows
+    }
+
+    /// Values of a row.
+    pub(crate) fn cols(&self) -> usize {
+        self.inner.cols
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.inner.layout
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.inner.parts
+    }
+}
+
+/// Repacks rows of a tensor into a buffer.
+fn send(device: &Device, buffer: &wgpu::Buffer, tensor: &Tensor, cut: &Cut, stride: usize, rows: Range<usize>) {
+    let row_bytes = tensor.row_bytes();
+    let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
+    let mut sent = 0;
+    let as_it_is = cut.tail.is_empty() && row_bytes == stride;
+    let mut packed = Vec::new();
+    for (i, piece) in source.chunks((CHUNK / row_bytes.max(1)).max(1) * row_bytes).enumerate() {
+        let offset = i * (CHUNK / row_bytes.max(1)).max(1) * stride;
+        let bytes = if as_it_is {
+            piece
+        } else {
+            packed.clear();
+            packed.resize(piece.len() / row_bytes * stride, 0);
+            packed
+                .par_chunks_exact_mut(stride)
+                .zip(piece.par_chunks_exact(row_bytes))
+                .for_each(|(to, from)| cut.row(from, to));
+            &packed
+        };
+        device.queue.write_buffer(buffer, offset as u64, bytes);
+        sent += bytes.len();
+        if sent >= IN_FLIGHT {
+            device.queue.submit([]);
+            let _ = device.device.poll(wgpu::PollType::wait_indefinitely());
+            sent = 0;
+        }
+    }
+    device.queue.submit([]);
+}
