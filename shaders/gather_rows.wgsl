@@ -10,10 +10,10 @@
 
 @compute @workgroup_size(ROW_THREADS)
 fn gather_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let from = picked[group.y] * params.cols;
+  let source = picked[group.y] * params.cols;
   let to = group.y * params.cols;
   let end = min((group.x + 1u) * 4u * ROW_THREADS, params.cols);
   for (var c = group.x * 4u * ROW_THREADS + lane; c < end; c += ROW_THREADS) {
-    out[to + c] = x[from + c];
+    out[to + c] = x[source + c];
   }
 }
