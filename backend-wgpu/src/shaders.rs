@@ -31,6 +31,14 @@ parts! {
     ABI = "gen/abi";
     /// Sums over a workgroup.
     REDUCE = "common/reduce";
+    /// The same by subgroups.
+    REDUCE_SUBGROUP = "common/reduce_subgroup";
+    /// Tiles of f16.
+    TILE_F16 = "common/tile_f16";
+    /// Tiles of f32.
+    TILE_F32 = "common/tile_f32";
+    /// What the tiled products have in common.
+    LINEAR_TILES_COMMON = "common/linear_tiles";
     /// Activation functions.
     ACTIVATION = "common/activation";
     /// Weights of `F32`.
@@ -43,6 +51,12 @@ parts! {
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `linear`, tiles of 128 rows.
+    LINEAR_TILES = "linear_tiles";
+    /// Op `linear`, tiles of 64 rows.
+    LINEAR_TILES_NARROW = "linear_tiles_narrow";
+    /// Ops `rms_norm` and `norm_add` of rows that fit registers.
+    NORM_QUADS = "norm_quads";
     /// Op `norm_add`.
     NORM_ADD = "norm_add";
     /// Op `rms_norm`.
