@@ -5,7 +5,9 @@
 
 mod elementwise;
 mod embed;
+mod linear;
 mod norm;
+mod ple_inputs;
 
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, State, Weight};
@@ -199,14 +201,16 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 
 /// Lowers an op that stands alone.
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
-    match op {
+match op {
         Op::Add(op) => elementwise::add(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
-        Op::Glu(op) => elementwise::glu(op, cx),
-        Op::Softcap(op) => elementwise::softcap(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
-        Op::RmsNorm(op) => norm::rms_norm(op, cx),
+        Op::Glu(op) => elementwise::glu(op, cx),
+        Op::Linear(op) => linear::linear(op, cx),
         Op::NormAdd(op) => norm::norm_add(op, cx),
+        Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
+        Op::RmsNorm(op) => norm::rms_norm(op, cx),
+        Op::Softcap(op) => elementwise::softcap(op, cx),
         other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
     }
 }
