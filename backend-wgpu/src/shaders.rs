@@ -35,6 +35,8 @@ parts! {
     ACTIVATION = "common/activation";
     /// Weights of `F32`.
     F32 = "common/f32";
+    /// Random numbers of draws.
+    GUMBEL = "common/gumbel";
     /// Op `add`.
     ADD = "add";
     /// Op `embed`.
@@ -47,6 +49,8 @@ parts! {
     NORM_ADD = "norm_add";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
+    /// Op `sample`.
+    SAMPLE = "sample";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }

@@ -13,6 +13,12 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Tokens that a workgroup of `sample` looks at together.
+constexpr unsigned int SAMPLE_CHUNK = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+constexpr unsigned int SAMPLE_CANDIDATES = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -165,3 +171,16 @@ struct GluParams {
     unsigned int up_start;
 };
 static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    unsigned int vocab;
+    // Tokens of a slice.
+    unsigned int slice;
+    // Slices; at most `ROW_THREADS`.
+    unsigned int slices;
+    // Bits of -infinity, which WGSL cannot write down.
+    unsigned int nothing;
+};
+static_assert(sizeof(SampleParams) == 16, "SampleParams must have no padding");

@@ -12,6 +12,12 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Tokens that a workgroup of `sample` looks at together.
+const SAMPLE_CHUNK: u32 = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+const SAMPLE_CANDIDATES: u32 = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -155,4 +161,16 @@ struct GluParams {
     up_cols: u32,
     // First column of the second operand.
     up_start: u32,
+}
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    vocab: u32,
+    // Tokens of a slice.
+    slice: u32,
+    // Slices; at most `ROW_THREADS`.
+    slices: u32,
+    // Bits of -infinity, which WGSL cannot write down.
+    nothing: u32,
 }
