@@ -6,6 +6,7 @@
 mod elementwise;
 mod embed;
 mod norm;
+mod route;
 mod sample;
 
 use gemma4_core::ops::Op;
@@ -183,6 +184,7 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             Op::GatherRows(op) => elementwise::gather_rows(op, cx),
             Op::RmsNorm(op) => norm::rms_norm(op, cx),
             Op::NormAdd(op) => norm::norm_add(op, cx),
+            Op::Route(op) => route::route(op, cx),
             Op::Sample(op) => sample::sample(op, cx),
             other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
         }?;

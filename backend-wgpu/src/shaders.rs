@@ -49,6 +49,8 @@ parts! {
     NORM_ADD = "norm_add";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
+    /// Op `route`.
+    ROUTE = "route";
     /// Op `sample`.
     SAMPLE = "sample";
     /// Op `softcap`.

@@ -13,6 +13,9 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Most experts of a layer.
+constexpr unsigned int ROUTE_EXPERTS = 512u;
+
 // Tokens that a workgroup of `sample` looks at together.
 constexpr unsigned int SAMPLE_CHUNK = 1024u;
 
@@ -171,6 +174,27 @@ struct GluParams {
     unsigned int up_start;
 };
 static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Words from one row of the matrix to the next.
+    unsigned int stride;
+    // Words from the start of a row of the matrix to its plane of tails.
+    unsigned int tails;
+    // First expert of the part.
+    unsigned int first;
+    // Experts.
+    unsigned int experts;
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Added to the mean square.
+    float eps;
+    // `1 / sqrt(cols)`.
+    float factor;
+};
+static_assert(sizeof(RouteParams) == 32, "RouteParams must have no padding");
 
 // `sample`.
 struct SampleParams {

@@ -12,6 +12,9 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Most experts of a layer.
+const ROUTE_EXPERTS: u32 = 512u;
+
 // Tokens that a workgroup of `sample` looks at together.
 const SAMPLE_CHUNK: u32 = 1024u;
 
@@ -161,6 +164,26 @@ struct GluParams {
     up_cols: u32,
     // First column of the second operand.
     up_start: u32,
+}
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    cols: u32,
+    // Words from one row of the matrix to the next.
+    stride: u32,
+    // Words from the start of a row of the matrix to its plane of tails.
+    tails: u32,
+    // First expert of the part.
+    first: u32,
+    // Experts.
+    experts: u32,
+    // Experts that a row chooses.
+    top_k: u32,
+    // Added to the mean square.
+    eps: f32,
+    // `1 / sqrt(cols)`.
+    factor: f32,
 }
 
 // `sample`.
