@@ -8,6 +8,8 @@ mod embed;
 mod linear;
 mod norm;
 mod ple_inputs;
+mod route;
+mod sample;
 
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, State, Weight};
@@ -210,6 +212,8 @@ match op {
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),
+        Op::Route(op) => route::route(op, cx),
+        Op::Sample(op) => sample::sample(op, cx),
         Op::Softcap(op) => elementwise::softcap(op, cx),
         other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
     }

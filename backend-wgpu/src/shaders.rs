@@ -83,6 +83,8 @@ parts! {
     IQ4_XS = "common/iq4_xs";
     /// Weights of `MXFP4`.
     MXFP4 = "common/mxfp4";
+    /// Random numbers of draws.
+    GUMBEL = "common/gumbel";
     /// Op `add`.
     ADD = "add";
     /// Op `embed`.
@@ -105,6 +107,10 @@ parts! {
     PLE_INPUTS = "ple_inputs";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
+    /// Op `route`.
+    ROUTE = "route";
+    /// Op `sample`.
+    SAMPLE = "sample";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }
