@@ -6,6 +6,7 @@
 mod elementwise;
 mod embed;
 mod linear;
+mod linear_tiles;
 mod norm;
 mod ple_inputs;
 mod route;
@@ -203,7 +204,7 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 
 /// Lowers an op that stands alone.
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
-match op {
+    match op {
         Op::Add(op) => elementwise::add(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
