@@ -5,7 +5,9 @@
 
 mod elementwise;
 mod embed;
+mod linear;
 mod norm;
+mod ple_inputs;
 mod route;
 mod sample;
 
@@ -180,13 +182,17 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             Op::Add(op) => elementwise::add(op, cx),
             Op::Embed(op) => embed::embed(op, cx),
             Op::Glu(op) => elementwise::glu(op, cx),
+            Op::Linear(op) => linear::linear(op, cx),
+            Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
             Op::Softcap(op) => elementwise::softcap(op, cx),
             Op::GatherRows(op) => elementwise::gather_rows(op, cx),
             Op::RmsNorm(op) => norm::rms_norm(op, cx),
             Op::NormAdd(op) => norm::norm_add(op, cx),
             Op::Route(op) => route::route(op, cx),
             Op::Sample(op) => sample::sample(op, cx),
-            other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
+            other => {
+                Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() })
+            }
         }?;
     }
     Ok(())

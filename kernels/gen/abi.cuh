@@ -138,6 +138,46 @@ struct EmbedParams {
 };
 static_assert(sizeof(EmbedParams) == 24, "EmbedParams must have no padding");
 
+// `linear`, for one part of one of its weights.
+struct LinearParams {
+    // Values of a row of the weight.
+    unsigned int cols;
+    // Elements of a row of the output.
+    unsigned int out_cols;
+    // Words from one row of the weight to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // Column of the first output.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int outputs;
+};
+static_assert(sizeof(LinearParams) == 24, "LinearParams must have no padding");
+
+// `ple_inputs`, for one part of its table.
+struct PleInputsParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Elements of a layer's vector.
+    unsigned int ple;
+    // Words from one row of the table to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First row of the part.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int part_rows;
+    // Factor of the table's values.
+    float table_scale;
+    // Factor of the context.
+    float context_scale;
+    // Added to the mean square, in squared activation units.
+    float eps;
+};
+static_assert(sizeof(PleInputsParams) == 36, "PleInputsParams must have no padding");
+
 // `rms_norm` and `norm_add`.
 struct NormParams {
     // Elements of a row.

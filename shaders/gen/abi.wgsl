@@ -132,6 +132,44 @@ struct EmbedParams {
     scale: f32,
 }
 
+// `linear`, for one part of one of its weights.
+struct LinearParams {
+    // Values of a row of the weight.
+    cols: u32,
+    // Elements of a row of the output.
+    out_cols: u32,
+    // Words from one row of the weight to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // Column of the first output.
+    first: u32,
+    // Rows of the part.
+    outputs: u32,
+}
+
+// `ple_inputs`, for one part of its table.
+struct PleInputsParams {
+    // Elements of a row.
+    cols: u32,
+    // Elements of a layer's vector.
+    ple: u32,
+    // Words from one row of the table to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First row of the part.
+    first: u32,
+    // Rows of the part.
+    part_rows: u32,
+    // Factor of the table's values.
+    table_scale: f32,
+    // Factor of the context.
+    context_scale: f32,
+    // Added to the mean square, in squared activation units.
+    eps: f32,
+}
+
 // `rms_norm` and `norm_add`.
 struct NormParams {
     // Elements of a row.

@@ -49,5 +49,5 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
 }
 
 fn shader(dtype: gemma4_core::tensor::DType, entry: &'static str) -> Shader {
-    Shader::new(&[shaders::decoder(dtype), shaders::REDUCE, shaders::ROUTE], entry)
+    Shader::new(&[shaders::decoder(dtype), &[shaders::REDUCE, shaders::ROUTE]].concat(), entry)
 }
