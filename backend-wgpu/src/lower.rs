@@ -6,6 +6,7 @@
 mod elementwise;
 mod embed;
 mod linear;
+mod moe_ffn;
 mod norm;
 mod ple_inputs;
 mod route;
@@ -188,6 +189,7 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             Op::GatherRows(op) => elementwise::gather_rows(op, cx),
             Op::RmsNorm(op) => norm::rms_norm(op, cx),
             Op::NormAdd(op) => norm::norm_add(op, cx),
+            Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
             Op::Route(op) => route::route(op, cx),
             Op::Sample(op) => sample::sample(op, cx),
             other => {
