@@ -52,6 +52,12 @@ impl Wgpu {
         self.device.variants
     }
 
+    /// Invocations of a subgroup, where shaders use subgroups.
+    #[must_use]
+    pub fn subgroup(&self) -> Option<u32> {
+        self.device.variants.subgroups.then_some(self.device.subgroup)
+    }
+
     /// Runs a step and says when each dispatch ran; `None` if the device cannot time them.
     ///
     /// # Errors
