@@ -92,6 +92,8 @@ impl Backend for Wgpu {
     type Plan = Plan;
     type Error = WgpuError;
 
+    const QUEUES: bool = true;
+
     fn upload(&self, tensor: &Tensor) -> Result<Weight, WgpuError> {
         Weight::upload(&self.device, tensor)
     }
