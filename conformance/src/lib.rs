@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod compare;
 pub mod device;
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod golden;
 pub mod invariance;
