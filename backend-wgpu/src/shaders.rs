@@ -37,8 +37,12 @@ parts! {
     ACTIVATION = "common/activation";
     /// Weights bound as `w`.
     WEIGHTS = "common/weights";
-    /// Parts of words of weights.
+    /// What decoders are made of.
     WORDS = "common/words";
+    /// Where the values of a block are.
+    BLOCKS = "common/blocks";
+    /// Where floats are.
+    FLOATS = "common/floats";
     /// Tables of four-bit codes.
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
@@ -112,22 +116,22 @@ parts! {
 #[must_use]
 pub fn decoder(dtype: DType) -> &'static [Part] {
     match dtype {
-        DType::F32 => &[WEIGHTS, WORDS, F32],
-        DType::F16 => &[WEIGHTS, WORDS, F16],
-        DType::BF16 => &[WEIGHTS, WORDS, BF16],
-        DType::Q4_0 => &[WEIGHTS, WORDS, Q4_0],
-        DType::Q4_1 => &[WEIGHTS, WORDS, Q4_1],
-        DType::Q5_0 => &[WEIGHTS, WORDS, Q5_0],
-        DType::Q5_1 => &[WEIGHTS, WORDS, Q5_1],
-        DType::Q8_0 => &[WEIGHTS, WORDS, Q8_0],
-        DType::Q2_K => &[WEIGHTS, WORDS, Q2_K],
-        DType::Q3_K => &[WEIGHTS, WORDS, Q3_K],
-        DType::Q4_K => &[WEIGHTS, WORDS, K_SCALES, Q4_K],
-        DType::Q5_K => &[WEIGHTS, WORDS, K_SCALES, Q5_K],
-        DType::Q6_K => &[WEIGHTS, WORDS, Q6_K],
-        DType::IQ4_NL => &[WEIGHTS, WORDS, CODES, IQ4_NL],
-        DType::IQ4_XS => &[WEIGHTS, WORDS, CODES, IQ4_XS],
-        DType::MXFP4 => &[WEIGHTS, WORDS, CODES, MXFP4],
+        DType::F32 => &[WEIGHTS, WORDS, FLOATS, F32],
+        DType::F16 => &[WEIGHTS, WORDS, FLOATS, F16],
+        DType::BF16 => &[WEIGHTS, WORDS, FLOATS, BF16],
+        DType::Q4_0 => &[WEIGHTS, WORDS, BLOCKS, Q4_0],
+        DType::Q4_1 => &[WEIGHTS, WORDS, BLOCKS, Q4_1],
+        DType::Q5_0 => &[WEIGHTS, WORDS, BLOCKS, Q5_0],
+        DType::Q5_1 => &[WEIGHTS, WORDS, BLOCKS, Q5_1],
+        DType::Q8_0 => &[WEIGHTS, WORDS, BLOCKS, Q8_0],
+        DType::Q2_K => &[WEIGHTS, WORDS, BLOCKS, Q2_K],
+        DType::Q3_K => &[WEIGHTS, WORDS, BLOCKS, Q3_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, BLOCKS, Q6_K],
+        DType::IQ4_NL => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_NL],
+        DType::IQ4_XS => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_XS],
+        DType::MXFP4 => &[WEIGHTS, WORDS, BLOCKS, CODES, MXFP4],
     }
 }
 
