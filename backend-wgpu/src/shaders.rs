@@ -121,6 +121,8 @@ parts! {
     ROUTE = "route";
     /// Op `sample`.
     SAMPLE = "sample";
+    /// Op `sample`: the choice among the best of slices.
+    SAMPLE_CHOOSE = "sample_choose";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }
