@@ -55,8 +55,8 @@ parts! {
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
     K_SCALES = "common/k_scales";
-    /// Chunks of any type, value by value.
-    CHUNK_ANY = "common/chunk_any";
+    /// Values of chunks of weights.
+    VALUES = "common/values";
     /// Weights of `F32`.
     F32 = "common/f32";
     /// Weights of `F16`.

@@ -42,7 +42,7 @@ pub(super) fn launch(
     let tile = if enough && cx.program.capacity(out) > NARROW.side as usize { WIDE } else { NARROW };
     let mut parts = shaders::decoder(cx.weight(weight).dtype()).to_vec();
     parts.push(if variants.f16 { shaders::TILE_F16 } else { shaders::TILE_F32 });
-    parts.extend([shaders::CHUNK_ANY, shaders::LINEAR_TILES_COMMON, tile.file]);
+    parts.extend([shaders::VALUES, shaders::LINEAR_TILES_COMMON, tile.file]);
     let shader = Shader::new(&parts, tile.entry);
     let shader = if variants.f16 { shader.with_f16() } else { shader };
     let picked = u32::from(cx.program.spec(out).rows == Rows::Picked);
