@@ -161,7 +161,7 @@ struct LinearParams {
     unsigned int first;
     // Rows of the part.
     unsigned int outputs;
-    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    // 1 if the rows are the picked ones of the step.
     unsigned int picked;
 };
 static_assert(sizeof(LinearParams) == 28, "LinearParams must have no padding");

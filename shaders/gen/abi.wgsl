@@ -155,7 +155,7 @@ struct LinearParams {
     first: u32,
     // Rows of the part.
     outputs: u32,
-    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    // 1 if the rows are the picked ones of the step.
     picked: u32,
 }
 
