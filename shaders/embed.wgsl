@@ -4,7 +4,7 @@
 // Launch  x: workgroups of 4 * ROW_THREADS columns; y: rows; one dispatch for each part of the table
 // A row whose token is in another part is left to that part's dispatch.
 
-@group(0) @binding(0) var<storage, read> w: array<u32>;          // [part_rows, stride]
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;    // [part_rows, stride] words
 @group(0) @binding(1) var<storage, read> rows: array<RowInfo>;   // [rows]
 @group(0) @binding(2) var<storage, read> sampled: array<u32>;    // [SLOTS]
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;  // [rows, cols]

@@ -5,14 +5,19 @@
 
 mod elementwise;
 mod embed;
+mod linear;
+mod linear_tiles;
 mod norm;
+mod ple_inputs;
+mod route;
+mod sample;
 
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, State, Weight};
 
 use crate::device::{Access, Device};
 use crate::error::WgpuError;
-use crate::shaders::Shader;
+use crate::shaders::{self, Shader};
 
 /// A storage buffer of a dispatch.
 #[derive(Clone, Debug)]
@@ -150,6 +155,16 @@ impl<'a> Lowering<'a> {
         narrow(self.program.cols(act))
     }
 
+    /// How sums over a workgroup are taken.
+    pub(crate) fn reduce(&self) -> shaders::Part {
+        if self.device.variants.subgroups { shaders::REDUCE_SUBGROUP } else { shaders::REDUCE }
+    }
+
+    /// The constants of [`Lowering::reduce`].
+    pub(crate) fn with_reduce(&self, shader: Shader) -> Shader {
+        if self.device.variants.subgroups { shader.with("SUBGROUP", self.device.subgroup) } else { shader }
+    }
+
     /// One workgroup for each row of `act`.
     pub(crate) fn each_row(&self, act: Act) -> Count {
         self.rows(act, 1, 1)
@@ -172,18 +187,35 @@ pub(crate) const ONE: Count = Count::Fixed(1);
 /// Lowers a whole program.
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let program = cx.program;
-    for op in &program.ops {
+    let mut rest = program.ops.as_slice();
+    while let [op, tail @ ..] = rest {
         cx.taken = 0;
-        match op {
-            Op::Add(op) => elementwise::add(op, cx),
-            Op::Embed(op) => embed::embed(op, cx),
-            Op::Glu(op) => elementwise::glu(op, cx),
-            Op::Softcap(op) => elementwise::softcap(op, cx),
-            Op::GatherRows(op) => elementwise::gather_rows(op, cx),
-            Op::RmsNorm(op) => norm::rms_norm(op, cx),
-            Op::NormAdd(op) => norm::norm_add(op, cx),
-            other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
+        rest = tail;
+        match (op, tail) {
+            (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
+                rest = after;
+                norm::norm_add_rms_norm(add, norm, cx)
+            }
+            (op, _) => single(op, cx),
         }?;
     }
     Ok(())
+}
+
+/// Lowers an op that stands alone.
+fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    match op {
+        Op::Add(op) => elementwise::add(op, cx),
+        Op::Embed(op) => embed::embed(op, cx),
+        Op::GatherRows(op) => elementwise::gather_rows(op, cx),
+        Op::Glu(op) => elementwise::glu(op, cx),
+        Op::Linear(op) => linear::linear(op, cx),
+        Op::NormAdd(op) => norm::norm_add(op, cx),
+        Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
+        Op::RmsNorm(op) => norm::rms_norm(op, cx),
+        Op::Route(op) => route::route(op, cx),
+        Op::Sample(op) => sample::sample(op, cx),
+        Op::Softcap(op) => elementwise::softcap(op, cx),
+        other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
+    }
 }

@@ -7,6 +7,8 @@
 //! Every entry point has its storage buffers in group 0, in the order in which the lowering lists them. Group 1 is the
 //! same for all: binding 0 the op's parameters, binding 1 the `StepState`.
 
+use gemma4_core::tensor::DType;
+
 /// One text that shaders are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Part {
@@ -31,10 +33,60 @@ parts! {
     ABI = "gen/abi";
     /// Sums over a workgroup.
     REDUCE = "common/reduce";
+    /// The same by subgroups.
+    REDUCE_SUBGROUP = "common/reduce_subgroup";
+    /// Tiles of f16.
+    TILE_F16 = "common/tile_f16";
+    /// Tiles of f32.
+    TILE_F32 = "common/tile_f32";
+    /// What the tiled products have in common.
+    LINEAR_TILES_COMMON = "common/linear_tiles";
     /// Activation functions.
     ACTIVATION = "common/activation";
+    /// Weights bound as `w`.
+    WEIGHTS = "common/weights";
+    /// Parts of words of weights.
+    WORDS = "common/words";
+    /// Tables of four-bit codes.
+    CODES = "common/codes";
+    /// Scales of `Q4_K` and `Q5_K`.
+    K_SCALES = "common/k_scales";
+    /// Chunks of any type, value by value.
+    CHUNK_ANY = "common/chunk_any";
     /// Weights of `F32`.
     F32 = "common/f32";
+    /// Weights of `F16`.
+    F16 = "common/f16";
+    /// Weights of `BF16`.
+    BF16 = "common/bf16";
+    /// Weights of `Q4_0`.
+    Q4_0 = "common/q4_0";
+    /// Weights of `Q4_1`.
+    Q4_1 = "common/q4_1";
+    /// Weights of `Q5_0`.
+    Q5_0 = "common/q5_0";
+    /// Weights of `Q5_1`.
+    Q5_1 = "common/q5_1";
+    /// Weights of `Q8_0`.
+    Q8_0 = "common/q8_0";
+    /// Weights of `Q2_K`.
+    Q2_K = "common/q2_k";
+    /// Weights of `Q3_K`.
+    Q3_K = "common/q3_k";
+    /// Weights of `Q4_K`.
+    Q4_K = "common/q4_k";
+    /// Weights of `Q5_K`.
+    Q5_K = "common/q5_k";
+    /// Weights of `Q6_K`.
+    Q6_K = "common/q6_k";
+    /// Weights of `IQ4_NL`.
+    IQ4_NL = "common/iq4_nl";
+    /// Weights of `IQ4_XS`.
+    IQ4_XS = "common/iq4_xs";
+    /// Weights of `MXFP4`.
+    MXFP4 = "common/mxfp4";
+    /// Random numbers of draws.
+    GUMBEL = "common/gumbel";
     /// Op `add`.
     ADD = "add";
     /// Op `embed`.
@@ -43,24 +95,49 @@ parts! {
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `linear`, tiles of 128 rows.
+    LINEAR_TILES = "linear_tiles";
+    /// Op `linear`, tiles of 64 rows.
+    LINEAR_TILES_NARROW = "linear_tiles_narrow";
+    /// Ops `rms_norm` and `norm_add` of rows that fit registers.
+    NORM_QUADS = "norm_quads";
+    /// Op `linear`.
+    LINEAR = "linear";
     /// Op `norm_add`.
     NORM_ADD = "norm_add";
+    /// Op `ple_inputs`.
+    PLE_INPUTS = "ple_inputs";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
+    /// Op `route`.
+    ROUTE = "route";
+    /// Op `sample`.
+    SAMPLE = "sample";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }
 
-/// How values of a type of weight are read.
-///
-/// # Panics
-///
-/// For types without a decoder.
+/// How values of a type of weight are read from the binding `w`. Without [`WEIGHTS`], its first part, the op says
+/// where they are read from.
 #[must_use]
-pub fn decoder(dtype: gemma4_core::tensor::DType) -> Part {
+pub fn decoder(dtype: DType) -> &'static [Part] {
     match dtype {
-        gemma4_core::tensor::DType::F32 => F32,
-        other => panic!("no decoder of {other}"),
+        DType::F32 => &[WEIGHTS, WORDS, F32],
+        DType::F16 => &[WEIGHTS, WORDS, F16],
+        DType::BF16 => &[WEIGHTS, WORDS, BF16],
+        DType::Q4_0 => &[WEIGHTS, WORDS, Q4_0],
+        DType::Q4_1 => &[WEIGHTS, WORDS, Q4_1],
+        DType::Q5_0 => &[WEIGHTS, WORDS, Q5_0],
+        DType::Q5_1 => &[WEIGHTS, WORDS, Q5_1],
+        DType::Q8_0 => &[WEIGHTS, WORDS, Q8_0],
+        DType::Q2_K => &[WEIGHTS, WORDS, Q2_K],
+        DType::Q3_K => &[WEIGHTS, WORDS, Q3_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, Q6_K],
+        DType::IQ4_NL => &[WEIGHTS, WORDS, CODES, IQ4_NL],
+        DType::IQ4_XS => &[WEIGHTS, WORDS, CODES, IQ4_XS],
+        DType::MXFP4 => &[WEIGHTS, WORDS, CODES, MXFP4],
     }
 }
 

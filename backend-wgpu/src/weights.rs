@@ -52,34 +52,51 @@ pub(crate) struct Layout {
     pub(crate) tails: u32,
 }
 
-/// How a block is cut: body ranges and the tail, in bytes of the file's block.
+/// How a block is cut, in bytes of the file's block.
 struct Cut {
     /// Values of a block; halves go in pairs.
     values: usize,
     /// Bytes of a file's block.
     bytes: usize,
+    /// What stays in front: a multiple of 16 bytes.
     body: Range<usize>,
-    tail: Range<usize>,
+    /// What goes to planes behind the bodies, a plane each.
+    tails: Vec<Tail>,
+}
+
+/// A field of every block, in a plane of its own.
+struct Tail {
+    field: Range<usize>,
+    /// Bytes from one block's to the next one's.
+    pitch: usize,
 }
 
 impl Cut {
     fn of(dtype: DType) -> Self {
         let (values, bytes) = (dtype.block_len(), dtype.block_bytes());
-        let (body, tail) = match dtype {
-            DType::F16 | DType::BF16 => return Self { values: 2, bytes: 4, body: 0..4, tail: 0..0 },
-            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL => (2..bytes, 0..2),
-            DType::MXFP4 => (1..17, 0..1),
-            DType::Q3_K => (0..108, 108..110),
-            DType::Q6_K => (0..208, 208..210),
-            _ => (0..bytes, 0..0),
+        let tail = |field: Range<usize>| Tail { pitch: field.len(), field };
+        let (values, bytes, body, tails) = match dtype {
+            DType::F32 => (4, 16, 0..16, vec![]),
+            DType::F16 | DType::BF16 => (8, 16, 0..16, vec![]),
+            DType::Q4_0 | DType::Q8_0 | DType::IQ4_NL => (values, bytes, 2..bytes, vec![tail(0..2)]),
+            DType::Q4_1 => (values, bytes, 4..20, vec![tail(0..4)]),
+            DType::Q5_0 => (values, bytes, 6..22, vec![tail(2..6), tail(0..2)]),
+            DType::Q5_1 => (values, bytes, 8..24, vec![tail(0..8)]),
+            DType::MXFP4 => (values, bytes, 1..17, vec![tail(0..1)]),
+            DType::Q2_K => (values, bytes, 0..80, vec![tail(80..84)]),
+            // Two bytes of waste, so that scales and factor are one load.
+            DType::Q3_K => (values, bytes, 0..96, vec![Tail { field: 96..110, pitch: 16 }]),
+            DType::Q6_K => (values, bytes, 0..208, vec![tail(208..210)]),
+            DType::IQ4_XS => (values, bytes, 8..136, vec![tail(0..8)]),
+            DType::Q4_K | DType::Q5_K => (values, bytes, 0..bytes, vec![]),
         };
-        Self { values, bytes, body, tail }
+        Self { values, bytes, body, tails }
     }
 
     fn layout(&self, cols: usize) -> Layout {
         let blocks = cols.div_ceil(self.values);
         let tails = blocks * self.body.len() / 4;
-        let words = if self.tail.is_empty() { tails } else { tails + blocks.div_ceil(2) };
+        let words = self.tails.iter().fold(tails, |words, tail| words + (blocks * tail.pitch).div_ceil(4));
         let narrow = crate::lower::narrow;
         Layout { stride: narrow(words.next_multiple_of(4)), tails: narrow(tails) }
     }
@@ -87,16 +104,18 @@ impl Cut {
     /// Copies a row of the file to a row of the device.
     fn row(&self, from: &[u8], to: &mut [u8]) {
         let blocks = from.len().div_ceil(self.bytes);
-        let (body, tails) = to.split_at_mut(blocks * self.body.len());
-        for (i, (block, body)) in
-            from.chunks(self.bytes).zip(body.chunks_exact_mut(self.body.len())).enumerate()
-        {
-            // The last pair of halves may be half a pair.
+        let (bodies, mut rest) = to.split_at_mut(blocks * self.body.len());
+        for (block, body) in from.chunks(self.bytes).zip(bodies.chunks_exact_mut(self.body.len())) {
+            // A row of floats may end within a block.
             let end = self.body.end.min(block.len());
             body[..end - self.body.start].copy_from_slice(&block[self.body.start..end]);
-            if !self.tail.is_empty() {
-                tails[2 * i..2 * i + self.tail.len()].copy_from_slice(&block[self.tail.clone()]);
+        }
+        for Tail { field, pitch } in &self.tails {
+            let (plane, after) = rest.split_at_mut((blocks * pitch).next_multiple_of(4));
+            for (block, tail) in from.chunks_exact(self.bytes).zip(plane.chunks_exact_mut(*pitch)) {
+                tail[..field.len()].copy_from_slice(&block[field.clone()]);
             }
+            rest = after;
         }
     }
 }
@@ -176,11 +195,18 @@ impl Weight {
 }
 
 /// Repacks rows of a tensor into a buffer.
-fn send(device: &Device, buffer: &wgpu::Buffer, tensor: &Tensor, cut: &Cut, stride: usize, rows: Range<usize>) {
+fn send(
+    device: &Device,
+    buffer: &wgpu::Buffer,
+    tensor: &Tensor,
+    cut: &Cut,
+    stride: usize,
+    rows: Range<usize>,
+) {
     let row_bytes = tensor.row_bytes();
     let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
     let mut sent = 0;
-    let as_it_is = cut.tail.is_empty() && row_bytes == stride;
+    let as_it_is = cut.tails.is_empty() && row_bytes == stride;
     let mut packed = Vec::new();
     for (i, piece) in source.chunks((CHUNK / row_bytes.max(1)).max(1) * row_bytes).enumerate() {
         let offset = i * (CHUNK / row_bytes.max(1)).max(1) * stride;

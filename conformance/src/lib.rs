@@ -1,6 +1,7 @@
 //! The one comparator, golden models, property tests that every backend must pass, and the fuzzers.
 
 pub mod backends;
+pub mod bisect;
 pub mod cases;
 pub mod compare;
 pub mod device;

@@ -185,6 +185,12 @@ consts! {
     SLOTS: u32 = 256;
     /// Invocations of a workgroup that works on one row, such as a norm.
     ROW_THREADS: u32 = 256;
+    /// Most experts of a layer.
+    ROUTE_EXPERTS: u32 = 512;
+    /// Tokens that a workgroup of `sample` looks at together.
+    SAMPLE_CHUNK: u32 = 1024;
+    /// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+    SAMPLE_CANDIDATES: u32 = 4096;
     /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
     TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
     /// Borders between those centroids; a value on a border belongs to the upper one.
@@ -275,6 +281,44 @@ abi! {
         /// Factor of every value.
         scale: f32,
     }
+    /// `linear`, for one part of one of its weights.
+    LinearParams {
+        /// Values of a row of the weight.
+        cols: u32,
+        /// Elements of a row of the output.
+        out_cols: u32,
+        /// Words from one row of the weight to the next.
+        stride: u32,
+        /// Words from the start of a row to its plane of tails.
+        tails: u32,
+        /// Column of the first output.
+        first: u32,
+        /// Rows of the part.
+        outputs: u32,
+        /// 1 if the rows are those that were picked, 0 if they are those of the step.
+        picked: u32,
+    }
+    /// `ple_inputs`, for one part of its table.
+    PleInputsParams {
+        /// Elements of a row.
+        cols: u32,
+        /// Elements of a layer's vector.
+        ple: u32,
+        /// Words from one row of the table to the next.
+        stride: u32,
+        /// Words from the start of a row to its plane of tails.
+        tails: u32,
+        /// First row of the part.
+        first: u32,
+        /// Rows of the part.
+        part_rows: u32,
+        /// Factor of the table's values.
+        table_scale: f32,
+        /// Factor of the context.
+        context_scale: f32,
+        /// Added to the mean square, in squared activation units.
+        eps: f32,
+    }
     /// `rms_norm` and `norm_add`.
     NormParams {
         /// Elements of a row.
@@ -305,6 +349,36 @@ abi! {
         up_cols: u32,
         /// First column of the second operand.
         up_start: u32,
+    }
+    /// `route`, for one part of its matrix.
+    RouteParams {
+        /// Elements of a row.
+        cols: u32,
+        /// Words from one row of the matrix to the next.
+        stride: u32,
+        /// Words from the start of a row of the matrix to its plane of tails.
+        tails: u32,
+        /// First expert of the part.
+        first: u32,
+        /// Experts.
+        experts: u32,
+        /// Experts that a row chooses.
+        top_k: u32,
+        /// Added to the mean square.
+        eps: f32,
+        /// `1 / sqrt(cols)`.
+        factor: f32,
+    }
+    /// `sample`.
+    SampleParams {
+        /// Tokens.
+        vocab: u32,
+        /// Tokens of a slice.
+        slice: u32,
+        /// Slices; at most `ROW_THREADS`.
+        slices: u32,
+        /// Bits of -infinity, which WGSL cannot write down.
+        nothing: u32,
     }
 }
 

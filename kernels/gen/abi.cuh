@@ -13,6 +13,15 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Most experts of a layer.
+constexpr unsigned int ROUTE_EXPERTS = 512u;
+
+// Tokens that a workgroup of `sample` looks at together.
+constexpr unsigned int SAMPLE_CHUNK = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+constexpr unsigned int SAMPLE_CANDIDATES = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -129,6 +138,48 @@ struct EmbedParams {
 };
 static_assert(sizeof(EmbedParams) == 24, "EmbedParams must have no padding");
 
+// `linear`, for one part of one of its weights.
+struct LinearParams {
+    // Values of a row of the weight.
+    unsigned int cols;
+    // Elements of a row of the output.
+    unsigned int out_cols;
+    // Words from one row of the weight to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // Column of the first output.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int outputs;
+    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    unsigned int picked;
+};
+static_assert(sizeof(LinearParams) == 28, "LinearParams must have no padding");
+
+// `ple_inputs`, for one part of its table.
+struct PleInputsParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Elements of a layer's vector.
+    unsigned int ple;
+    // Words from one row of the table to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First row of the part.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int part_rows;
+    // Factor of the table's values.
+    float table_scale;
+    // Factor of the context.
+    float context_scale;
+    // Added to the mean square, in squared activation units.
+    float eps;
+};
+static_assert(sizeof(PleInputsParams) == 36, "PleInputsParams must have no padding");
+
 // `rms_norm` and `norm_add`.
 struct NormParams {
     // Elements of a row.
@@ -165,3 +216,37 @@ struct GluParams {
     unsigned int up_start;
 };
 static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Words from one row of the matrix to the next.
+    unsigned int stride;
+    // Words from the start of a row of the matrix to its plane of tails.
+    unsigned int tails;
+    // First expert of the part.
+    unsigned int first;
+    // Experts.
+    unsigned int experts;
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Added to the mean square.
+    float eps;
+    // `1 / sqrt(cols)`.
+    float factor;
+};
+static_assert(sizeof(RouteParams) == 32, "RouteParams must have no padding");
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    unsigned int vocab;
+    // Tokens of a slice.
+    unsigned int slice;
+    // Slices; at most `ROW_THREADS`.
+    unsigned int slices;
+    // Bits of -infinity, which WGSL cannot write down.
+    unsigned int nothing;
+};
+static_assert(sizeof(SampleParams) == 16, "SampleParams must have no padding");

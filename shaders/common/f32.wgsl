@@ -1,6 +1,6 @@
-// Weights of F32: a value a word. The op declares the binding `w: array<u32>`.
+// Weights of F32: a value a word.
 
 // The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  return bitcast<f32>(w[row + col]);
+  return bitcast<f32>(weight_word(row + col));
 }

@@ -12,6 +12,15 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Most experts of a layer.
+const ROUTE_EXPERTS: u32 = 512u;
+
+// Tokens that a workgroup of `sample` looks at together.
+const SAMPLE_CHUNK: u32 = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+const SAMPLE_CANDIDATES: u32 = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -123,6 +132,46 @@ struct EmbedParams {
     scale: f32,
 }
 
+// `linear`, for one part of one of its weights.
+struct LinearParams {
+    // Values of a row of the weight.
+    cols: u32,
+    // Elements of a row of the output.
+    out_cols: u32,
+    // Words from one row of the weight to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // Column of the first output.
+    first: u32,
+    // Rows of the part.
+    outputs: u32,
+    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    picked: u32,
+}
+
+// `ple_inputs`, for one part of its table.
+struct PleInputsParams {
+    // Elements of a row.
+    cols: u32,
+    // Elements of a layer's vector.
+    ple: u32,
+    // Words from one row of the table to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First row of the part.
+    first: u32,
+    // Rows of the part.
+    part_rows: u32,
+    // Factor of the table's values.
+    table_scale: f32,
+    // Factor of the context.
+    context_scale: f32,
+    // Added to the mean square, in squared activation units.
+    eps: f32,
+}
+
 // `rms_norm` and `norm_add`.
 struct NormParams {
     // Elements of a row.
@@ -155,4 +204,36 @@ struct GluParams {
     up_cols: u32,
     // First column of the second operand.
     up_start: u32,
+}
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    cols: u32,
+    // Words from one row of the matrix to the next.
+    stride: u32,
+    // Words from the start of a row of the matrix to its plane of tails.
+    tails: u32,
+    // First expert of the part.
+    first: u32,
+    // Experts.
+    experts: u32,
+    // Experts that a row chooses.
+    top_k: u32,
+    // Added to the mean square.
+    eps: f32,
+    // `1 / sqrt(cols)`.
+    factor: f32,
+}
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    vocab: u32,
+    // Tokens of a slice.
+    slice: u32,
+    // Slices; at most `ROW_THREADS`.
+    slices: u32,
+    // Bits of -infinity, which WGSL cannot write down.
+    nothing: u32,
 }

@@ -1,0 +1,9 @@
+// Weights of Q4_1: `d * q + m`. Body: 32 nibbles, the low ones first; tail: halves `d`, `m`.
+
+// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
+fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
+  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
+  let q = bits(word, 8u * (col & 3u) + 4u * ((col >> 4u) & 1u), 15u);
+  let scale = unpack2x16float(weight_word(tails + (col >> 5u)));
+  return scale.x * q + scale.y;
+}

@@ -1,0 +1,13 @@
+// Weights of Q5_K: `d * s * q - dmin * m`, with `s` and `m` for each 32 values. Block: halves `d` and `dmin`, twelve bytes
+// of scales and mins, 32 bytes whose bit `g` is the fifth bit of group `g`, and for each 64 values 32 bytes, whose low
+// nibbles come first.
+
+// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
+fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
+  let block = row + 44u * (col >> 8u);
+  let group = (col >> 5u) & 7u;
+  let scale = k_scale_min(weight_quad(block >> 2u), group);
+  let high = (weight_byte(block + 4u, col & 31u) >> group) & 1u;
+  let low = (weight_byte(block + 12u + 8u * (group >> 1u), col & 31u) >> (4u * (group & 1u))) & 15u;
+  return scale.x * f32(low | (high << 4u)) - scale.y;
+}
