@@ -53,6 +53,12 @@ impl Wgpu {
         self.device.variants
     }
 
+    /// Invocations of a subgroup, where shaders use subgroups.
+    #[must_use]
+    pub fn subgroup(&self) -> Option<u32> {
+        self.device.variants.subgroups.then_some(self.device.subgroup)
+    }
+
     /// Every entry point that was compiled so far, in no order: what a portability check looks at.
     #[must_use]
     pub fn shaders(&self) -> Vec<Shader> {
@@ -92,6 +98,8 @@ impl Backend for Wgpu {
     type State = State;
     type Plan = Plan;
     type Error = WgpuError;
+
+    const QUEUES: bool = true;
 
     fn upload(&self, tensor: &Tensor) -> Result<Weight, WgpuError> {
         Weight::upload(&self.device, tensor)

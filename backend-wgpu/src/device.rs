@@ -108,20 +108,13 @@ impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, WgpuError> {
         use wgpu::Features;
         let (adapter, report) = adapters::take(&options.adapter)?;
-        let has = |feature| report.features.contains(feature);
         let info = &report.info;
-        // A subgroup's size is a constant of the shaders, so it must not change from one to the next.
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let variants = Variants {
-            f16: options.allow.f16 && has(Features::SHADER_F16),
-            subgroups: options.allow.subgroups && has(Features::SUBGROUP) && fixed,
-            int8: options.allow.int8,
-        };
-        let timestamps = has(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+        let variants = report.variants(options.allow);
+        let timestamps = report.timestamps();
         let mut features = Features::empty();
         features.set(Features::SHADER_F16, variants.f16);
         features.set(Features::SUBGROUP, variants.subgroups);
-        features.set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, timestamps);
+        features.set(adapters::TIMESTAMPS, timestamps);
         let limits = adapter.limits();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("gemma4"),
@@ -147,7 +140,7 @@ impl Device {
                 note(text);
             }
         });
-        let granted = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        let granted = report.max_binding();
         Ok(Self {
             device,
             queue,

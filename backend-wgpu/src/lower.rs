@@ -7,6 +7,7 @@ mod elementwise;
 mod embed;
 mod linear;
 mod linear_tiles;
+mod moe_ffn;
 mod norm;
 mod ple_inputs;
 mod route;
@@ -210,6 +211,7 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
         Op::Linear(op) => linear::linear(op, cx),
+        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),

@@ -103,6 +103,10 @@ parts! {
     NORM_QUADS = "norm_quads";
     /// Op `linear`.
     LINEAR = "linear";
+    /// Op `moe_ffn`.
+    MOE_FFN = "moe_ffn";
+    /// Op `moe_ffn` in the prefill class.
+    MOE_TILES = "moe_tiles";
     /// Op `norm_add`.
     NORM_ADD = "norm_add";
     /// Op `ple_inputs`.

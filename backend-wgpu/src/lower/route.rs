@@ -55,7 +55,5 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
 }
 
 fn shader(dtype: gemma4_core::tensor::DType, entry: &'static str) -> Shader {
-    let mut parts = shaders::decoder(dtype).to_vec();
-    parts.extend([shaders::REDUCE, shaders::ROUTE]);
-    Shader::new(&parts, entry)
+    Shader::new(&[shaders::decoder(dtype), &[shaders::REDUCE, shaders::ROUTE]].concat(), entry)
 }
