@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use gemma4_core::backend::{Step, Ticket};
-use gemma4_core::cache::PAGE;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, Slots};
 use wgpu::BufferUsages as Usage;
@@ -137,7 +136,8 @@ impl Plan {
         };
 
         let sections = Sections::of(program);
-        let step = device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
+        let step =
+            device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
         let draws = Draws {
             buffer: device.storage("settings of draws", 4096)?,
             used: program.ops.iter().any(|op| matches!(op, Op::Sample(_))),
@@ -228,7 +228,9 @@ impl Plan {
             Bind::State(state) | Bind::StateMut(state) => {
                 buffers.states[state.index()].buffer().as_entire_binding()
             }
-            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => buffers.scratch[*i].as_entire_binding(),
+            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => {
+                buffers.scratch[*i].as_entire_binding()
+            }
             Bind::Rows => section(rows, picked),
             Bind::Picked => section(picked, tables),
             Bind::Tables => section(tables, end),
@@ -292,7 +294,8 @@ impl Plan {
         step: &Step<'_>,
         mut mark: impl FnMut(&mut wgpu::ComputePass<'_>, usize),
     ) {
-        let last = step.rows.iter().map(|row| row.position as usize / PAGE + 1).max().unwrap_or(0);
+        let keys = step.rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let splits = |size: u32, first: u32| keys.div_ceil(size).saturating_sub(first);
         let count = |count: Count| match count {
             Count::Fixed(n) => n,
             Count::Rows { of, per, times } => {
@@ -302,7 +305,8 @@ impl Plan {
                 };
                 lower::narrow(rows).div_ceil(per) * times
             }
-            Count::Pages(most) => lower::narrow(last).min(most),
+            Count::Splits { keys, first, most } => splits(keys, first).min(most),
+            Count::AnySplit { keys, first } => splits(keys, first).min(1),
         };
         let mut current: Option<&Arc<Pipeline>> = None;
         for (i, dispatch) in self.dispatches.iter().enumerate() {
@@ -357,7 +361,11 @@ impl Plan {
     }
 
     /// Runs a step as [`Plan::run`] does and says when each dispatch ran. `None` if the device cannot time them.
-    pub(crate) fn profile(&mut self, device: &Device, step: &Step<'_>) -> Result<Option<Vec<Span>>, WgpuError> {
+    pub(crate) fn profile(
+        &mut self,
+        device: &Device,
+        step: &Step<'_>,
+    ) -> Result<Option<Vec<Span>>, WgpuError> {
         if !device.timestamps {
             return Ok(None);
         }
@@ -369,8 +377,7 @@ impl Plan {
             count,
         });
         let bytes = u64::from(count) * 8;
-        let resolved =
-            device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
+        let resolved = device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
         let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
