@@ -99,7 +99,8 @@ impl Device {
         let mut features = Features::empty();
         features.set(Features::SHADER_F16, variants.f16);
         features.set(Features::SUBGROUP, variants.subgroups);
-        features.set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, timestamps);
+        features
+            .set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, timestamps);
         let limits = adapter.limits();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("gemma4"),
@@ -181,11 +182,7 @@ impl Device {
 
     /// A buffer with these contents.
     pub(crate) fn filled(&self, what: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: Some(what),
-            contents,
-            usage,
-        })
+        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(what), contents, usage })
     }
 
     /// The error of a limit that is too small.
@@ -232,9 +229,9 @@ impl Device {
             label: Some(shader.entry),
             source: wgpu::ShaderSource::Wgsl(shader.source().into()),
         });
-        let storage = access
-            .iter()
-            .map(|&access| wgpu::BufferBindingType::Storage { read_only: access == Access::Read });
+        let storage = access.iter().map(|&access| wgpu::BufferBindingType::Storage {
+            read_only: access == Access::Read,
+        });
         let layout = self.layout(&storage.map(|ty| (ty, false)).collect::<Vec<_>>());
         let uniforms = self.uniforms();
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

@@ -200,9 +200,7 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             Op::GatherRows(op) => elementwise::gather_rows(op, cx),
             Op::RmsNorm(op) => norm::rms_norm(op, cx),
             Op::NormAdd(op) => norm::norm_add(op, cx),
-            other => {
-                Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() })
-            }
+            other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
         }?;
     }
     Ok(())

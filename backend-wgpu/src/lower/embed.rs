@@ -20,7 +20,8 @@ pub(super) fn embed(op: &Embed, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
             part_rows: narrow(range.len()),
             scale: op.scale,
         };
-        let binds = vec![Bind::Weight(op.table, part), Bind::Rows, Bind::Sampled, Bind::ActMut(op.out)];
+        let binds =
+            vec![Bind::Weight(op.table, part), Bind::Rows, Bind::Sampled, Bind::ActMut(op.out)];
         let shader = Shader::new(&[shaders::decoder(table.dtype()), shaders::EMBED], "embed");
         let grid = [Count::Fixed(cols.div_ceil(4 * gemma4_core::abi::ROW_THREADS)), cx.each_row(op.out), ONE];
         cx.launch("embed", shader, binds, &params, grid);

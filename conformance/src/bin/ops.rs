@@ -49,10 +49,7 @@ fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
                 }
                 Err(failure) => {
                     good = false;
-                    println!(
-                        "MISS  {failure}: {:?}",
-                        std::error::Error::source(&failure).map(ToString::to_string)
-                    );
+                    println!("MISS  {failure}: {:?}", std::error::Error::source(&failure).map(ToString::to_string));
                 }
             }
         }
@@ -68,8 +65,7 @@ fn main() -> ExitCode {
         BackendName::Cpu => check(&Reference::new(None).expect("threads can be started"), &args.ops),
         BackendName::Wgpu => {
             let allow = if args.core { Variants::CORE } else { Variants::ALL };
-            let options =
-                Options { allow, poison: true, max_binding: args.max_binding, ..Options::default() };
+            let options = Options { allow, poison: true, max_binding: args.max_binding, ..Options::default() };
             let backend = Wgpu::new(&options).unwrap_or_else(|error| panic!("{error}"));
             println!("{} {:?}", backend.adapter().title(), backend.variants());
             check(&backend, &args.ops)
