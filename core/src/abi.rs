@@ -185,6 +185,18 @@ consts! {
     SLOTS: u32 = 256;
     /// Invocations of a workgroup that works on one row, such as a norm.
     ROW_THREADS: u32 = 256;
+    /// Outputs of a workgroup of `moe_ffn` in the decode class.
+    MOE_OUTPUTS: u32 = 8;
+    /// Pairs of a row and an expert in a tile of `moe_ffn` in the prefill class.
+    MOE_TILE_PAIRS: u32 = 32;
+    /// Rows of an expert's matrix in such a tile, and invocations of its workgroup.
+    MOE_TILE_ROWS: u32 = 128;
+    /// Most experts of a layer.
+    ROUTE_EXPERTS: u32 = 512;
+    /// Tokens that a workgroup of `sample` looks at together.
+    SAMPLE_CHUNK: u32 = 1024;
+    /// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+    SAMPLE_CANDIDATES: u32 = 4096;
     /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
     TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
     /// Borders between those centroids; a value on a border belongs to the upper one.
@@ -195,6 +207,16 @@ consts! {
     TQ3_SIGNS2: [u32; 4] = tq3::SIGNS2;
     /// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
     TQ3_SCALE: f32 = tq3::SCALE;
+    /// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+    KV_F32: u32 = 0;
+    /// 16-bit floats.
+    KV_F16: u32 = 1;
+    /// 8-bit blocks.
+    KV_Q8_0: u32 = 2;
+    /// 4-bit blocks.
+    KV_Q4_0: u32 = 3;
+    /// 3-bit rotated groups.
+    KV_TQ3_0: u32 = 4;
     /// What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
     IQ4_VALUES: [i32; 16] = wide(quant::IQ4_VALUES);
     /// What the codes of `MXFP4` stand for, twice over: the scale is `2^(e - 128)`.
@@ -331,6 +353,52 @@ abi! {
         /// Largest magnitude; `softcap` alone.
         cap: f32,
     }
+    /// `attn_prepare`, for one kind of heads.
+    PrepareParams {
+        /// Elements of a row of the projections.
+        width: u32,
+        /// Values of a head.
+        dim: u32,
+        /// Query heads.
+        heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// First column of the raw values.
+        value_start: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// Words of a stored key.
+        k_stride: u32,
+        /// Words of a stored value.
+        v_stride: u32,
+        /// Added to the mean squares.
+        eps: f32,
+    }
+    /// `attention`.
+    AttentionParams {
+        /// Query heads.
+        heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// Query heads of a key head.
+        group: u32,
+        /// Query heads that a workgroup takes at once.
+        tile_heads: u32,
+        /// Rows that a workgroup takes at once; prefill class alone.
+        tile_rows: u32,
+        /// Keys that a query sees at most, its own included.
+        window: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// 16-byte words of a stored key.
+        k_stride: u32,
+        /// 16-byte words of a stored value.
+        v_stride: u32,
+        /// First split of the dispatch, counted from the first that a row sees; decode class alone.
+        first: u32,
+        /// Splits of the dispatch; decode class alone.
+        splits: u32,
+    }
     /// `glu`.
     GluParams {
         /// Elements of an output row.
@@ -343,6 +411,63 @@ abi! {
         up_cols: u32,
         /// First column of the second operand.
         up_start: u32,
+    }
+    /// `moe_ffn`, for one part of one of its weights.
+    MoeFfnParams {
+        /// Columns of the matrix.
+        cols: u32,
+        /// Words from one row of the matrix to the next.
+        stride: u32,
+        /// Words from the start of a row to its plane of tails.
+        tails: u32,
+        /// First expert of the part.
+        first: u32,
+        /// Experts of the part.
+        part_experts: u32,
+        /// Rows of an expert's matrix.
+        expert_rows: u32,
+        /// Outputs of a pair.
+        outputs: u32,
+        /// Experts that a row chooses.
+        top_k: u32,
+        /// Experts of the layer.
+        experts: u32,
+        /// Pairs that there is room for: where the list of tiles starts.
+        pairs: u32,
+        /// Pairs of an input row.
+        divisor: u32,
+        /// 1 if the rows are the picked ones.
+        picked: u32,
+    }
+    /// `route`, for one part of its matrix.
+    RouteParams {
+        /// Elements of a row.
+        cols: u32,
+        /// Words from one row of the matrix to the next.
+        stride: u32,
+        /// Words from the start of a row of the matrix to its plane of tails.
+        tails: u32,
+        /// First expert of the part.
+        first: u32,
+        /// Experts.
+        experts: u32,
+        /// Experts that a row chooses.
+        top_k: u32,
+        /// Added to the mean square.
+        eps: f32,
+        /// `1 / sqrt(cols)`.
+        factor: f32,
+    }
+    /// `sample`.
+    SampleParams {
+        /// Tokens.
+        vocab: u32,
+        /// Tokens of a slice.
+        slice: u32,
+        /// Slices; at most `ROW_THREADS`.
+        slices: u32,
+        /// Bits of -infinity, which WGSL cannot write down.
+        nothing: u32,
     }
 }
 

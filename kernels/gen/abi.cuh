@@ -13,6 +13,24 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Outputs of a workgroup of `moe_ffn` in the decode class.
+constexpr unsigned int MOE_OUTPUTS = 8u;
+
+// Pairs of a row and an expert in a tile of `moe_ffn` in the prefill class.
+constexpr unsigned int MOE_TILE_PAIRS = 32u;
+
+// Rows of an expert's matrix in such a tile, and invocations of its workgroup.
+constexpr unsigned int MOE_TILE_ROWS = 128u;
+
+// Most experts of a layer.
+constexpr unsigned int ROUTE_EXPERTS = 512u;
+
+// Tokens that a workgroup of `sample` looks at together.
+constexpr unsigned int SAMPLE_CHUNK = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+constexpr unsigned int SAMPLE_CANDIDATES = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -35,6 +53,21 @@ static __device__ constexpr unsigned int TQ3_SIGNS2[4] = {
 
 // `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
 constexpr float TQ3_SCALE = 0.08838835f;
+
+// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+constexpr unsigned int KV_F32 = 0u;
+
+// 16-bit floats.
+constexpr unsigned int KV_F16 = 1u;
+
+// 8-bit blocks.
+constexpr unsigned int KV_Q8_0 = 2u;
+
+// 4-bit blocks.
+constexpr unsigned int KV_Q4_0 = 3u;
+
+// 3-bit rotated groups.
+constexpr unsigned int KV_TQ3_0 = 4u;
 
 // What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
 static __device__ constexpr int IQ4_VALUES[16] = {
@@ -193,6 +226,56 @@ struct ElementParams {
 };
 static_assert(sizeof(ElementParams) == 8, "ElementParams must have no padding");
 
+// `attn_prepare`, for one kind of heads.
+struct PrepareParams {
+    // Elements of a row of the projections.
+    unsigned int width;
+    // Values of a head.
+    unsigned int dim;
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // First column of the raw values.
+    unsigned int value_start;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Words of a stored key.
+    unsigned int k_stride;
+    // Words of a stored value.
+    unsigned int v_stride;
+    // Added to the mean squares.
+    float eps;
+};
+static_assert(sizeof(PrepareParams) == 36, "PrepareParams must have no padding");
+
+// `attention`.
+struct AttentionParams {
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // Query heads of a key head.
+    unsigned int group;
+    // Query heads that a workgroup takes at once.
+    unsigned int tile_heads;
+    // Rows that a workgroup takes at once; prefill class alone.
+    unsigned int tile_rows;
+    // Keys that a query sees at most, its own included.
+    unsigned int window;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // 16-byte words of a stored key.
+    unsigned int k_stride;
+    // 16-byte words of a stored value.
+    unsigned int v_stride;
+    // First split of the dispatch, counted from the first that a row sees; decode class alone.
+    unsigned int first;
+    // Splits of the dispatch; decode class alone.
+    unsigned int splits;
+};
+static_assert(sizeof(AttentionParams) == 44, "AttentionParams must have no padding");
+
 // `glu`.
 struct GluParams {
     // Elements of an output row.
@@ -207,3 +290,66 @@ struct GluParams {
     unsigned int up_start;
 };
 static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");
+
+// `moe_ffn`, for one part of one of its weights.
+struct MoeFfnParams {
+    // Columns of the matrix.
+    unsigned int cols;
+    // Words from one row of the matrix to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First expert of the part.
+    unsigned int first;
+    // Experts of the part.
+    unsigned int part_experts;
+    // Rows of an expert's matrix.
+    unsigned int expert_rows;
+    // Outputs of a pair.
+    unsigned int outputs;
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Experts of the layer.
+    unsigned int experts;
+    // Pairs that there is room for: where the list of tiles starts.
+    unsigned int pairs;
+    // Pairs of an input row.
+    unsigned int divisor;
+    // 1 if the rows are the picked ones.
+    unsigned int picked;
+};
+static_assert(sizeof(MoeFfnParams) == 48, "MoeFfnParams must have no padding");
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Words from one row of the matrix to the next.
+    unsigned int stride;
+    // Words from the start of a row of the matrix to its plane of tails.
+    unsigned int tails;
+    // First expert of the part.
+    unsigned int first;
+    // Experts.
+    unsigned int experts;
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Added to the mean square.
+    float eps;
+    // `1 / sqrt(cols)`.
+    float factor;
+};
+static_assert(sizeof(RouteParams) == 32, "RouteParams must have no padding");
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    unsigned int vocab;
+    // Tokens of a slice.
+    unsigned int slice;
+    // Slices; at most `ROW_THREADS`.
+    unsigned int slices;
+    // Bits of -infinity, which WGSL cannot write down.
+    unsigned int nothing;
+};
+static_assert(sizeof(SampleParams) == 16, "SampleParams must have no padding");

@@ -12,6 +12,24 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Outputs of a workgroup of `moe_ffn` in the decode class.
+const MOE_OUTPUTS: u32 = 8u;
+
+// Pairs of a row and an expert in a tile of `moe_ffn` in the prefill class.
+const MOE_TILE_PAIRS: u32 = 32u;
+
+// Rows of an expert's matrix in such a tile, and invocations of its workgroup.
+const MOE_TILE_ROWS: u32 = 128u;
+
+// Most experts of a layer.
+const ROUTE_EXPERTS: u32 = 512u;
+
+// Tokens that a workgroup of `sample` looks at together.
+const SAMPLE_CHUNK: u32 = 1024u;
+
+// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
+const SAMPLE_CANDIDATES: u32 = 4096u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
@@ -34,6 +52,21 @@ const TQ3_SIGNS2 = array<u32, 4>(
 
 // `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
 const TQ3_SCALE: f32 = 0.08838835f;
+
+// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+const KV_F32: u32 = 0u;
+
+// 16-bit floats.
+const KV_F16: u32 = 1u;
+
+// 8-bit blocks.
+const KV_Q8_0: u32 = 2u;
+
+// 4-bit blocks.
+const KV_Q4_0: u32 = 3u;
+
+// 3-bit rotated groups.
+const KV_TQ3_0: u32 = 4u;
 
 // What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
 const IQ4_VALUES = array<i32, 16>(
@@ -183,6 +216,54 @@ struct ElementParams {
     cap: f32,
 }
 
+// `attn_prepare`, for one kind of heads.
+struct PrepareParams {
+    // Elements of a row of the projections.
+    width: u32,
+    // Values of a head.
+    dim: u32,
+    // Query heads.
+    heads: u32,
+    // Key heads.
+    kv_heads: u32,
+    // First column of the raw values.
+    value_start: u32,
+    // 1 where pages are found by the table of local layers.
+    local: u32,
+    // Words of a stored key.
+    k_stride: u32,
+    // Words of a stored value.
+    v_stride: u32,
+    // Added to the mean squares.
+    eps: f32,
+}
+
+// `attention`.
+struct AttentionParams {
+    // Query heads.
+    heads: u32,
+    // Key heads.
+    kv_heads: u32,
+    // Query heads of a key head.
+    group: u32,
+    // Query heads that a workgroup takes at once.
+    tile_heads: u32,
+    // Rows that a workgroup takes at once; prefill class alone.
+    tile_rows: u32,
+    // Keys that a query sees at most, its own included.
+    window: u32,
+    // 1 where pages are found by the table of local layers.
+    local: u32,
+    // 16-byte words of a stored key.
+    k_stride: u32,
+    // 16-byte words of a stored value.
+    v_stride: u32,
+    // First split of the dispatch, counted from the first that a row sees; decode class alone.
+    first: u32,
+    // Splits of the dispatch; decode class alone.
+    splits: u32,
+}
+
 // `glu`.
 struct GluParams {
     // Elements of an output row.
@@ -195,4 +276,64 @@ struct GluParams {
     up_cols: u32,
     // First column of the second operand.
     up_start: u32,
+}
+
+// `moe_ffn`, for one part of one of its weights.
+struct MoeFfnParams {
+    // Columns of the matrix.
+    cols: u32,
+    // Words from one row of the matrix to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First expert of the part.
+    first: u32,
+    // Experts of the part.
+    part_experts: u32,
+    // Rows of an expert's matrix.
+    expert_rows: u32,
+    // Outputs of a pair.
+    outputs: u32,
+    // Experts that a row chooses.
+    top_k: u32,
+    // Experts of the layer.
+    experts: u32,
+    // Pairs that there is room for: where the list of tiles starts.
+    pairs: u32,
+    // Pairs of an input row.
+    divisor: u32,
+    // 1 if the rows are the picked ones.
+    picked: u32,
+}
+
+// `route`, for one part of its matrix.
+struct RouteParams {
+    // Elements of a row.
+    cols: u32,
+    // Words from one row of the matrix to the next.
+    stride: u32,
+    // Words from the start of a row of the matrix to its plane of tails.
+    tails: u32,
+    // First expert of the part.
+    first: u32,
+    // Experts.
+    experts: u32,
+    // Experts that a row chooses.
+    top_k: u32,
+    // Added to the mean square.
+    eps: f32,
+    // `1 / sqrt(cols)`.
+    factor: f32,
+}
+
+// `sample`.
+struct SampleParams {
+    // Tokens.
+    vocab: u32,
+    // Tokens of a slice.
+    slice: u32,
+    // Slices; at most `ROW_THREADS`.
+    slices: u32,
+    // Bits of -infinity, which WGSL cannot write down.
+    nothing: u32,
 }

@@ -2,9 +2,9 @@
 
 use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::linear::Linear;
-use gemma4_core::program::{Act, Rows};
+use gemma4_core::program::{Act, Class, Rows};
 
-use super::{Bind, Count, Lowering, narrow};
+use super::{Bind, Count, Lowering, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
@@ -79,6 +79,10 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
                 picked,
             };
             first += outputs;
+            if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
+                linear_tiles::launch((op.x, op.out), (handle, part), &params, cx);
+                continue;
+            }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
             if cols % CHUNK != 0 {
                 let shader = matvec(cx, decoder, shaders::LINEAR, "linear__any");
