@@ -235,3 +235,6 @@ fn send(device: &Device, buffer: &wgpu::Buffer, tensor: &Tensor, cut: &Cut, stri
     }
     device.queue.submit([]);
 }
+
+#[cfg(test)]
+mod tests;

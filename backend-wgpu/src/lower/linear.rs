@@ -35,7 +35,7 @@ fn split(count: u32) -> [Count; 2] {
 /// that leaves fewer of them without a chunk at the end of a row is taken.
 fn lanes(outputs: u32, cols: u32) -> u32 {
     let (groups, chunks) = (outputs.div_ceil(OUTPUTS), cols.div_ceil(CHUNK));
-    let mut lanes = 16;
+    let mut lanes = if chunks <= 8 { 8 } else { 16 };
     while lanes < THREADS && (groups * lanes < ENOUGH && lanes < chunks) {
         lanes *= 2;
     }
