@@ -9,6 +9,9 @@ use super::{Bind, Count, Lowering, ONE, Scratch, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
+/// Columns of a chunk; see `shaders/common/words.wgsl`.
+const CHUNK: usize = 32;
+
 /// What a dispatch of the first matrices computes; the constant `FORM` of the shaders.
 #[derive(Clone, Copy)]
 enum Form {
@@ -77,7 +80,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), WgpuErro
 impl Moe<'_> {
     /// The decoder of a weight's type, and an entry point.
     fn shader(&self, weight: &crate::Weight, entry: &'static str) -> Shader {
-        let file: Part = if entry == "moe_ffn__tile" { shaders::MOE_TILES } else { shaders::MOE_FFN };
+        let file: Part = if entry.starts_with("moe_ffn__tile") { shaders::MOE_TILES } else { shaders::MOE_FFN };
         Shader::new(&[shaders::decoder(weight.dtype()), &[shaders::ACTIVATION, file]].concat(), entry)
     }
 
@@ -150,7 +153,8 @@ impl Moe<'_> {
         let outputs = if matches!(form, Form::Both) { MOE_TILE_ROWS / 2 } else { MOE_TILE_ROWS };
         let tiles = self.pairs / MOE_TILE_PAIRS + self.base.experts;
         let grid = [Count::Fixed(params.outputs.div_ceil(outputs)), Count::Fixed(tiles), ONE];
-        let shader = self.shader(weight, "moe_ffn__tile").with("FORM", form as u32);
+        let entry = if weight.cols() % CHUNK == 0 { "moe_ffn__tile" } else { "moe_ffn__tile_any" };
+        let shader = self.shader(weight, entry).with("FORM", form as u32);
         cx.launch("moe_ffn", shader, vec![x, w, Bind::Scratch(lists), out], params, grid);
     }
 
