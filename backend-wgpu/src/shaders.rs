@@ -43,6 +43,12 @@ parts! {
     BLOCKS = "common/blocks";
     /// Where floats are.
     FLOATS = "common/floats";
+    /// Sums over lanes.
+    LANES = "common/lanes";
+    /// The same with subgroups.
+    LANES_SUBGROUP = "common/lanes_subgroup";
+    /// Products of few rows.
+    MATVEC = "common/matvec";
     /// Tables of four-bit codes.
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.

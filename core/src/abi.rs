@@ -301,6 +301,8 @@ abi! {
         first: u32,
         /// Rows of the part.
         outputs: u32,
+        /// 1 if the rows are the picked ones of the step.
+        picked: u32,
     }
     /// `ple_inputs`, for one part of its table.
     PleInputsParams {

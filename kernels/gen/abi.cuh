@@ -161,8 +161,10 @@ struct LinearParams {
     unsigned int first;
     // Rows of the part.
     unsigned int outputs;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
 };
-static_assert(sizeof(LinearParams) == 24, "LinearParams must have no padding");
+static_assert(sizeof(LinearParams) == 28, "LinearParams must have no padding");
 
 // `ple_inputs`, for one part of its table.
 struct PleInputsParams {
