@@ -45,14 +45,24 @@ parts! {
     ACTIVATION = "common/activation";
     /// Weights bound as `w`.
     WEIGHTS = "common/weights";
-    /// Parts of words of weights.
+    /// What decoders are made of.
     WORDS = "common/words";
+    /// Where the values of a block are.
+    BLOCKS = "common/blocks";
+    /// Where floats are.
+    FLOATS = "common/floats";
+    /// Sums over lanes.
+    LANES = "common/lanes";
+    /// The same with subgroups.
+    LANES_SUBGROUP = "common/lanes_subgroup";
+    /// Products of few rows.
+    MATVEC = "common/matvec";
     /// Tables of four-bit codes.
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
     K_SCALES = "common/k_scales";
-    /// Chunks of any type, value by value.
-    CHUNK_ANY = "common/chunk_any";
+    /// Values of chunks of weights.
+    VALUES = "common/values";
     /// Weights of `F32`.
     F32 = "common/f32";
     /// Weights of `F16`.
@@ -87,8 +97,32 @@ parts! {
     MXFP4 = "common/mxfp4";
     /// Random numbers of draws.
     GUMBEL = "common/gumbel";
+    /// Arithmetic that rounds as on the host.
+    EXACT = "common/exact";
+    /// Values of the cache, read.
+    KV_READ = "common/kv_read";
+    /// Values of the cache, written.
+    KV_WRITE = "common/kv_write";
+    /// Where rows of the cache are.
+    PAGES = "common/pages";
+    /// The transform of `tq3_0`.
+    ROTATE = "common/rotate";
     /// Op `add`.
     ADD = "add";
+    /// Op `attention`, decode class: sums of splits.
+    ATTENTION_COMBINE = "attention_combine";
+    /// Op `attention`, prefill class.
+    ATTENTION_PREFILL = "attention_prefill";
+    /// Op `attention`: queries and outputs of rotated pools.
+    ATTENTION_ROTATE = "attention_rotate";
+    /// Op `attention`, decode class: a split.
+    ATTENTION_SPLIT = "attention_split";
+    /// The same, entry point of core features.
+    ATTENTION_SPLIT_CORE = "attention_split_core";
+    /// The same, entry point with subgroups.
+    ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";
+    /// Op `attn_prepare`.
+    ATTN_PREPARE = "attn_prepare";
     /// Op `embed`.
     EMBED = "embed";
     /// Op `gather_rows`.
@@ -117,6 +151,8 @@ parts! {
     ROUTE = "route";
     /// Op `sample`.
     SAMPLE = "sample";
+    /// Op `sample`: the choice among the best of slices.
+    SAMPLE_CHOOSE = "sample_choose";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }
@@ -126,22 +162,22 @@ parts! {
 #[must_use]
 pub fn decoder(dtype: DType) -> &'static [Part] {
     match dtype {
-        DType::F32 => &[WEIGHTS, WORDS, F32],
-        DType::F16 => &[WEIGHTS, WORDS, F16],
-        DType::BF16 => &[WEIGHTS, WORDS, BF16],
-        DType::Q4_0 => &[WEIGHTS, WORDS, Q4_0],
-        DType::Q4_1 => &[WEIGHTS, WORDS, Q4_1],
-        DType::Q5_0 => &[WEIGHTS, WORDS, Q5_0],
-        DType::Q5_1 => &[WEIGHTS, WORDS, Q5_1],
-        DType::Q8_0 => &[WEIGHTS, WORDS, Q8_0],
-        DType::Q2_K => &[WEIGHTS, WORDS, Q2_K],
-        DType::Q3_K => &[WEIGHTS, WORDS, Q3_K],
-        DType::Q4_K => &[WEIGHTS, WORDS, K_SCALES, Q4_K],
-        DType::Q5_K => &[WEIGHTS, WORDS, K_SCALES, Q5_K],
-        DType::Q6_K => &[WEIGHTS, WORDS, Q6_K],
-        DType::IQ4_NL => &[WEIGHTS, WORDS, CODES, IQ4_NL],
-        DType::IQ4_XS => &[WEIGHTS, WORDS, CODES, IQ4_XS],
-        DType::MXFP4 => &[WEIGHTS, WORDS, CODES, MXFP4],
+        DType::F32 => &[WEIGHTS, WORDS, FLOATS, F32],
+        DType::F16 => &[WEIGHTS, WORDS, FLOATS, F16],
+        DType::BF16 => &[WEIGHTS, WORDS, FLOATS, BF16],
+        DType::Q4_0 => &[WEIGHTS, WORDS, BLOCKS, Q4_0],
+        DType::Q4_1 => &[WEIGHTS, WORDS, BLOCKS, Q4_1],
+        DType::Q5_0 => &[WEIGHTS, WORDS, BLOCKS, Q5_0],
+        DType::Q5_1 => &[WEIGHTS, WORDS, BLOCKS, Q5_1],
+        DType::Q8_0 => &[WEIGHTS, WORDS, BLOCKS, Q8_0],
+        DType::Q2_K => &[WEIGHTS, WORDS, BLOCKS, Q2_K],
+        DType::Q3_K => &[WEIGHTS, WORDS, BLOCKS, Q3_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, BLOCKS, Q6_K],
+        DType::IQ4_NL => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_NL],
+        DType::IQ4_XS => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_XS],
+        DType::MXFP4 => &[WEIGHTS, WORDS, BLOCKS, CODES, MXFP4],
     }
 }
 

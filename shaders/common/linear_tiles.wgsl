@@ -7,7 +7,7 @@
 // decoded on the way; then every invocation multiplies its own block of outputs. An output is one sum over the columns
 // in the order of the chunks, an fma at a time, whatever tile it is in: both entry points have the same bits.
 // `Tile` is the type of the tiles: f32, or f16 with sums of 32 products in f16 that are added up in f32.
-// The columns of a chunk come in the order of the decoder (`chunk_column`), which is the same for both tiles.
+// The columns of a chunk come in the order of the decoder (`chunk_quad`), which is the same for both tiles.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;    // [rows, cols / 4]
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [outputs, stride / 4]

@@ -50,7 +50,11 @@ impl Report {
         writeln!(out, "device  {}", device.device)?;
         if let Some(driver) = &device.driver {
             let features = device.features.join(", ");
-            writeln!(out, "driver  {driver}; {}", if features.is_empty() { "core features" } else { &features })?;
+            writeln!(
+                out,
+                "driver  {driver}; {}",
+                if features.is_empty() { "core features" } else { &features }
+            )?;
         }
         writeln!(out, "cache   {kv} (local layers {kv_local}), context {context}, steps of {chunk} tokens")?;
         let (bytes, seconds) = (load.bytes, load.seconds);
@@ -85,7 +89,11 @@ impl Report {
                     Size(run.step_bytes),
                     run.gigabytes_per_second
                 )?;
-                writeln!(out, "{}", run.share.map_or(String::new(), |share| format!("   {:.1}%", 100.0 * share)))?;
+                writeln!(
+                    out,
+                    "{}",
+                    run.share.map_or(String::new(), |share| format!("   {:.1}%", 100.0 * share))
+                )?;
             }
         }
         match self.profile.as_deref() {
