@@ -25,16 +25,17 @@ fn tiles_put_w(at: u32, n: u32, values: Tile4) {
 }
 
 fn tiles_load_x(row: u32, m: u32, chunk: u32) {
+  let chunks = params.cols / 32u;
   // A row past the end is another row again: its products are never stored.
   let start = min(row, row_count() - 1u) * (params.cols / 4u);
-  let x0 = x[start + chunk_column(chunk, 0u) / 4u];
-  let x1 = x[start + chunk_column(chunk, 1u) / 4u];
-  let x2 = x[start + chunk_column(chunk, 2u) / 4u];
-  let x3 = x[start + chunk_column(chunk, 3u) / 4u];
-  let x4 = x[start + chunk_column(chunk, 4u) / 4u];
-  let x5 = x[start + chunk_column(chunk, 5u) / 4u];
-  let x6 = x[start + chunk_column(chunk, 6u) / 4u];
-  let x7 = x[start + chunk_column(chunk, 7u) / 4u];
+  let x0 = x[start + chunk_quad(chunk, chunks, 0u)];
+  let x1 = x[start + chunk_quad(chunk, chunks, 1u)];
+  let x2 = x[start + chunk_quad(chunk, chunks, 2u)];
+  let x3 = x[start + chunk_quad(chunk, chunks, 3u)];
+  let x4 = x[start + chunk_quad(chunk, chunks, 4u)];
+  let x5 = x[start + chunk_quad(chunk, chunks, 5u)];
+  let x6 = x[start + chunk_quad(chunk, chunks, 6u)];
+  let x7 = x[start + chunk_quad(chunk, chunks, 7u)];
   let low = max(max(abs(x0), abs(x1)), max(abs(x2), abs(x3)));
   let high = max(max(abs(x4), abs(x5)), max(abs(x6), abs(x7)));
   let largest = max(low, high);
@@ -53,7 +54,7 @@ fn tiles_load_x(row: u32, m: u32, chunk: u32) {
 
 fn tiles_load_w(output: u32, n: u32, chunk: u32) {
   let row = min(output, params.outputs - 1u) * params.stride;
-  let v = weight_chunk(row, row + params.tails, chunk);
+  let v = chunk_values(row, row + params.tails, chunk, params.cols / 32u);
   tiles_put_w(0u, n, Tile4(v.v0));
   tiles_put_w(128u, n, Tile4(v.v1));
   tiles_put_w(256u, n, Tile4(v.v2));

@@ -6,7 +6,7 @@
 // Differs from the spec in f32 arithmetic, in the order of the sums (strided by lane, then a tree), and in dividing the
 // sum of products by the root mean square instead of each factor, so that one pass over the row gives both sums.
 
-@group(0) @binding(0) var<storage, read> w: array<u32>;                      // [part_rows, stride]
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;                // [part_rows, stride] words
 @group(0) @binding(1) var<storage, read> x: array<f32>;                      // [rows, cols]
 @group(0) @binding(2) var<storage, read> scale: array<f32>;                  // [cols]
 @group(0) @binding(3) var<storage, read_write> logits: array<f32>;           // [rows, experts]

@@ -6,6 +6,8 @@
 mod elementwise;
 mod embed;
 mod linear;
+mod linear_tiles;
+mod moe_ffn;
 mod norm;
 mod ple_inputs;
 mod route;
@@ -203,12 +205,13 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 
 /// Lowers an op that stands alone.
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
-match op {
+    match op {
         Op::Add(op) => elementwise::add(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
         Op::Linear(op) => linear::linear(op, cx),
+        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),

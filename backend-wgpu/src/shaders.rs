@@ -45,12 +45,18 @@ parts! {
     ACTIVATION = "common/activation";
     /// Weights bound as `w`.
     WEIGHTS = "common/weights";
-    /// Parts of words of weights.
+    /// What decoders are made of.
     WORDS = "common/words";
+    /// Where the values of a block are.
+    BLOCKS = "common/blocks";
+    /// Where floats are.
+    FLOATS = "common/floats";
     /// Tables of four-bit codes.
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
     K_SCALES = "common/k_scales";
+    /// Values of chunks of weights.
+    VALUES = "common/values";
     /// Weights of `F32`.
     F32 = "common/f32";
     /// Weights of `F16`.
@@ -101,6 +107,10 @@ parts! {
     NORM_QUADS = "norm_quads";
     /// Op `linear`.
     LINEAR = "linear";
+    /// Op `moe_ffn`.
+    MOE_FFN = "moe_ffn";
+    /// Op `moe_ffn` in the prefill class.
+    MOE_TILES = "moe_tiles";
     /// Op `norm_add`.
     NORM_ADD = "norm_add";
     /// Op `ple_inputs`.
@@ -111,6 +121,8 @@ parts! {
     ROUTE = "route";
     /// Op `sample`.
     SAMPLE = "sample";
+    /// Op `sample`: the choice among the best of slices.
+    SAMPLE_CHOOSE = "sample_choose";
     /// Op `softcap`.
     SOFTCAP = "softcap";
 }
@@ -120,22 +132,22 @@ parts! {
 #[must_use]
 pub fn decoder(dtype: DType) -> &'static [Part] {
     match dtype {
-        DType::F32 => &[WEIGHTS, WORDS, F32],
-        DType::F16 => &[WEIGHTS, WORDS, F16],
-        DType::BF16 => &[WEIGHTS, WORDS, BF16],
-        DType::Q4_0 => &[WEIGHTS, WORDS, Q4_0],
-        DType::Q4_1 => &[WEIGHTS, WORDS, Q4_1],
-        DType::Q5_0 => &[WEIGHTS, WORDS, Q5_0],
-        DType::Q5_1 => &[WEIGHTS, WORDS, Q5_1],
-        DType::Q8_0 => &[WEIGHTS, WORDS, Q8_0],
-        DType::Q2_K => &[WEIGHTS, WORDS, Q2_K],
-        DType::Q3_K => &[WEIGHTS, WORDS, Q3_K],
-        DType::Q4_K => &[WEIGHTS, WORDS, K_SCALES, Q4_K],
-        DType::Q5_K => &[WEIGHTS, WORDS, K_SCALES, Q5_K],
-        DType::Q6_K => &[WEIGHTS, WORDS, Q6_K],
-        DType::IQ4_NL => &[WEIGHTS, WORDS, CODES, IQ4_NL],
-        DType::IQ4_XS => &[WEIGHTS, WORDS, CODES, IQ4_XS],
-        DType::MXFP4 => &[WEIGHTS, WORDS, CODES, MXFP4],
+        DType::F32 => &[WEIGHTS, WORDS, FLOATS, F32],
+        DType::F16 => &[WEIGHTS, WORDS, FLOATS, F16],
+        DType::BF16 => &[WEIGHTS, WORDS, FLOATS, BF16],
+        DType::Q4_0 => &[WEIGHTS, WORDS, BLOCKS, Q4_0],
+        DType::Q4_1 => &[WEIGHTS, WORDS, BLOCKS, Q4_1],
+        DType::Q5_0 => &[WEIGHTS, WORDS, BLOCKS, Q5_0],
+        DType::Q5_1 => &[WEIGHTS, WORDS, BLOCKS, Q5_1],
+        DType::Q8_0 => &[WEIGHTS, WORDS, BLOCKS, Q8_0],
+        DType::Q2_K => &[WEIGHTS, WORDS, BLOCKS, Q2_K],
+        DType::Q3_K => &[WEIGHTS, WORDS, BLOCKS, Q3_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, BLOCKS, Q6_K],
+        DType::IQ4_NL => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_NL],
+        DType::IQ4_XS => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_XS],
+        DType::MXFP4 => &[WEIGHTS, WORDS, BLOCKS, CODES, MXFP4],
     }
 }
 

@@ -1,13 +1,18 @@
 //! Weights on the device: file blocks in a layout that shaders can read, split where a binding is too small.
 //!
-//! The blocks of a row stay in order and keep their bytes. A block whose size is no multiple of a word gives up its odd
-//! field, the scale, to a plane of halves behind the row's blocks, and rows start at multiples of 16 bytes:
+//! The blocks of a row stay in order. What would keep a block from being a multiple of 16 bytes, its scale mostly, goes
+//! to planes behind the row's blocks, one for each field; planes start at words, rows at multiples of 16 bytes:
 //!
 //! ```text
-//! row:  body of block 0 | body of block 1 | ... | tail 0, tail 1 | tail 2, tail 3 | ... | padding
+//! row:  body of block 0 | body of block 1 | ... | tail 0, tail 1, tail 2, ... | other tails ... | padding
 //! ```
 //!
+//! Within a block scales are what they are in the file, and codes are in an order that suits the lanes of a GPU:
+//! [`arrange`] tells which.
+//!
 //! Nothing is dequantised here, except vectors: a tensor of one row becomes `f32`, as norms read it.
+
+mod arrange;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,6 +59,7 @@ pub(crate) struct Layout {
 
 /// How a block is cut, in bytes of the file's block.
 struct Cut {
+    dtype: DType,
     /// Values of a block; halves go in pairs.
     values: usize,
     /// Bytes of a file's block.
@@ -90,7 +96,7 @@ impl Cut {
             DType::IQ4_XS => (values, bytes, 8..136, vec![tail(0..8)]),
             DType::Q4_K | DType::Q5_K => (values, bytes, 0..bytes, vec![]),
         };
-        Self { values, bytes, body, tails }
+        Self { dtype, values, bytes, body, tails }
     }
 
     fn layout(&self, cols: usize) -> Layout {
@@ -105,15 +111,19 @@ impl Cut {
     fn row(&self, from: &[u8], to: &mut [u8]) {
         let blocks = from.len().div_ceil(self.bytes);
         let (bodies, mut rest) = to.split_at_mut(blocks * self.body.len());
-        for (block, body) in from.chunks(self.bytes).zip(bodies.chunks_exact_mut(self.body.len())) {
+        let bodies = bodies.chunks_exact_mut(self.body.len());
+        for (index, (block, body)) in from.chunks(self.bytes).zip(bodies).enumerate() {
             // A row of floats may end within a block.
             let end = self.body.end.min(block.len());
             body[..end - self.body.start].copy_from_slice(&block[self.body.start..end]);
+            arrange::body(self.dtype, index, block, body);
         }
-        for Tail { field, pitch } in &self.tails {
+        for (number, Tail { field, pitch }) in self.tails.iter().enumerate() {
             let (plane, after) = rest.split_at_mut((blocks * pitch).next_multiple_of(4));
-            for (block, tail) in from.chunks_exact(self.bytes).zip(plane.chunks_exact_mut(*pitch)) {
+            let tails = plane.chunks_exact_mut(*pitch);
+            for (index, (block, tail)) in from.chunks_exact(self.bytes).zip(tails).enumerate() {
                 tail[..field.len()].copy_from_slice(&block[field.clone()]);
+                arrange::tail(self.dtype, number, index, tail);
             }
             rest = after;
         }
@@ -206,7 +216,8 @@ fn send(
     let row_bytes = tensor.row_bytes();
     let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
     let mut sent = 0;
-    let as_it_is = cut.tails.is_empty() && row_bytes == stride;
+    let floats = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16);
+    let as_it_is = floats && row_bytes == stride;
     let mut packed = Vec::new();
     for (i, piece) in source.chunks((CHUNK / row_bytes.max(1)).max(1) * row_bytes).enumerate() {
         let offset = i * (CHUNK / row_bytes.max(1)).max(1) * stride;

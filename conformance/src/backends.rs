@@ -239,7 +239,7 @@ static COVERED: LazyLock<Result<Vec<Covered>, String>> = LazyLock::new(|| {
     let tried = Name::ALL.map(|name| {
         let result = match name {
             Name::Cpu => Ok(cpu()),
-            Name::Wgpu => open(name, &options(Variants::ALL)),
+            Name::Wgpu => open(name, &options(Variants::EXACT)),
             Name::WgpuCore => open(name, &options(Variants::CORE)),
         };
         (name, result)

@@ -13,6 +13,15 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Outputs of a workgroup of `moe_ffn` in the decode class.
+constexpr unsigned int MOE_OUTPUTS = 8u;
+
+// Pairs of a row and an expert in a tile of `moe_ffn` in the prefill class.
+constexpr unsigned int MOE_TILE_PAIRS = 32u;
+
+// Rows of an expert's matrix in such a tile, and invocations of its workgroup.
+constexpr unsigned int MOE_TILE_ROWS = 128u;
+
 // Most experts of a layer.
 constexpr unsigned int ROUTE_EXPERTS = 512u;
 
@@ -152,8 +161,10 @@ struct LinearParams {
     unsigned int first;
     // Rows of the part.
     unsigned int outputs;
+    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    unsigned int picked;
 };
-static_assert(sizeof(LinearParams) == 24, "LinearParams must have no padding");
+static_assert(sizeof(LinearParams) == 28, "LinearParams must have no padding");
 
 // `ple_inputs`, for one part of its table.
 struct PleInputsParams {
@@ -214,6 +225,35 @@ struct GluParams {
     unsigned int up_start;
 };
 static_assert(sizeof(GluParams) == 20, "GluParams must have no padding");
+
+// `moe_ffn`, for one part of one of its weights.
+struct MoeFfnParams {
+    // Columns of the matrix.
+    unsigned int cols;
+    // Words from one row of the matrix to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First expert of the part.
+    unsigned int first;
+    // Experts of the part.
+    unsigned int part_experts;
+    // Rows of an expert's matrix.
+    unsigned int expert_rows;
+    // Outputs of a pair.
+    unsigned int outputs;
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Experts of the layer.
+    unsigned int experts;
+    // Pairs that there is room for: where the list of tiles starts.
+    unsigned int pairs;
+    // Pairs of an input row.
+    unsigned int divisor;
+    // 1 if the rows are the picked ones.
+    unsigned int picked;
+};
+static_assert(sizeof(MoeFfnParams) == 48, "MoeFfnParams must have no padding");
 
 // `route`, for one part of its matrix.
 struct RouteParams {

@@ -1,8 +1,21 @@
-// Weights of MXFP4: `2^(e - 128) * MXFP4_VALUES[q]`. Body: 32 nibbles, the low ones first; tail: byte `e`.
+// Weights of MXFP4: `2^(e - 128) * MXFP4_VALUES[q]`. Body: 32 nibbles; tail: byte `e`.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
-  let q = (word >> (8u * (col & 3u) + 4u * ((col >> 4u) & 1u))) & 15u;
-  return mxfp4_scale(weight_byte(tails, col >> 5u)) * mxfp4_value(q);
+  return mxfp4_scale(weight_byte(tails, col >> 5u)) * mxfp4_values(nibble_at(row + 4u * (col >> 5u), col)).x;
 }
+
+struct Chunk { low: vec4<u32>, scale: f32 }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  return Chunk(weight_quad((row >> 2u) + chunk), mxfp4_scale(weight_byte(tails, chunk)));
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half {
+  let words = nibbles_of(packed.low, h);
+  return Half(mxfp4_values(words.x), mxfp4_values(words.y), mxfp4_values(words.z), mxfp4_values(words.w));
+}
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(vec2(packed.scale), vec2(0.0)); }
+
+const WEIGHT_ZERO = 0.0;
+const WEIGHT_SHIFTS = false;

@@ -1,8 +1,18 @@
-// Weights of Q4_0: `d * (q - 8)`. Body: 32 nibbles, the low ones first; tail: half `d`.
+// Weights of Q4_0: `d * (q - 8)`. Body: 32 nibbles; tail: half `d`.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
-  let q = bits(word, 8u * (col & 3u) + 4u * ((col >> 4u) & 1u), 15u);
-  return weight_half(tails, col >> 5u) * (q - 8.0);
+  return weight_half(tails, col >> 5u) * (f32(nibble_at(row + 4u * (col >> 5u), col)) - 8.0);
 }
+
+struct Chunk { low: vec4<u32>, scale: f32 }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  return Chunk(weight_quad((row >> 2u) + chunk), weight_half(tails, chunk));
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half { return half_of(nibbles_of(packed.low, h)); }
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(vec2(packed.scale), vec2(0.0)); }
+
+const WEIGHT_ZERO = 8.0;
+const WEIGHT_SHIFTS = false;

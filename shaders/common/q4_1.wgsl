@@ -1,9 +1,19 @@
-// Weights of Q4_1: `d * q + m`. Body: 32 nibbles, the low ones first; tail: halves `d`, `m`.
+// Weights of Q4_1: `d * q + m`. Body: 32 nibbles; tail: halves `d`, `m`.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
-  let q = bits(word, 8u * (col & 3u) + 4u * ((col >> 4u) & 1u), 15u);
   let scale = unpack2x16float(weight_word(tails + (col >> 5u)));
-  return scale.x * q + scale.y;
+  return scale.x * f32(nibble_at(row + 4u * (col >> 5u), col)) + scale.y;
 }
+
+struct Chunk { low: vec4<u32>, scale: vec2<f32> }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  return Chunk(weight_quad((row >> 2u) + chunk), unpack2x16float(weight_word(tails + chunk)));
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half { return half_of(nibbles_of(packed.low, h)); }
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx, packed.scale.yy); }
+
+const WEIGHT_ZERO = 0.0;
+const WEIGHT_SHIFTS = true;

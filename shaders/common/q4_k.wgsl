@@ -1,11 +1,24 @@
 // Weights of Q4_K: `d * s * q - dmin * m`, with `s` and `m` for each 32 values. Block: halves `d` and `dmin`, twelve bytes
-// of scales and mins, and for each 64 values 32 bytes, whose low nibbles come first.
+// of scales and mins, 32 nibbles for each 32 values.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
   let block = row + 36u * (col >> 8u);
   let group = (col >> 5u) & 7u;
   let scale = k_scale_min(weight_quad(block >> 2u), group);
-  let q = bits(weight_byte(block + 4u + 8u * (group >> 1u), col & 31u), 4u * (group & 1u), 15u);
-  return scale.x * q - scale.y;
+  return scale.x * f32(nibble_at(block + 4u + 4u * group, col)) - scale.y;
 }
+
+struct Chunk { low: vec4<u32>, scale: vec2<f32> }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  let block = (row >> 2u) + 9u * (chunk >> 3u);
+  let group = chunk & 7u;
+  return Chunk(weight_quad(block + 1u + group), k_scale_min(weight_quad(block), group));
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half { return half_of(nibbles_of(packed.low, h)); }
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx, -packed.scale.yy); }
+
+const WEIGHT_ZERO = 0.0;
+const WEIGHT_SHIFTS = true;

@@ -1,12 +1,26 @@
-// Weights of Q5_0: `d * (q - 16)`. Body: 32 nibbles, the low ones first; tails: a plane of words with the fifth bits,
-// and behind it a plane of halves `d`.
+// Weights of Q5_0: `d * (q - 16)`. Body: 32 nibbles; tails: a plane of words with the fifth bits, and behind it a plane
+// of halves `d`.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
+// Where the plane of halves is: a block has four words of body and one of fifth bits.
+fn q5_0_scales(row: u32, tails: u32) -> u32 { return tails + ((tails - row) >> 2u); }
+
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
-  let high = weight_word(tails + (col >> 5u)) >> (col & 31u);
-  let q = bits(word, 8u * (col & 3u) + 4u * ((col >> 4u) & 1u), 15u) + bits(high << 4u, 0u, 16u);
-  // A block has four words of body, so this is the number of blocks.
-  let blocks = (tails - row) >> 2u;
-  return weight_half(tails + blocks, col >> 5u) * (q - 16.0);
+  let q = nibble_at(row + 4u * (col >> 5u), col) | fifth_bit_at(tails + (col >> 5u), col);
+  return weight_half(q5_0_scales(row, tails), col >> 5u) * (f32(q) - 16.0);
 }
+
+struct Chunk { low: vec4<u32>, high: u32, scale: f32 }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  let scale = weight_half(q5_0_scales(row, tails), chunk);
+  return Chunk(weight_quad((row >> 2u) + chunk), weight_word(tails + chunk), scale);
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half {
+  return half_of(nibbles_of(packed.low, h) | fifth_bits(packed.high, h));
+}
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(vec2(packed.scale), vec2(0.0)); }
+
+const WEIGHT_ZERO = 16.0;
+const WEIGHT_SHIFTS = false;

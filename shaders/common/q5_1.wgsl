@@ -1,11 +1,24 @@
-// Weights of Q5_1: `d * q + m`. Body: 32 nibbles, the low ones first; tail: halves `d`, `m`, and a word of fifth bits.
+// Weights of Q5_1: `d * q + m`. Body: 32 nibbles; tail: halves `d`, `m`, and a word of fifth bits.
 
-// The value in column `col` of the row that starts at word `row`; `tails` is where its plane of tails is.
 fn weight_at(row: u32, tails: u32, col: u32) -> f32 {
-  let word = weight_word(row + 4u * (col >> 5u) + ((col >> 2u) & 3u));
   let tail = tails + 2u * (col >> 5u);
-  let high = weight_word(tail + 1u) >> (col & 31u);
-  let q = bits(word, 8u * (col & 3u) + 4u * ((col >> 4u) & 1u), 15u) + bits(high << 4u, 0u, 16u);
+  let q = nibble_at(row + 4u * (col >> 5u), col) | fifth_bit_at(tail + 1u, col);
   let scale = unpack2x16float(weight_word(tail));
-  return scale.x * q + scale.y;
+  return scale.x * f32(q) + scale.y;
 }
+
+struct Chunk { low: vec4<u32>, high: u32, scale: vec2<f32> }
+
+fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
+  let tail = tails + 2u * chunk;
+  return Chunk(weight_quad((row >> 2u) + chunk), weight_word(tail + 1u), unpack2x16float(weight_word(tail)));
+}
+
+fn chunk_half(packed: Chunk, h: u32) -> Half {
+  return half_of(nibbles_of(packed.low, h) | fifth_bits(packed.high, h));
+}
+
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx, packed.scale.yy); }
+
+const WEIGHT_ZERO = 0.0;
+const WEIGHT_SHIFTS = true;

@@ -12,6 +12,15 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Outputs of a workgroup of `moe_ffn` in the decode class.
+const MOE_OUTPUTS: u32 = 8u;
+
+// Pairs of a row and an expert in a tile of `moe_ffn` in the prefill class.
+const MOE_TILE_PAIRS: u32 = 32u;
+
+// Rows of an expert's matrix in such a tile, and invocations of its workgroup.
+const MOE_TILE_ROWS: u32 = 128u;
+
 // Most experts of a layer.
 const ROUTE_EXPERTS: u32 = 512u;
 
@@ -146,6 +155,8 @@ struct LinearParams {
     first: u32,
     // Rows of the part.
     outputs: u32,
+    // 1 if the rows are those that were picked, 0 if they are those of the step.
+    picked: u32,
 }
 
 // `ple_inputs`, for one part of its table.
@@ -202,6 +213,34 @@ struct GluParams {
     up_cols: u32,
     // First column of the second operand.
     up_start: u32,
+}
+
+// `moe_ffn`, for one part of one of its weights.
+struct MoeFfnParams {
+    // Columns of the matrix.
+    cols: u32,
+    // Words from one row of the matrix to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First expert of the part.
+    first: u32,
+    // Experts of the part.
+    part_experts: u32,
+    // Rows of an expert's matrix.
+    expert_rows: u32,
+    // Outputs of a pair.
+    outputs: u32,
+    // Experts that a row chooses.
+    top_k: u32,
+    // Experts of the layer.
+    experts: u32,
+    // Pairs that there is room for: where the list of tiles starts.
+    pairs: u32,
+    // Pairs of an input row.
+    divisor: u32,
+    // 1 if the rows are the picked ones.
+    picked: u32,
 }
 
 // `route`, for one part of its matrix.

@@ -3,9 +3,10 @@
 use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::linear::Linear;
 
-use super::{Bind, Count, Lowering, narrow};
+use super::{Bind, Count, Lowering, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
+use gemma4_core::program::Class;
 
 /// Outputs of a workgroup.
 const GROUPS: u32 = 8;
@@ -32,8 +33,13 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
                 tails: layout.tails,
                 first,
                 outputs: narrow(rows),
+                picked: 0,
             };
             first += narrow(rows);
+            if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
+                linear_tiles::launch((op.x, op.out), (handle, part), params, cx);
+                continue;
+            }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
             let mut parts = shaders::decoder(weight.dtype()).to_vec();
             parts.push(shaders::LINEAR);

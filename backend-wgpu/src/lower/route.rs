@@ -11,7 +11,13 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
     let proj = cx.weight(op.proj).clone();
     let experts = narrow(proj.rows());
     if experts > ROUTE_EXPERTS {
-        return Err(cx.device.limit("a router", experts.into(), "experts", ROUTE_EXPERTS.into(), "ROUTE_EXPERTS"));
+        return Err(cx.device.limit(
+            "a router",
+            experts.into(),
+            "experts",
+            ROUTE_EXPERTS.into(),
+            "ROUTE_EXPERTS",
+        ));
     }
     let layout = proj.layout();
     let cols = cx.cols(op.x);
@@ -49,7 +55,5 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
 }
 
 fn shader(dtype: gemma4_core::tensor::DType, entry: &'static str) -> Shader {
-    let mut parts = shaders::decoder(dtype).to_vec();
-    parts.extend([shaders::REDUCE, shaders::ROUTE]);
-    Shader::new(&parts, entry)
+    Shader::new(&[shaders::decoder(dtype), &[shaders::REDUCE, shaders::ROUTE]].concat(), entry)
 }

@@ -24,9 +24,9 @@ pub(super) fn sample(op: &Sample, cx: &mut Lowering<'_>) -> Result<(), WgpuError
         Bind::ActMut(op.out),
         Bind::SampledMut,
     ];
-    let parts = [shaders::GUMBEL, shaders::SAMPLE];
+    let parts = [shaders::GUMBEL, shaders::SAMPLE, shaders::SAMPLE_CHOOSE];
     let slices = [Count::Fixed(slices), cx.each_row(op.logits), ONE];
-    cx.launch("sample", Shader::new(&parts, "sample__slices"), binds[..4].to_vec(), &params, slices);
+    cx.launch("sample", Shader::new(&parts[..2], "sample__slices"), binds[..4].to_vec(), &params, slices);
     let rows = [cx.each_row(op.logits), ONE, ONE];
     cx.launch("sample", Shader::new(&parts, "sample__choose"), binds, &params, rows);
     Ok(())

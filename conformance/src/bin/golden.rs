@@ -125,7 +125,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             all(&|| Reference::new(None).expect("threads can be started"), &args.dirs)
         }
         BackendName::Wgpu => {
-            let allow = if args.core { Variants::CORE } else { Variants::ALL };
+            let allow = if args.core { Variants::CORE } else { Variants::EXACT };
             let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let backend = Wgpu::new(&Options { adapter, ..backends::options(allow) })?;
             println!("{}", backends::title(&backend));

@@ -66,7 +66,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
         BackendName::Cpu => check(&Reference::new(None)?, &args.ops),
         BackendName::Wgpu => {
-            let allow = if args.core { Variants::CORE } else { Variants::ALL };
+            let allow = if args.core { Variants::CORE } else { Variants::EXACT };
             let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;

@@ -1,23 +1,90 @@
 //! Cases of `moe_ffn`.
 
 use gemma4_core::ops::moe_ffn::GateUp;
+use gemma4_core::program::{Class, Weight};
+use gemma4_core::tensor::DType;
 
 use super::{Case, U, around_one, gelu, inputs, op, plain, sum_error, wide};
 
-pub(super) fn cases() -> Vec<Case> {
-    let shapes = [(1, 4, 32, 32, 2), (4, 8, 96, 40, 3), (2, 5, 257, 33, 5)];
-    shapes.into_iter().flat_map(|shape| [true, false].map(|fused| case(shape, fused))).collect()
+/// What a case is about.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    experts: usize,
+    cols: usize,
+    ffn: usize,
+    top_k: usize,
+    /// Types of the first matrices and of `down`.
+    types: [DType; 2],
+    /// By how much the experts of a row differ from those of the one before.
+    step: usize,
 }
 
-fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), fused: bool) -> Case {
+pub(super) fn cases() -> Vec<Case> {
+    let plain = |(rows, experts, cols, ffn, top_k)| Shape {
+        rows,
+        experts,
+        cols,
+        ffn,
+        top_k,
+        types: [DType::F32; 2],
+        step: 3,
+    };
+    // Rows, pairs of an expert, outputs and columns around the sizes of tiles; many experts, most of them idle.
+    let shapes = [
+        (1, 4, 32, 32, 2),
+        (4, 8, 96, 40, 3),
+        (2, 5, 257, 33, 5),
+        (17, 128, 32, 32, 8),
+        (17, 3, 129, 65, 2),
+        (65, 5, 48, 24, 3),
+    ]
+    .map(plain);
+    let crowd = [Shape { step: 0, ..plain((33, 4, 40, 130, 2)) }];
+    let typed = [[DType::Q4_K, DType::Q8_0], [DType::Q6_K, DType::Q5_0], [DType::Q8_0, DType::Q6_K]]
+        .map(|types| Shape { types, ..plain((5, 4, 256, if types[1] == DType::Q6_K { 256 } else { 64 }, 3)) });
+    let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).collect();
+    let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
+    forms
+        .flat_map(|(shape, fused)| [Class::Prefill, Class::Decode].map(|class| case(shape, fused, class)))
+        .collect()
+}
+
+/// A weight, and its values.
+fn matrices(case: &mut Case, dtype: DType, shape: [usize; 3], seed: u64) -> (Weight, Vec<f64>) {
+    let [experts, rows, cols] = shape;
+    let values = plain(experts * rows * cols, seed);
+    if dtype == DType::F32 {
+        let values: Vec<f32> = values.into_iter().map(|w| w / (cols as f32).sqrt()).collect();
+        return (case.weight(shape, &values), wide(&values));
+    }
+    let bytes = experts * rows * dtype.row_bytes(cols).expect("whole blocks");
+    let mut data: Vec<u8> = values.iter().cycle().take(bytes).map(|v| v.to_bits().to_le_bytes()[0]).collect();
+    for block in data.chunks_exact_mut(dtype.block_bytes()) {
+        // Halves of 0.001 for scales.
+        let scales = match dtype {
+            DType::Q4_K => 0..4,
+            DType::Q6_K => 208..210,
+            _ => 0..2,
+        };
+        block[scales].chunks_exact_mut(2).for_each(|half| half.copy_from_slice(&[0x10, 0x14]));
+    }
+    let mut decoded = vec![0.0f32; values.len()];
+    gemma4_core::quant::decode(dtype, &data, &mut decoded);
+    (case.raw_weight(dtype, shape, data), wide(&decoded))
+}
+
+fn case(shape: Shape, fused: bool, class: Class) -> Case {
+    let Shape { rows, experts, cols, ffn, top_k, types, step } = shape;
     let form = if fused { "fused" } else { "split" };
-    let mut case =
-        Case::new("moe_ffn", rows, format!("{top_k} of {experts} experts, {cols} by {ffn}, {form}"));
+    let name = format!("{top_k} of {experts} experts, {cols} by {ffn}, {types:?}, {form}, {class:?}");
+    let mut case = Case::new("moe_ffn", rows, name);
+    case.program.class = class;
     let x = inputs(rows, cols, 24);
     let input = case.input(&x);
     // The router sees an input of its own, whose row r prefers the experts in an order that is read off below.
     let order = move |r: usize| -> Vec<usize> {
-        (0..experts).map(|k| (r * 3 + k * (experts - 1)) % experts).collect()
+        (0..experts).map(|k| (r * step + k * (experts - 1)) % experts).collect()
     };
     let mut wanted = vec![0.0f32; rows * experts];
     for r in 0..rows {
@@ -36,22 +103,21 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
     ];
     let chosen = case.program.route(preference, router, top_k, 1e-6).expect("the widths agree");
 
-    let scale = |n: usize| move |w: f32| w / (n as f32).sqrt();
-    let gate: Vec<f32> = plain(experts * ffn * cols, 26).into_iter().map(scale(cols)).collect();
-    let up: Vec<f32> = plain(experts * ffn * cols, 27).into_iter().map(scale(cols)).collect();
-    let down: Vec<f32> = plain(experts * cols * ffn, 28).into_iter().map(scale(ffn)).collect();
-    let gate_up = if fused {
-        let pairs = gate.chunks(ffn * cols).zip(up.chunks(ffn * cols));
-        let both: Vec<f32> = pairs.flat_map(|(gate, up)| [gate, up].concat()).collect();
-        GateUp::Fused(case.weight([experts, 2 * ffn, cols], &both))
+    let (gate, up, gate_up);
+    if fused {
+        let (weight, both) = matrices(&mut case, types[0], [experts, 2 * ffn, cols], 26);
+        let half = |i: usize| both.chunks(ffn * cols).skip(i).step_by(2).flatten().copied().collect::<Vec<_>>();
+        (gate, up) = (half(0), half(1));
+        gate_up = GateUp::Fused(weight);
     } else {
-        let gate = case.weight([experts, ffn, cols], &gate);
-        GateUp::Split { gate, up: case.weight([experts, ffn, cols], &up) }
-    };
-    let d = case.weight([experts, cols, ffn], &down);
+        let (first, second);
+        (first, gate) = matrices(&mut case, types[0], [experts, ffn, cols], 26);
+        (second, up) = matrices(&mut case, types[0], [experts, ffn, cols], 27);
+        gate_up = GateUp::Split { gate: first, up: second };
+    }
+    let (d, down) = matrices(&mut case, types[1], [experts, cols, ffn], 28);
     let out = case.program.moe_ffn(input, chosen, gate_up, d).expect("the widths agree");
 
-    let (gate, up, down) = (wide(&gate), wide(&up), wide(&down));
     let (mut want, mut allowed) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
     for (r, x) in wide(&x).chunks(cols).enumerate() {
         let wanted = &wide(&wanted[r * experts..(r + 1) * experts]);
@@ -85,27 +151,30 @@ fn case((rows, experts, cols, ffn, top_k): (usize, usize, usize, usize, usize), 
             }
         }
     }
+    // Words of an expert's matrices.
+    let words = move |case: &Case, weight: usize| case.tensors[weight].data.len() / 4 / experts;
     case.expect(out, want, allowed)
         .mutant("weights ignored", |case| case.change(4, |s| s.fill(1.0)))
         .mutant("experts shifted by one", move |case| {
             let last = case.tensors.len() - 1;
-            case.change(last, |d| d.rotate_right(cols * ffn));
+            let words = words(case, last);
+            case.change(last, |d| d.rotate_right(words));
         })
         .mutant("gate and up swapped", move |case| match &mut op!(case, MoeFfn).gate_up {
             GateUp::Split { gate, up } => std::mem::swap(gate, up),
             GateUp::Fused(_) => {
-                case.change(5, |both| {
-                    both.chunks_mut(2 * ffn * cols).for_each(|w| w.rotate_right(ffn * cols));
-                });
+                let words = words(case, 5);
+                case.change(5, |both| both.chunks_mut(words).for_each(|w| w.rotate_right(words / 2)));
             }
         })
         .mutant("an expert too few", move |case| {
             // The last chosen expert of every row adds nothing.
             let least: Vec<usize> = (0..rows).map(|r| order(r)[top_k - 1]).collect();
             let last = case.tensors.len() - 1;
+            let words = words(case, last);
             case.change(last, |d| {
                 for e in &least {
-                    d[e * cols * ffn..(e + 1) * cols * ffn].fill(0.0);
+                    d[e * words..(e + 1) * words].fill(0.0);
                 }
             });
         })
