@@ -2,6 +2,7 @@
 
 #[cfg(feature = "backends")]
 pub mod backends;
+pub mod bisect;
 pub mod cases;
 pub mod compare;
 pub mod device;
