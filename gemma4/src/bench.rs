@@ -99,7 +99,9 @@ impl Plan {
                 None => Ok(lengths.clone()),
                 Some(n) => {
                     let more = if more > 0 { format!(" and --generate {more}") } else { String::new() };
-                    Err(Failure::usage(format!("{what} is {n}{more}, expected at most {most} tokens together")))
+                    Err(Failure::usage(format!(
+                        "{what} is {n}{more}, expected at most {most} tokens together"
+                    )))
                 }
             },
         };
@@ -110,7 +112,9 @@ impl Plan {
             contexts.clear();
         }
         if prompts.is_empty() && contexts.is_empty() {
-            return Err(Failure::usage("nothing is to be measured: give --prompt or --decode lengths above 0"));
+            return Err(Failure::usage(
+                "nothing is to be measured: give --prompt or --decode lengths above 0",
+            ));
         }
         let behind = contexts.iter().map(|n| n + args.generate);
         let longest = prompts.iter().copied().chain(behind).max().unwrap_or(1);
@@ -125,8 +129,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let model = checkpoint.model()?;
     let plan = Plan::of(args, &model)?;
     let name = checkpoint.path().display().to_string();
-    let report =
-        device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, model, &plan)?);
+    let report = device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, model, &plan)?);
     if args.json {
         text::print_json(&report)?;
     } else {

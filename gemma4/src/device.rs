@@ -3,7 +3,7 @@
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use gemma4_core::backend::{Backend, Step};
 use gemma4_core::plan::Target;
@@ -84,7 +84,8 @@ pub(crate) enum Purpose {
 pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
     match global.backend {
         BackendName::Cpu => {
-            for (given, flag) in [(global.device.is_some(), "--device"), (!global.without.is_empty(), "--without")]
+            for (given, flag) in
+                [(global.device.is_some(), "--device"), (!global.without.is_empty(), "--without")]
             {
                 if given {
                     return Err(Failure::usage(format!("{flag} is about GPUs, and --backend cpu uses none")));
@@ -107,7 +108,9 @@ fn gpu_or_cpu(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
 #[cfg(not(feature = "wgpu"))]
 fn gpu_or_cpu(global: &Global, _: Purpose) -> Result<Chosen, Failure> {
     if global.backend == BackendName::Wgpu || global.device.is_some() || !global.without.is_empty() {
-        return Err(Failure::usage("this build has no wgpu backend (its feature `wgpu` is off); use --backend cpu"));
+        return Err(Failure::usage(
+            "this build has no wgpu backend (its feature `wgpu` is off); use --backend cpu",
+        ));
     }
     Ok(Chosen::Cpu(cpu(global)?))
 }

@@ -85,7 +85,8 @@ fn one<D: Device>(
     let mut runs: Vec<Vec<Timed>> = Vec::new();
     for _ in 0..=bench.repeat {
         let draw = [Bench::<D>::greedy()];
-        let spans = bench.engine.step_by(class, &[part], &draw, |device, plan, step| device.profile(plan, step))?;
+        let spans =
+            bench.engine.step_by(class, &[part], &draw, |device, plan, step| device.profile(plan, step))?;
         runs.extend(spans);
     }
     bench.engine.close(seq)?;
@@ -147,12 +148,14 @@ impl Profile {
     pub(super) fn write(&self, out: &mut String) -> fmt::Result {
         let Self { step, rows, context, dispatches, seconds, .. } = self;
         let s = if *rows == 1 { "" } else { "s" };
-        writeln!(out, "\n{step} of {rows} row{s} behind {context} tokens, time of its dispatches on the device")?;
+        writeln!(
+            out,
+            "\n{step} of {rows} row{s} behind {context} tokens, time of its dispatches on the device"
+        )?;
         writeln!(out, "{:<26} {:>5} {:>10} {:>7} {:>8} {:>8}", "op", "n", "us", "share", "GB/s", "TFLOP/s")?;
         for op in &self.ops {
             let us = op.seconds * 1e6;
-            let (gbps, tflops) =
-                (op.bytes as f64 / op.seconds * 1e-9, op.flops as f64 / op.seconds * 1e-12);
+            let (gbps, tflops) = (op.bytes as f64 / op.seconds * 1e-9, op.flops as f64 / op.seconds * 1e-12);
             writeln!(
                 out,
                 "{:<26} {:>5} {us:>10.1} {:>6.1}% {gbps:>8.1} {tflops:>8.2}",
@@ -169,7 +172,12 @@ impl Profile {
         write!(out, "all {dispatches} dispatches {:.1} us", seconds * 1e6)?;
         if let Some(clock) = self.clock_seconds {
             let between = (clock - seconds) / clock;
-            write!(out, "; a step takes {:.1} us by the clock, {:.1}% of it outside", clock * 1e6, 100.0 * between)?;
+            write!(
+                out,
+                "; a step takes {:.1} us by the clock, {:.1}% of it outside",
+                clock * 1e6,
+                100.0 * between
+            )?;
         }
         writeln!(out)
     }

@@ -59,7 +59,8 @@ impl Device for Wgpu {
         let report = self.adapter();
         let Variants { f16, int8, .. } = self.variants();
         let subgroup = self.subgroup().map(|size| format!("subgroups of {size}"));
-        let features = [f16.then(|| "f16".to_owned()), subgroup, int8.then(|| "int8 dot products".to_owned())];
+        let features =
+            [f16.then(|| "f16".to_owned()), subgroup, int8.then(|| "int8 dot products".to_owned())];
         About {
             backend: "wgpu",
             device: report.title(),

@@ -99,7 +99,12 @@ impl Device {
         let mark = if auto { ", taken by --backend auto" } else { "" };
         writeln!(out, "{number}  {name} ({kind}, {api}{mark})")?;
         writeln!(out, "   driver     {driver}")?;
-        writeln!(out, "   buffers    up to {}, bound up to {}", Size(self.max_buffer), Size(self.max_binding))?;
+        writeln!(
+            out,
+            "   buffers    up to {}, bound up to {}",
+            Size(self.max_buffer),
+            Size(self.max_binding)
+        )?;
         writeln!(
             out,
             "   workgroup  {} of memory, {} invocations, {} storage buffers",
@@ -114,7 +119,8 @@ impl Device {
             self.timestamps.then(|| "timestamps".to_owned()),
         ];
         let features: Vec<String> = features.into_iter().flatten().collect();
-        let features = if features.is_empty() { "none of the optional ones".to_owned() } else { features.join(", ") };
+        let features =
+            if features.is_empty() { "none of the optional ones".to_owned() } else { features.join(", ") };
         writeln!(out, "   uses       {features}\n")
     }
 }
