@@ -43,7 +43,7 @@ pub(super) fn prompts(
     let Some(speaker) = speaker else {
         let vocab = u32::try_from(checkpoint.config()?.vocab).unwrap_or(u32::MAX);
         let prompt =
-            |seed: u32| (1..=20).map(|i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(seed) % vocab);
+            |seed: u32| (1..=20).map(move |i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(seed) % vocab);
         return Ok((0u32..).take(count).map(|seed| prompt(seed).collect()).collect());
     };
     let prompt = |question: &&str| {
