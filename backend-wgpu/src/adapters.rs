@@ -80,7 +80,8 @@ impl AdapterReport {
 }
 
 /// What timing single dispatches takes.
-pub(crate) const TIMESTAMPS: Features = Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+pub(crate) const TIMESTAMPS: Features =
+    Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
 /// Name, kind and interface of an adapter.
 pub(crate) fn title(info: &wgpu::AdapterInfo) -> String {

@@ -3,6 +3,8 @@
 //! The files below say which entry points an op becomes, with which operands and counts. What fuses with what is
 //! decided in [`lower`], longest pattern first.
 
+mod attention;
+mod attn_prepare;
 mod elementwise;
 mod embed;
 mod linear;
@@ -78,8 +80,22 @@ pub(crate) enum Count {
         /// Workgroups for each of those groups of rows.
         times: u32,
     },
-    /// As many as the pages that the rows of this step may see in a table, at most so many.
-    Pages(u32),
+    /// Splits of the keys up to the last position of this step, less `first`, at most `most`.
+    Splits {
+        /// Keys of a split.
+        keys: u32,
+        /// Splits before those.
+        first: u32,
+        /// Most of them.
+        most: u32,
+    },
+    /// 1 if those splits are any.
+    AnySplit {
+        /// Keys of a split.
+        keys: u32,
+        /// Splits before those.
+        first: u32,
+    },
 }
 
 /// One dispatch.
@@ -207,6 +223,8 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     match op {
         Op::Add(op) => elementwise::add(op, cx),
+        Op::Attention(op) => attention::attention(op, cx),
+        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
@@ -218,6 +236,5 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         Op::Route(op) => route::route(op, cx),
         Op::Sample(op) => sample::sample(op, cx),
         Op::Softcap(op) => elementwise::softcap(op, cx),
-        other => Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() }),
     }
 }

@@ -51,6 +51,12 @@ parts! {
     BLOCKS = "common/blocks";
     /// Where floats are.
     FLOATS = "common/floats";
+    /// Sums over lanes.
+    LANES = "common/lanes";
+    /// The same with subgroups.
+    LANES_SUBGROUP = "common/lanes_subgroup";
+    /// Products of few rows.
+    MATVEC = "common/matvec";
     /// Tables of four-bit codes.
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
@@ -91,8 +97,32 @@ parts! {
     MXFP4 = "common/mxfp4";
     /// Random numbers of draws.
     GUMBEL = "common/gumbel";
+    /// Arithmetic that rounds as on the host.
+    EXACT = "common/exact";
+    /// Values of the cache, read.
+    KV_READ = "common/kv_read";
+    /// Values of the cache, written.
+    KV_WRITE = "common/kv_write";
+    /// Where rows of the cache are.
+    PAGES = "common/pages";
+    /// The transform of `tq3_0`.
+    ROTATE = "common/rotate";
     /// Op `add`.
     ADD = "add";
+    /// Op `attention`, decode class: sums of splits.
+    ATTENTION_COMBINE = "attention_combine";
+    /// Op `attention`, prefill class.
+    ATTENTION_PREFILL = "attention_prefill";
+    /// Op `attention`: queries and outputs of rotated pools.
+    ATTENTION_ROTATE = "attention_rotate";
+    /// Op `attention`, decode class: a split.
+    ATTENTION_SPLIT = "attention_split";
+    /// The same, entry point of core features.
+    ATTENTION_SPLIT_CORE = "attention_split_core";
+    /// The same, entry point with subgroups.
+    ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";
+    /// Op `attn_prepare`.
+    ATTN_PREPARE = "attn_prepare";
     /// Op `embed`.
     EMBED = "embed";
     /// Op `gather_rows`.

@@ -168,7 +168,9 @@ pub fn required(list: Option<&str>) -> Result<BTreeSet<Name>, String> {
             "wgpu" => names.extend([Name::Wgpu, Name::WgpuCore]),
             "wgpu-core" => names.extend([Name::WgpuCore]),
             other => {
-                return Err(format!("{REQUIRE} names `{other}`; there are cpu (or reference), wgpu and wgpu-core"));
+                return Err(format!(
+                    "{REQUIRE} names `{other}`; there are cpu (or reference), wgpu and wgpu-core"
+                ));
             }
         }
     }
@@ -316,7 +318,10 @@ mod tests {
     fn a_missing_backend_is_said_and_fails_where_it_is_required() {
         let tried = || vec![(Name::Cpu, Ok(1)), (Name::Wgpu, Err("no adapter (none)".to_owned()))];
         let (there, skipped) = cover(&required(Some("cpu")).expect("names"), tried()).expect("cpu is there");
-        assert_eq!((there, skipped), (vec![1], vec!["conformance: skipped: wgpu: no adapter (none)".to_owned()]));
+        assert_eq!(
+            (there, skipped),
+            (vec![1], vec!["conformance: skipped: wgpu: no adapter (none)".to_owned()])
+        );
         let error = cover(&required(Some("wgpu")).expect("names"), tried()).expect_err("wgpu is not");
         assert!(error.starts_with("wgpu is required"), "{error}");
     }

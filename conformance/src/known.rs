@@ -39,9 +39,10 @@ pub fn judge<T, E: std::error::Error>(
         .find(|known| known.backend == backend && known.what == what && title.contains(known.driver));
     match (result, known) {
         (Ok(value), None) => Ok(Some(value)),
-        (Ok(_), Some(known)) => {
-            Err(format!("{backend}: {what} is listed as failing ({}), but it passes: remove it", known.reason))
-        }
+        (Ok(_), Some(known)) => Err(format!(
+            "{backend}: {what} is listed as failing ({}), but it passes: remove it",
+            known.reason
+        )),
         (Err(error), None) => Err(format!("{backend}: {what}: {}", chain(&error))),
         (Err(error), Some(known)) => {
             let text = chain(&error);

@@ -59,7 +59,8 @@ fn history<B: Backend>(
     let mut logits = Vec::new();
     while stream.len() < text.len() {
         let at = stream.len();
-        let end = if decoded(at) { at + 1 } else { (at..text.len()).find(|&i| decoded(i)).unwrap_or(text.len()) };
+        let end =
+            if decoded(at) { at + 1 } else { (at..text.len()).find(|&i| decoded(i)).unwrap_or(text.len()) };
         // In steps of one size, so that few plans are made.
         let end = end.min(at + PAGE);
         let class = if decoded(at) { Class::Decode } else { Class::Prefill };

@@ -98,7 +98,8 @@ fn agrees(name: &str, mistakes: &[Mistake]) {
     });
     let mut tried = 0;
     for &(mistake, kv, distort) in mistakes {
-        let bound = bounds.iter().find(|(of, _)| *of == kv).expect("mistakes are about types that lose something").1;
+        let bound =
+            bounds.iter().find(|(of, _)| *of == kv).expect("mistakes are about types that lose something").1;
         let wrong = backends::reference().with_distortion(Distortion::new(move |pool, _, entry| {
             entry.chunks_exact_mut(pool.head_dim).for_each(|head| distort(pool, head));
         }));

@@ -37,8 +37,10 @@ fn f1_chunks_of_5_7_and_16_in_a_ring_equal_one_chunk() {
 #[test]
 fn f2_what_lies_beyond_the_tokens_of_a_cache_changes_nothing_though_it_is_nan() {
     on_every_backend!(|at, new| {
-        let all = Tiny::all().into_iter().flat_map(|tiny| types(at).into_iter().map(move |kv| (tiny.clone(), kv)));
-        let run = |(tiny, kv)| kv::decoding_in_poison(&new, &tiny, kv, (3, classes(at)), &[1, 255, 256, 257, 511]);
+        let all =
+            Tiny::all().into_iter().flat_map(|tiny| types(at).into_iter().map(move |kv| (tiny.clone(), kv)));
+        let run =
+            |(tiny, kv)| kv::decoding_in_poison(&new, &tiny, kv, (3, classes(at)), &[1, 255, 256, 257, 511]);
         at.holds("F2, T-i, T-j", sum(all.map(run)));
     });
 }

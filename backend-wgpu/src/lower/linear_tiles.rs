@@ -4,7 +4,7 @@
 //! each output's sum in one order. Whether the tiles are of f16 depends on the device alone.
 
 use gemma4_core::abi::LinearParams;
-use gemma4_core::program::{Act, Rows, Weight};
+use gemma4_core::program::{Act, Weight};
 
 use super::{Bind, Count, Lowering, ONE};
 use crate::shaders::{self, Shader};
@@ -32,7 +32,7 @@ pub(super) fn fits(cols: usize) -> bool {
 pub(super) fn launch(
     (x, out): (Act, Act),
     (weight, part): (Weight, usize),
-    params: LinearParams,
+    params: &LinearParams,
     cx: &mut Lowering<'_>,
 ) {
     let variants = cx.device.variants;
@@ -45,9 +45,7 @@ pub(super) fn launch(
     parts.extend([shaders::VALUES, shaders::LINEAR_TILES_COMMON, tile.file]);
     let shader = Shader::new(&parts, tile.entry);
     let shader = if variants.f16 { shader.with_f16() } else { shader };
-    let picked = u32::from(cx.program.spec(out).rows == Rows::Picked);
-    let params = LinearParams { picked, ..params };
     let grid = [Count::Fixed(params.outputs.div_ceil(tile.side)), cx.rows(out, tile.side, 1), ONE];
     let binds = vec![Bind::Act(x), Bind::Weight(weight, part), Bind::ActMut(out)];
-    cx.launch("linear", shader, binds, &params, grid);
+    cx.launch("linear", shader, binds, params, grid);
 }

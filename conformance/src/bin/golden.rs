@@ -121,9 +121,7 @@ fn all<B: Backend>(new: &impl Fn() -> B, dirs: &[PathBuf]) -> bool {
 
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
-        BackendName::Cpu => {
-            all(&|| Reference::new(None).expect("threads can be started"), &args.dirs)
-        }
+        BackendName::Cpu => all(&|| Reference::new(None).expect("threads can be started"), &args.dirs),
         BackendName::Wgpu => {
             let allow = if args.core { Variants::CORE } else { Variants::EXACT };
             let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
