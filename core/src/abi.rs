@@ -185,6 +185,10 @@ consts! {
     SLOTS: u32 = 256;
     /// Invocations of a workgroup that works on one row, such as a norm.
     ROW_THREADS: u32 = 256;
+    /// Columns, four values each, of a workgroup that adds up splits of `attention`.
+    COMBINE_COLUMNS: u32 = 32;
+    /// Strands that splits of `attention` are added up in.
+    COMBINE_STRANDS: u32 = 8;
     /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
     TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
     /// Borders between those centroids; a value on a border belongs to the upper one.

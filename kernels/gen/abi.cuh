@@ -13,6 +13,12 @@ constexpr unsigned int SLOTS = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
+// Columns, four values each, of a workgroup that adds up splits of `attention`.
+constexpr unsigned int COMBINE_COLUMNS = 32u;
+
+// Strands that splits of `attention` are added up in.
+constexpr unsigned int COMBINE_STRANDS = 8u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,

@@ -12,6 +12,12 @@ const SLOTS: u32 = 256u;
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
+// Columns, four values each, of a workgroup that adds up splits of `attention`.
+const COMBINE_COLUMNS: u32 = 32u;
+
+// Strands that splits of `attention` are added up in.
+const COMBINE_STRANDS: u32 = 8u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,
