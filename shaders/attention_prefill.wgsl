@@ -59,10 +59,63 @@ fn first_seen(position: u32) -> u32 {
   return select(0u, position + 1u - params.window, position + 1u > params.window);
 }
 
-struct Weights { lo: vec4<f32>, hi: vec4<f32> }
+// The queries of a workgroup: number `i` is head `i % tile_heads` of row `i / tile_heads`, if that is there.
+struct Tile { first_row: u32, rows: u32, first_head: u32, heads: u32 }
 
-// Weights of the values of one key added up: `w` is 0 for what is not seen, and so is then the value.
+// First vec4 of query `i`, or NOTHING.
+fn place(tile: Tile, i: u32) -> u32 {
+  let row = i / params.tile_heads;
+  let head = i % params.tile_heads;
+  let at = ((tile.first_row + row) * params.heads + tile.first_head + head) * (DIM / 4u);
+  return select(NOTHING, at, row < tile.rows && head < tile.heads);
+}
+
+// What invocation `i` brings of a slice of the queries: four columns of number `i / 4`.
+fn part(tile: Tile, i: u32, slice: u32) -> vec4<f32> {
+  let at = place(tile, i >> 2u);
+  if at == NOTHING { return vec4<f32>(0.0); }
+  return q[at + SLICE * slice + (i & 3u)];
+}
+
+fn put(i: u32, x: vec4<f32>) {
+  if i >= 32u * GROUPS { return; }
+  let to = 4u * (i & 3u) * QUADS + (i >> 4u);
+  let j = (i >> 2u) & 3u;
+  qs[to][j] = x.x;
+  qs[to + QUADS][j] = x.y;
+  qs[to + 2u * QUADS][j] = x.z;
+  qs[to + 3u * QUADS][j] = x.w;
+}
+
+// Stores eight columns of a query, if there is one.
+fn store(tile: Tile, i: u32, lane: u32, a: vec4<f32>, b: vec4<f32>) {
+  let at = place(tile, i);
+  if at == NOTHING { return; }
+  out[at + 2u * lane] = a;
+  out[at + 2u * lane + 1u] = b;
+}
+
+// Sums of weighted values: columns 8 * lane .. + 3 and + 4 .. + 7 of eight queries.
+struct Sums {
+  a0: vec4<f32>, b0: vec4<f32>, a1: vec4<f32>, b1: vec4<f32>, a2: vec4<f32>, b2: vec4<f32>, a3: vec4<f32>, b3: vec4<f32>,
+  a4: vec4<f32>, b4: vec4<f32>, a5: vec4<f32>, b5: vec4<f32>, a6: vec4<f32>, b6: vec4<f32>, a7: vec4<f32>, b7: vec4<f32>,
+}
+
 fn fma4(p: f32, v: vec4<f32>, sum: vec4<f32>) -> vec4<f32> { return fma(vec4<f32>(p), v, sum); }
+
+fn weigh(lo: vec4<f32>, hi: vec4<f32>, v: Eight, s: Sums) -> Sums {
+  return Sums(
+    fma4(lo.x, v.a, s.a0), fma4(lo.x, v.b, s.b0), fma4(lo.y, v.a, s.a1), fma4(lo.y, v.b, s.b1),
+    fma4(lo.z, v.a, s.a2), fma4(lo.z, v.b, s.b2), fma4(lo.w, v.a, s.a3), fma4(lo.w, v.b, s.b3),
+    fma4(hi.x, v.a, s.a4), fma4(hi.x, v.b, s.b4), fma4(hi.y, v.a, s.a5), fma4(hi.y, v.b, s.b5),
+    fma4(hi.z, v.a, s.a6), fma4(hi.z, v.b, s.b6), fma4(hi.w, v.a, s.a7), fma4(hi.w, v.b, s.b7));
+}
+
+fn scaled(s: Sums, lo: vec4<f32>, hi: vec4<f32>) -> Sums {
+  return Sums(
+    s.a0 * lo.x, s.b0 * lo.x, s.a1 * lo.y, s.b1 * lo.y, s.a2 * lo.z, s.b2 * lo.z, s.a3 * lo.w, s.b3 * lo.w,
+    s.a4 * hi.x, s.b4 * hi.x, s.a5 * hi.y, s.b5 * hi.y, s.a6 * hi.z, s.b6 * hi.z, s.a7 * hi.w, s.b7 * hi.w);
+}
 
 // exp(a - b), exactly 1 where they are equal.
 fn factor(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
@@ -89,15 +142,15 @@ fn attention__prefill(
     tile_rows[r] = vec2<u32>(info.slot, info.position);
   }
   workgroupBarrier();
+  let tile_q = Tile(first_row_here, rows_here, first_head, heads_here);
 
   var max_lo = vec4<f32>(LOWEST);
   var max_hi = vec4<f32>(LOWEST);
   var sum_lo = vec4<f32>(0.0);
   var sum_hi = vec4<f32>(0.0);
-  var a0 = vec4<f32>(0.0); var a1 = a0; var a2 = a0; var a3 = a0; var a4 = a0; var a5 = a0; var a6 = a0; var a7 = a0;
-  var b0 = a0; var b1 = a0; var b2 = a0; var b3 = a0; var b4 = a0; var b5 = a0; var b6 = a0; var b7 = a0;
+  let zero = vec4<f32>(0.0);
+  var sums = Sums(zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero);
 
-  // What this invocation brings of every slice of the queries: quad `index % 4` of columns of query `index / 4`.
   var turn = next_turn(0u, rows_here);
   while turn.slot != NOTHING {
     var first_lo = vec4<u32>(NOTHING); var first_hi = first_lo;
@@ -121,28 +174,23 @@ fn attention__prefill(
 
       // Logits.
       var sa_lo = vec4<f32>(0.0); var sa_hi = sa_lo; var sb_lo = sa_lo; var sb_hi = sa_lo;
+      // The next slice is under way while this one is worked on.
+      let key = stored + (index >> 1u);
+      var query = part(tile_q, index, 0u);
+      var eight = Eight(zero, zero);
+      if index < 2u * KEYS { eight = k_eight(key * params.k_stride, index & 1u); }
       for (var slice = 0u; slice < DIM / (4u * SLICE); slice++) {
-        for (var i = index; i < 32u * GROUPS; i += THREADS) {
-          let query = i >> 2u;
-          let row = query / params.tile_heads;
-          let head = query % params.tile_heads;
-          var x = vec4<f32>(0.0);
-          if row < rows_here && head < heads_here {
-            x = q[((first_row_here + row) * params.heads + first_head + head) * (DIM / 4u) + SLICE * slice + (i & 3u)];
-          }
-          let to = 4u * (i & 3u) * QUADS + (query >> 2u);
-          qs[to][query & 3u] = x.x;
-          qs[to + QUADS][query & 3u] = x.y;
-          qs[to + 2u * QUADS][query & 3u] = x.z;
-          qs[to + 3u * QUADS][query & 3u] = x.w;
-        }
-        for (var i = index; i < 2u * KEYS; i += THREADS) {
-          let key = i >> 1u;
-          let eight = k_eight((stored + key) * params.k_stride, SLICE / 2u * slice + (i & 1u));
-          ks[2u * (i & 1u) * KEY_STRIDE + key] = eight.a;
-          ks[(2u * (i & 1u) + 1u) * KEY_STRIDE + key] = eight.b;
+        put(index, query);
+        for (var i = index + THREADS; i < 32u * GROUPS; i += THREADS) { put(i, part(tile_q, i, slice)); }
+        if index < 2u * KEYS {
+          ks[2u * (index & 1u) * KEY_STRIDE + (index >> 1u)] = eight.a;
+          ks[(2u * (index & 1u) + 1u) * KEY_STRIDE + (index >> 1u)] = eight.b;
         }
         workgroupBarrier();
+        if slice + 1u < DIM / (4u * SLICE) {
+          query = part(tile_q, index, slice + 1u);
+          if index < 2u * KEYS { eight = k_eight(key * params.k_stride, SLICE / 2u * (slice + 1u) + (index & 1u)); }
+        }
         for (var c = 0u; c < SLICE; c++) {
           let x = ks[c * KEY_STRIDE + lane];
           var y = vec4<f32>(0.0);
@@ -206,28 +254,23 @@ fn attention__prefill(
         ps[(lane + LANES) * QUADS + 2u * group] = pb_lo;
         ps[(lane + LANES) * QUADS + 2u * group + 1u] = pb_hi;
       }
-      a0 *= scale_lo.x; b0 *= scale_lo.x; a1 *= scale_lo.y; b1 *= scale_lo.y;
-      a2 *= scale_lo.z; b2 *= scale_lo.z; a3 *= scale_lo.w; b3 *= scale_lo.w;
-      a4 *= scale_hi.x; b4 *= scale_hi.x; a5 *= scale_hi.y; b5 *= scale_hi.y;
-      a6 *= scale_hi.z; b6 *= scale_hi.z; a7 *= scale_hi.w; b7 *= scale_hi.w;
+      sums = scaled(sums, scale_lo, scale_hi);
       workgroupBarrier();
 
-      // Values. Those that no row of the tile sees may be anything, so they are not read.
+      // Values. Those that no row of the tile sees may be anything: one that is seen stands in, with a weight of 0.
       let column = min(lane, DIM / 8u - 1u);
-      let from_key = max(turn.first, start) - start;
-      let end_key = min(turn.last + 1u, start + KEYS) - start;
-      for (var key = from_key; key < end_key; key++) {
-        let value = v_eight((stored + key) * params.v_stride, column);
-        let lo = ps[key * QUADS + 2u * group];
-        let hi = ps[key * QUADS + 2u * group + 1u];
-        a0 = fma4(lo.x, value.a, a0); b0 = fma4(lo.x, value.b, b0);
-        a1 = fma4(lo.y, value.a, a1); b1 = fma4(lo.y, value.b, b1);
-        a2 = fma4(lo.z, value.a, a2); b2 = fma4(lo.z, value.b, b2);
-        a3 = fma4(lo.w, value.a, a3); b3 = fma4(lo.w, value.b, b3);
-        a4 = fma4(hi.x, value.a, a4); b4 = fma4(hi.x, value.b, b4);
-        a5 = fma4(hi.y, value.a, a5); b5 = fma4(hi.y, value.b, b5);
-        a6 = fma4(hi.z, value.a, a6); b6 = fma4(hi.z, value.b, b6);
-        a7 = fma4(hi.w, value.a, a7); b7 = fma4(hi.w, value.b, b7);
+      let low = max(turn.first, start) - start;
+      let high = min(turn.last, start + KEYS - 1u) - start;
+      for (var key = low & ~3u; key <= high; key += 4u) {
+        let v0 = v_eight((stored + clamp(key, low, high)) * params.v_stride, column);
+        let v1 = v_eight((stored + clamp(key + 1u, low, high)) * params.v_stride, column);
+        let v2 = v_eight((stored + clamp(key + 2u, low, high)) * params.v_stride, column);
+        let v3 = v_eight((stored + clamp(key + 3u, low, high)) * params.v_stride, column);
+        let at = key * QUADS + 2u * group;
+        sums = weigh(ps[at], ps[at + 1u], v0, sums);
+        sums = weigh(ps[at + QUADS], ps[at + QUADS + 1u], v1, sums);
+        sums = weigh(ps[at + 2u * QUADS], ps[at + 2u * QUADS + 1u], v2, sums);
+        sums = weigh(ps[at + 3u * QUADS], ps[at + 3u * QUADS + 1u], v3, sums);
       }
     }
     turn = next_turn(turn.slot + 1u, rows_here);
@@ -246,25 +289,12 @@ fn attention__prefill(
   let n_lo = vec4<f32>(1.0) / total_lo;
   let n_hi = vec4<f32>(1.0) / total_hi;
   if lane >= DIM / 8u { return; }
-  let place = OutPlace(first_row_here, rows_here, first_head, heads_here, 2u * lane);
-  store(place, 8u * group, a0 * n_lo.x, b0 * n_lo.x);
-  store(place, 8u * group + 1u, a1 * n_lo.y, b1 * n_lo.y);
-  store(place, 8u * group + 2u, a2 * n_lo.z, b2 * n_lo.z);
-  store(place, 8u * group + 3u, a3 * n_lo.w, b3 * n_lo.w);
-  store(place, 8u * group + 4u, a4 * n_hi.x, b4 * n_hi.x);
-  store(place, 8u * group + 5u, a5 * n_hi.y, b5 * n_hi.y);
-  store(place, 8u * group + 6u, a6 * n_hi.z, b6 * n_hi.z);
-  store(place, 8u * group + 7u, a7 * n_hi.w, b7 * n_hi.w);
-}
-
-struct OutPlace { first_row: u32, rows: u32, first_head: u32, heads: u32, column: u32 }
-
-// Stores eight columns of a query, if there is one.
-fn store(place: OutPlace, query: u32, a: vec4<f32>, b: vec4<f32>) {
-  let row = query / params.tile_heads;
-  let head = query % params.tile_heads;
-  if row >= place.rows || head >= place.heads { return; }
-  let to = ((place.first_row + row) * params.heads + place.first_head + head) * (DIM / 4u) + place.column;
-  out[to] = a;
-  out[to + 1u] = b;
+  store(tile_q, 8u * group, lane, sums.a0 * n_lo.x, sums.b0 * n_lo.x);
+  store(tile_q, 8u * group + 1u, lane, sums.a1 * n_lo.y, sums.b1 * n_lo.y);
+  store(tile_q, 8u * group + 2u, lane, sums.a2 * n_lo.z, sums.b2 * n_lo.z);
+  store(tile_q, 8u * group + 3u, lane, sums.a3 * n_lo.w, sums.b3 * n_lo.w);
+  store(tile_q, 8u * group + 4u, lane, sums.a4 * n_hi.x, sums.b4 * n_hi.x);
+  store(tile_q, 8u * group + 5u, lane, sums.a5 * n_hi.y, sums.b5 * n_hi.y);
+  store(tile_q, 8u * group + 6u, lane, sums.a6 * n_hi.z, sums.b6 * n_hi.z);
+  store(tile_q, 8u * group + 7u, lane, sums.a7 * n_hi.w, sums.b7 * n_hi.w);
 }

@@ -24,7 +24,7 @@ override QUADS: u32 = SPLIT / 4u;  // of keys
 override SHARED_LEN: u32 = max(HEADS * DIM / 4u, 2u * ROW_THREADS);
 override SCORES_LEN: u32 = HEADS * QUADS;
 
-var<workgroup> shared_quads: array<vec4<f32>, SHARED_LEN>;  // queries [HEADS, DIM]; later what is added up
+var<workgroup> shared_quads: array<vec4<f32>, SHARED_LEN>;  // queries [HEADS, 2, DIM / 8]; later what is added up
 var<workgroup> scores: array<vec4<f32>, SCORES_LEN>;        // [HEADS, SPLIT]: logits, then weights
 var<workgroup> across: array<f32, ROW_THREADS>;
 
@@ -38,8 +38,8 @@ struct Logits {
 
 // The same column of four keys times that column of head `h`.
 fn more(h: u32, c: u32, k0: Eight, k1: Eight, k2: Eight, k3: Eight, sum: vec4<f32>) -> vec4<f32> {
-  let a = shared_quads[h * (DIM / 4u) + 2u * c];
-  let b = shared_quads[h * (DIM / 4u) + 2u * c + 1u];
+  let a = shared_quads[h * (DIM / 4u) + c];
+  let b = shared_quads[h * (DIM / 4u) + DIM / 8u + c];
   var s = fma(vec4<f32>(a.x), vec4<f32>(k0.a.x, k1.a.x, k2.a.x, k3.a.x), sum);
   s = fma(vec4<f32>(a.y), vec4<f32>(k0.a.y, k1.a.y, k2.a.y, k3.a.y), s);
   s = fma(vec4<f32>(a.z), vec4<f32>(k0.a.z, k1.a.z, k2.a.z, k3.a.z), s);
@@ -133,12 +133,13 @@ fn add_values(h: u32, quad: u32, v0: Eight, v1: Eight, v2: Eight, v3: Eight, sum
 // Adds the sums of all groups of keys and stores head `h`.
 fn store(h: u32, index: u32, sums: Sums, to: u32, heads_here: u32) {
   workgroupBarrier();
-  shared_quads[2u * index] = sums.a;
-  shared_quads[2u * index + 1u] = sums.b;
+  shared_quads[index] = sums.a;
+  shared_quads[ROW_THREADS + index] = sums.b;
   workgroupBarrier();
   if index < DIM / 4u && h < heads_here {
-    var total = shared_quads[index];
-    for (var i = index + 2u * V_LANES; i < 2u * ROW_THREADS; i += 2u * V_LANES) { total += shared_quads[i]; }
+    let half = (index & 1u) * ROW_THREADS;
+    var total = shared_quads[half + index / 2u];
+    for (var i = index / 2u + V_LANES; i < ROW_THREADS; i += V_LANES) { total += shared_quads[half + i]; }
     partial[to + h * params.splits * (1u + DIM / 4u) + 1u + index] = total;
   }
 }
@@ -161,7 +162,8 @@ fn split_of_row(workgroup: vec3<u32>, index: u32) {
   for (var i = index; i < HEADS * DIM / 4u; i += ROW_THREADS) {
     var x = vec4<f32>(0.0);
     if i < heads_here * (DIM / 4u) { x = q[from_q + i]; }
-    shared_quads[i] = x;
+    // Halves of each eight columns apart: what neighbours read at once lies side by side.
+    shared_quads[i / (DIM / 4u) * (DIM / 4u) + (i & 1u) * (DIM / 8u) + (i % (DIM / 4u)) / 2u] = x;
   }
   workgroupBarrier();
   let lane = index % LANES;

@@ -96,7 +96,10 @@ struct Layout {
 impl Layout {
     fn of(spec: &StateSpec) -> Self {
         let (len, block, parts) = match spec.kv_type {
-            KvType::F32 | KvType::F16 => (spec.head_dim, spec.row_bytes(), vec![0..spec.row_bytes()]),
+            KvType::F32 | KvType::F16 => {
+                let all = 0..spec.row_bytes();
+                (spec.head_dim, spec.row_bytes(), vec![all])
+            }
             KvType::Q8_0 | KvType::Q4_0 => {
                 let bytes = spec.kv_type.block_bytes();
                 (spec.kv_type.block_len(), bytes, vec![2..bytes, 0..2])

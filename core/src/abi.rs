@@ -197,6 +197,10 @@ consts! {
     SAMPLE_CHUNK: u32 = 1024;
     /// Tokens that a row of `sample` may keep as candidates; with more it looks at all.
     SAMPLE_CANDIDATES: u32 = 4096;
+    /// Columns, four values each, of a workgroup that adds up splits of `attention`.
+    COMBINE_COLUMNS: u32 = 32;
+    /// Strands that splits of `attention` are added up in.
+    COMBINE_STRANDS: u32 = 8;
     /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
     TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
     /// Borders between those centroids; a value on a border belongs to the upper one.

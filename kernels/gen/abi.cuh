@@ -30,6 +30,11 @@ constexpr unsigned int SAMPLE_CHUNK = 1024u;
 
 // Tokens that a row of `sample` may keep as candidates; with more it looks at all.
 constexpr unsigned int SAMPLE_CANDIDATES = 4096u;
+// Columns, four values each, of a workgroup that adds up splits of `attention`.
+constexpr unsigned int COMBINE_COLUMNS = 32u;
+
+// Strands that splits of `attention` are added up in.
+constexpr unsigned int COMBINE_STRANDS = 8u;
 
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {

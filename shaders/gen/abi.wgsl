@@ -29,6 +29,11 @@ const SAMPLE_CHUNK: u32 = 1024u;
 
 // Tokens that a row of `sample` may keep as candidates; with more it looks at all.
 const SAMPLE_CANDIDATES: u32 = 4096u;
+// Columns, four values each, of a workgroup that adds up splits of `attention`.
+const COMBINE_COLUMNS: u32 = 32u;
+
+// Strands that splits of `attention` are added up in.
+const COMBINE_STRANDS: u32 = 8u;
 
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(

@@ -54,7 +54,7 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     let parts = [&shared[..], &[shaders::ATTN_PREPARE]].concat();
     let rows = cx.each_row(op.out);
     let mut common =
-        vec![Bind::Act(op.qkv), Bind::Weight(op.q_norm, 0), Bind::Weight(op.frequency, 0), Bind::Rows];
+        [Bind::Act(op.qkv), Bind::Weight(op.q_norm, 0), Bind::Weight(op.frequency, 0), Bind::Rows];
     let binds = [&common[..], &[Bind::ActMut(op.out)]].concat();
     let shader = Shader::new(&parts, "attn_prepare__queries");
     cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(heads), rows, ONE]);

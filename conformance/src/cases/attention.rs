@@ -28,6 +28,10 @@ fn all() -> Vec<Case> {
         case(heads(4, 4, 32), f16, Mask::Window(20), 505, 14),
         case(heads(4, 2, 256), f16, Mask::Window(1), 1000, 3),
         case(heads(4, 2, 128), f16, Mask::Window(256), 700, 3),
+        // Groups that are no power of two, a row past a tile of rows, and borders of splits of 64 and 128 keys.
+        case(heads(6, 2, 128), f16, Mask::Causal, 120, 11),
+        case(heads(12, 1, 64), f16, Mask::Causal, 127, 2),
+        case(heads(4, 2, 256), f16, Mask::Window(70), 190, 9),
         broadcast(),
     ];
     cases.extend(rotation_cases());
