@@ -191,7 +191,10 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             Op::NormAdd(op) => norm::norm_add(op, cx),
             Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
             Op::Route(op) => route::route(op, cx),
-            Op::Sample(op) => sample::sample(op, cx),
+            Op::Sample(op) => {
+                sample::sample(op, cx);
+                Ok(())
+            }
             other => {
                 Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() })
             }

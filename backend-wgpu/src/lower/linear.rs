@@ -39,7 +39,8 @@ pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
     while lanes < THREADS && (groups * lanes < ENOUGH && lanes < chunks) {
         lanes *= 2;
     }
-    let idle = |lanes: u32| u64::from(chunks.next_multiple_of(lanes) - chunks) * 64 / u64::from(chunks.max(1));
+    let idle =
+        |lanes: u32| u64::from(chunks.next_multiple_of(lanes) - chunks) * 64 / u64::from(chunks.max(1));
     let more = lanes * 2;
     if more <= THREADS && idle(more) < idle(lanes) { more } else { lanes }
 }
@@ -68,8 +69,15 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
         let decoder = shaders::decoder(weight.dtype());
         for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
             let out_cols = cx.cols(op.out);
-            let params =
-                LinearParams { cols, out_cols, stride: layout.stride, tails: layout.tails, first, outputs, picked };
+            let params = LinearParams {
+                cols,
+                out_cols,
+                stride: layout.stride,
+                tails: layout.tails,
+                first,
+                outputs,
+                picked,
+            };
             first += outputs;
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
             if cols % CHUNK != 0 {

@@ -15,7 +15,13 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
     let proj = cx.weight(op.proj).clone();
     let experts = narrow(proj.rows());
     if experts > ROUTE_EXPERTS {
-        return Err(cx.device.limit("a router", experts.into(), "experts", ROUTE_EXPERTS.into(), "ROUTE_EXPERTS"));
+        return Err(cx.device.limit(
+            "a router",
+            experts.into(),
+            "experts",
+            ROUTE_EXPERTS.into(),
+            "ROUTE_EXPERTS",
+        ));
     }
     let layout = proj.layout();
     let cols = cx.cols(op.x);

@@ -41,8 +41,10 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .map(plain);
     let crowd = [Shape { step: 0, ..plain((33, 4, 40, 130, 2)) }];
-    let typed = [[DType::Q4_K, DType::Q8_0], [DType::Q6_K, DType::Q5_0], [DType::Q8_0, DType::Q6_K]]
-        .map(|types| Shape { types, ..plain((5, 4, 256, if types[1] == DType::Q6_K { 256 } else { 64 }, 3)) });
+    let typed =
+        [[DType::Q4_K, DType::Q8_0], [DType::Q6_K, DType::Q5_0], [DType::Q8_0, DType::Q6_K]].map(|types| {
+            Shape { types, ..plain((5, 4, 256, if types[1] == DType::Q6_K { 256 } else { 64 }, 3)) }
+        });
     let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).collect();
     let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
     forms
@@ -106,7 +108,8 @@ fn case(shape: Shape, fused: bool, class: Class) -> Case {
     let (gate, up, gate_up);
     if fused {
         let (weight, both) = matrices(&mut case, types[0], [experts, 2 * ffn, cols], 26);
-        let half = |i: usize| both.chunks(ffn * cols).skip(i).step_by(2).flatten().copied().collect::<Vec<_>>();
+        let half =
+            |i: usize| both.chunks(ffn * cols).skip(i).step_by(2).flatten().copied().collect::<Vec<_>>();
         (gate, up) = (half(0), half(1));
         gate_up = GateUp::Fused(weight);
     } else {

@@ -77,7 +77,9 @@ fn nothing() -> Case {
             Sampling { temperature: 0.01, top_k: 5, top_p: 0.5, min_p: 0.1, ..Sampling::default() };
     }
     finish(case, input, &[0, 33, 0, 69, 33, 69, 0])
-        .mutant("a mask without allowed tokens allows none", |case| case.settings[3].allowed = Some(vec![1, 0, 0]))
+        .mutant("a mask without allowed tokens allows none", |case| {
+            case.settings[3].allowed = Some(vec![1, 0, 0])
+        })
         .mutant("tokens past the mask are allowed", |case| case.settings[4].allowed = Some(vec![u32::MAX; 3]))
 }
 
