@@ -120,6 +120,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
+    /// For each op so far the group of ops that it is lowered with.
+    pub(crate) groups: Vec<usize>,
     /// Scratch buffers that the current op has asked for.
     taken: usize,
 }
@@ -132,7 +134,16 @@ impl<'a> Lowering<'a> {
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
-        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new(), taken: 0 }
+        Self {
+            device,
+            program,
+            weights,
+            states,
+            launches: Vec::new(),
+            scratch: Vec::new(),
+            groups: Vec::new(),
+            taken: 0,
+        }
     }
 
     /// Adds a dispatch.
@@ -213,8 +224,14 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
                 rest = after;
                 norm::norm_add_rms_norm(add, norm, cx)
             }
+            (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
+                rest = after;
+                linear::linear_glu(linear, glu, cx)
+            }
             (op, _) => single(op, cx),
         }?;
+        let group = cx.groups.last().map_or(0, |group| group + 1);
+        cx.groups.resize(program.ops.len() - rest.len(), group);
     }
     Ok(())
 }

@@ -106,9 +106,9 @@ impl Plan {
     ) -> Result<Self, WgpuError> {
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
-        let Lowering { launches, scratch, .. } = lowering;
+        let Lowering { launches, scratch, groups, .. } = lowering;
 
-        let slots = Slots::of(program);
+        let slots = Slots::grouped(program, &groups);
         let poison = vec![0xFFu8; if device.poison { 1 << 20 } else { 0 }];
         let allocate = |what: &str, bytes: u64| {
             let buffer = device.storage(what, bytes)?;
