@@ -2,7 +2,7 @@
 //
 // Spec    core/src/ops/rms_norm.rs
 // Launch  one workgroup of ROW_THREADS per row
-// Differs from the spec only in the order of the sum (f32: strided by lane, then a tree).
+// Differs from the spec only in the order of the sum (f32: by lane, then over the workgroup).
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;        // [rows, cols]
 @group(0) @binding(1) var<storage, read> w: array<f32>;        // [cols]
@@ -10,7 +10,8 @@
 @group(1) @binding(0) var<uniform> params: NormParams;
 
 @compute @workgroup_size(ROW_THREADS)
-fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
+  let lane = lane_of(at);
   let row = group.x * params.cols;
   var squares = 0.0;
   for (var c = lane; c < params.cols; c += ROW_THREADS) {

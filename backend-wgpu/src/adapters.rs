@@ -1,7 +1,8 @@
 //! Which GPUs there are, and which one is taken.
 
-use wgpu::{Adapter, Backend, DeviceType};
+use wgpu::{Adapter, Backend, DeviceType, Features};
 
+use crate::device::Variants;
 use crate::error::WgpuError;
 
 /// An adapter as a person tells it from others.
@@ -28,6 +29,49 @@ impl AdapterReport {
         title(&self.info)
     }
 
+    /// What it is: `discrete GPU`, `software` and so on.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        kind(&self.info)
+    }
+
+    /// The interface that it is reached through.
+    #[must_use]
+    pub fn api(&self) -> &'static str {
+        api(&self.info)
+    }
+
+    /// Name and version of its driver.
+    #[must_use]
+    pub fn driver(&self) -> String {
+        format!("{} {}", self.info.driver, self.info.driver_info).trim().to_owned()
+    }
+
+    /// The variants that it has what they need for, of those in `allow`.
+    #[must_use]
+    pub fn variants(&self, allow: Variants) -> Variants {
+        let has = |feature| self.features.contains(feature);
+        // A subgroup's size is a constant of the shaders, so it must not change from one to the next.
+        let fixed = self.info.subgroup_min_size == self.info.subgroup_max_size;
+        Variants {
+            f16: allow.f16 && has(Features::SHADER_F16),
+            subgroups: allow.subgroups && has(Features::SUBGROUP) && fixed,
+            int8: allow.int8,
+        }
+    }
+
+    /// Whether single dispatches can be timed.
+    #[must_use]
+    pub fn timestamps(&self) -> bool {
+        self.features.contains(TIMESTAMPS)
+    }
+
+    /// Largest storage binding, in bytes.
+    #[must_use]
+    pub fn max_binding(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
     /// Whether it computes on a processor.
     #[must_use]
     pub fn is_software(&self) -> bool {
@@ -35,22 +79,32 @@ impl AdapterReport {
     }
 }
 
+/// What timing single dispatches takes.
+pub(crate) const TIMESTAMPS: Features =
+    Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+
 /// Name, kind and interface of an adapter.
 pub(crate) fn title(info: &wgpu::AdapterInfo) -> String {
-    let kind = match info.device_type {
+    format!("{} ({}, {})", info.name, kind(info), api(info))
+}
+
+fn kind(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.device_type {
         DeviceType::DiscreteGpu => "discrete GPU",
         DeviceType::IntegratedGpu => "integrated GPU",
         DeviceType::VirtualGpu => "virtual GPU",
         DeviceType::Cpu => "software",
         DeviceType::Other => "unknown kind",
-    };
-    let api = match info.backend {
+    }
+}
+
+fn api(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.backend {
         Backend::Vulkan => "Vulkan",
         Backend::Metal => "Metal",
         Backend::Dx12 => "D3D12",
         _ => "other",
-    };
-    format!("{} ({kind}, {api})", info.name)
+    }
 }
 
 /// Which adapter is wanted.
@@ -59,6 +113,8 @@ pub enum Choice {
     /// The best real GPU; a software driver only where there is nothing else.
     #[default]
     Best,
+    /// The best real GPU, never a software driver.
+    Gpu,
     /// The one with this number in [`list`].
     Index(usize),
     /// The best one whose name contains this text, whatever its case.
@@ -103,6 +159,19 @@ fn rank(report: &AdapterReport) -> (u8, u64) {
     (kind, report.limits.max_buffer_size)
 }
 
+/// The one of `reports` that a choice means: of several the best, and of equals the first, for drivers list their
+/// adapters in their own order of preference.
+#[must_use]
+pub fn choose<'a>(reports: &'a [AdapterReport], choice: &Choice) -> Option<&'a AdapterReport> {
+    let fits = |report: &&AdapterReport| match choice {
+        Choice::Best => true,
+        Choice::Gpu => !report.is_software(),
+        Choice::Index(index) => report.index == *index,
+        Choice::Name(name) => report.info.name.to_lowercase().contains(&name.to_lowercase()),
+    };
+    reports.iter().filter(fits).rev().max_by_key(|report| rank(report))
+}
+
 /// Takes an adapter.
 ///
 /// # Errors
@@ -111,16 +180,9 @@ fn rank(report: &AdapterReport) -> (u8, u64) {
 pub(crate) fn take(choice: &Choice) -> Result<(Adapter, AdapterReport), WgpuError> {
     let adapters = all();
     let reports: Vec<_> = adapters.iter().enumerate().map(|(i, a)| AdapterReport::of(i, a)).collect();
-    let fits = |report: &&AdapterReport| match choice {
-        Choice::Best => true,
-        Choice::Index(index) => report.index == *index,
-        Choice::Name(name) => report.info.name.to_lowercase().contains(&name.to_lowercase()),
-    };
-    // The first of the best: drivers list their adapters in their own order of preference.
-    let best = reports.iter().filter(fits).rev().max_by_key(|report| rank(report));
-    let Some(report) = best.cloned() else {
+    let Some(report) = choose(&reports, choice).cloned() else {
         let wanted = match choice {
-            Choice::Best => "with a Vulkan, Metal or D3D12 driver".to_owned(),
+            Choice::Best | Choice::Gpu => "with a Vulkan, Metal or D3D12 driver".to_owned(),
             Choice::Index(index) => format!("number {index}"),
             Choice::Name(name) => format!("named `{name}`"),
         };

@@ -14,6 +14,7 @@ use crate::adapters::AdapterReport;
 use crate::device::{Device, Options, Variants};
 use crate::error::WgpuError;
 use crate::plan::{self, Plan, Span};
+use crate::shaders::Shader;
 use crate::{State, Weight};
 
 /// A GPU.
@@ -52,6 +53,18 @@ impl Wgpu {
         self.device.variants
     }
 
+    /// Invocations of a subgroup, where shaders use subgroups.
+    #[must_use]
+    pub fn subgroup(&self) -> Option<u32> {
+        self.device.variants.subgroups.then_some(self.device.subgroup)
+    }
+
+    /// Every entry point that was compiled so far, in no order: what a portability check looks at.
+    #[must_use]
+    pub fn shaders(&self) -> Vec<Shader> {
+        self.device.shaders()
+    }
+
     /// Runs a step and says when each dispatch ran; `None` if the device cannot time them.
     ///
     /// # Errors
@@ -85,6 +98,8 @@ impl Backend for Wgpu {
     type State = State;
     type Plan = Plan;
     type Error = WgpuError;
+
+    const QUEUES: bool = true;
 
     fn upload(&self, tensor: &Tensor) -> Result<Weight, WgpuError> {
         Weight::upload(&self.device, tensor)

@@ -20,18 +20,39 @@ pub struct Options {
     pub max_binding: Option<u64>,
     /// Scratch starts as NaN, so that a value that was never written is noticed: for tests.
     pub poison: bool,
+    /// Changes the text of every shader before it is compiled: for tests, to see that a mistake is noticed.
+    pub edit: Option<ShaderEdit>,
+}
+
+/// Makes another text of a shader's text.
+#[derive(Clone)]
+pub struct ShaderEdit(Arc<EditText>);
+
+type EditText = dyn Fn(&Shader, String) -> String + Send + Sync;
+
+impl ShaderEdit {
+    /// The change that `edit` makes.
+    pub fn new(edit: impl Fn(&Shader, String) -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(edit))
+    }
+}
+
+impl std::fmt::Debug for ShaderEdit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ShaderEdit")
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { adapter: Choice::Best, allow: Variants::ALL, max_binding: None, poison: false }
+        Self { adapter: Choice::Best, allow: Variants::EXACT, max_binding: None, poison: false, edit: None }
     }
 }
 
 /// Optional abilities that shaders have entry points for. Core WebGPU is what is left without them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variants {
-    /// 16-bit floats in shaders.
+    /// Products of prompts in 16-bit floats: faster, with an error of some parts in a thousand.
     pub f16: bool,
     /// Sums and shuffles among the invocations of a subgroup.
     pub subgroups: bool,
@@ -42,6 +63,8 @@ pub struct Variants {
 impl Variants {
     /// Everything.
     pub const ALL: Self = Self { f16: true, subgroups: true, int8: true };
+    /// What costs no exactness: the default.
+    pub const EXACT: Self = Self { f16: false, subgroups: true, int8: false };
     /// Core features alone.
     pub const CORE: Self = Self { f16: false, subgroups: false, int8: false };
 }
@@ -63,6 +86,7 @@ pub(crate) struct Device {
     pub(crate) poison: bool,
     /// Whether single dispatches can be timed.
     pub(crate) timestamps: bool,
+    edit: Option<ShaderEdit>,
     pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
     lost: Arc<Mutex<Option<String>>>,
 }
@@ -86,20 +110,13 @@ impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, WgpuError> {
         use wgpu::Features;
         let (adapter, report) = adapters::take(&options.adapter)?;
-        let has = |feature| report.features.contains(feature);
         let info = &report.info;
-        // A subgroup's size is a constant of the shaders, so it must not change from one to the next.
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let variants = Variants {
-            f16: options.allow.f16 && has(Features::SHADER_F16),
-            subgroups: options.allow.subgroups && has(Features::SUBGROUP) && fixed,
-            int8: options.allow.int8,
-        };
-        let timestamps = has(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+        let variants = report.variants(options.allow);
+        let timestamps = report.timestamps();
         let mut features = Features::empty();
         features.set(Features::SHADER_F16, variants.f16);
         features.set(Features::SUBGROUP, variants.subgroups);
-        features.set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, timestamps);
+        features.set(adapters::TIMESTAMPS, timestamps);
         let limits = adapter.limits();
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("gemma4"),
@@ -125,7 +142,7 @@ impl Device {
                 note(text);
             }
         });
-        let granted = u64::from(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        let granted = report.max_binding();
         Ok(Self {
             device,
             queue,
@@ -134,6 +151,7 @@ impl Device {
             max_binding: options.max_binding.map_or(granted, |most| most.min(granted)) / 256 * 256,
             poison: options.poison,
             timestamps,
+            edit: options.edit.clone(),
             pipelines: Mutex::default(),
             lost,
             limits,
@@ -225,12 +243,22 @@ impl Device {
         Ok(pipeline)
     }
 
+    /// Every entry point that was compiled so far.
+    pub(crate) fn shaders(&self) -> Vec<Shader> {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     fn compile(&self, shader: &Shader, access: &[Access]) -> Result<Pipeline, WgpuError> {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let source = shader.source();
+        let source = match &self.edit {
+            Some(ShaderEdit(edit)) => edit(shader, source),
+            None => source,
+        };
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(shader.entry),
-            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
         });
         let storage = access
             .iter()

@@ -28,7 +28,7 @@ mod step;
 mod weights;
 
 pub use backend::Wgpu;
-pub use device::{Options, Variants};
+pub use device::{Options, ShaderEdit, Variants};
 pub use error::WgpuError;
 pub use plan::{Plan, Span};
 pub use state::State;

@@ -3,9 +3,12 @@
 //! The files below say which entry points an op becomes, with which operands and counts. What fuses with what is
 //! decided in [`lower`], longest pattern first.
 
+mod attention;
+mod attn_prepare;
 mod elementwise;
 mod embed;
 mod linear;
+mod linear_tiles;
 mod moe_ffn;
 mod norm;
 mod ple_inputs;
@@ -17,7 +20,7 @@ use gemma4_core::program::{Act, Program, Rows, State, Weight};
 
 use crate::device::{Access, Device};
 use crate::error::WgpuError;
-use crate::shaders::Shader;
+use crate::shaders::{self, Shader};
 
 /// A storage buffer of a dispatch.
 #[derive(Clone, Debug)]
@@ -77,8 +80,22 @@ pub(crate) enum Count {
         /// Workgroups for each of those groups of rows.
         times: u32,
     },
-    /// As many as the pages that the rows of this step may see in a table, at most so many.
-    Pages(u32),
+    /// Splits of the keys up to the last position of this step, less `first`, at most `most`.
+    Splits {
+        /// Keys of a split.
+        keys: u32,
+        /// Splits before those.
+        first: u32,
+        /// Most of them.
+        most: u32,
+    },
+    /// 1 if those splits are any.
+    AnySplit {
+        /// Keys of a split.
+        keys: u32,
+        /// Splits before those.
+        first: u32,
+    },
 }
 
 /// One dispatch.
@@ -103,6 +120,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
+    /// For each op so far the group of ops that it is lowered with.
+    pub(crate) groups: Vec<usize>,
     /// Scratch buffers that the current op has asked for.
     taken: usize,
 }
@@ -115,7 +134,16 @@ impl<'a> Lowering<'a> {
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
-        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new(), taken: 0 }
+        Self {
+            device,
+            program,
+            weights,
+            states,
+            launches: Vec::new(),
+            scratch: Vec::new(),
+            groups: Vec::new(),
+            taken: 0,
+        }
     }
 
     /// Adds a dispatch.
@@ -155,6 +183,16 @@ impl<'a> Lowering<'a> {
         narrow(self.program.cols(act))
     }
 
+    /// How sums over a workgroup are taken.
+    pub(crate) fn reduce(&self) -> shaders::Part {
+        if self.device.variants.subgroups { shaders::REDUCE_SUBGROUP } else { shaders::REDUCE }
+    }
+
+    /// The constants of [`Lowering::reduce`].
+    pub(crate) fn with_reduce(&self, shader: Shader) -> Shader {
+        if self.device.variants.subgroups { shader.with("SUBGROUP", self.device.subgroup) } else { shader }
+    }
+
     /// One workgroup for each row of `act`.
     pub(crate) fn each_row(&self, act: Act) -> Count {
         self.rows(act, 1, 1)
@@ -177,28 +215,43 @@ pub(crate) const ONE: Count = Count::Fixed(1);
 /// Lowers a whole program.
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let program = cx.program;
-    for op in &program.ops {
+    let mut rest = program.ops.as_slice();
+    while let [op, tail @ ..] = rest {
         cx.taken = 0;
-        match op {
-            Op::Add(op) => elementwise::add(op, cx),
-            Op::Embed(op) => embed::embed(op, cx),
-            Op::Glu(op) => elementwise::glu(op, cx),
-            Op::Linear(op) => linear::linear(op, cx),
-            Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
-            Op::Softcap(op) => elementwise::softcap(op, cx),
-            Op::GatherRows(op) => elementwise::gather_rows(op, cx),
-            Op::RmsNorm(op) => norm::rms_norm(op, cx),
-            Op::NormAdd(op) => norm::norm_add(op, cx),
-            Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
-            Op::Route(op) => route::route(op, cx),
-            Op::Sample(op) => {
-                sample::sample(op, cx);
-                Ok(())
+        rest = tail;
+        match (op, tail) {
+            (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
+                rest = after;
+                norm::norm_add_rms_norm(add, norm, cx)
             }
-            other => {
-                Err(WgpuError::Shader { shader: other.name().to_owned(), message: "not there".to_owned() })
+            (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
+                rest = after;
+                linear::linear_glu(linear, glu, cx)
             }
+            (op, _) => single(op, cx),
         }?;
+        let group = cx.groups.last().map_or(0, |group| group + 1);
+        cx.groups.resize(program.ops.len() - rest.len(), group);
     }
     Ok(())
+}
+
+/// Lowers an op that stands alone.
+fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    match op {
+        Op::Add(op) => elementwise::add(op, cx),
+        Op::Attention(op) => attention::attention(op, cx),
+        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx),
+        Op::Embed(op) => embed::embed(op, cx),
+        Op::GatherRows(op) => elementwise::gather_rows(op, cx),
+        Op::Glu(op) => elementwise::glu(op, cx),
+        Op::Linear(op) => linear::linear(op, cx),
+        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
+        Op::NormAdd(op) => norm::norm_add(op, cx),
+        Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
+        Op::RmsNorm(op) => norm::rms_norm(op, cx),
+        Op::Route(op) => route::route(op, cx),
+        Op::Sample(op) => sample::sample(op, cx),
+        Op::Softcap(op) => elementwise::softcap(op, cx),
+    }
 }

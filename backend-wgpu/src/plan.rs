@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use gemma4_core::backend::{Step, Ticket};
-use gemma4_core::cache::PAGE;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, Slots};
 use wgpu::BufferUsages as Usage;
@@ -107,9 +106,9 @@ impl Plan {
     ) -> Result<Self, WgpuError> {
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
-        let Lowering { launches, scratch, .. } = lowering;
+        let Lowering { launches, scratch, groups, .. } = lowering;
 
-        let slots = Slots::of(program);
+        let slots = Slots::grouped(program, &groups);
         let poison = vec![0xFFu8; if device.poison { 1 << 20 } else { 0 }];
         let allocate = |what: &str, bytes: u64| {
             let buffer = device.storage(what, bytes)?;
@@ -295,7 +294,8 @@ impl Plan {
         step: &Step<'_>,
         mut mark: impl FnMut(&mut wgpu::ComputePass<'_>, usize),
     ) {
-        let last = step.rows.iter().map(|row| row.position as usize / PAGE + 1).max().unwrap_or(0);
+        let keys = step.rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let splits = |size: u32, first: u32| keys.div_ceil(size).saturating_sub(first);
         let count = |count: Count| match count {
             Count::Fixed(n) => n,
             Count::Rows { of, per, times } => {
@@ -305,7 +305,8 @@ impl Plan {
                 };
                 lower::narrow(rows).div_ceil(per) * times
             }
-            Count::Pages(most) => lower::narrow(last).min(most),
+            Count::Splits { keys, first, most } => splits(keys, first).min(most),
+            Count::AnySplit { keys, first } => splits(keys, first).min(1),
         };
         let mut current: Option<&Arc<Pipeline>> = None;
         for (i, dispatch) in self.dispatches.iter().enumerate() {

@@ -33,10 +33,20 @@ parts! {
     ABI = "gen/abi";
     /// Sums over a workgroup.
     REDUCE = "common/reduce";
+    /// The same by subgroups.
+    REDUCE_SUBGROUP = "common/reduce_subgroup";
+    /// Tiles of f16.
+    TILE_F16 = "common/tile_f16";
+    /// Tiles of f32.
+    TILE_F32 = "common/tile_f32";
+    /// What the tiled products have in common.
+    LINEAR_TILES_COMMON = "common/linear_tiles";
     /// Activation functions.
     ACTIVATION = "common/activation";
     /// Weights bound as `w`.
     WEIGHTS = "common/weights";
+    /// Weights bound as `w` and `up`.
+    WEIGHTS_PAIR = "common/weights_pair";
     /// What decoders are made of.
     WORDS = "common/words";
     /// Where the values of a block are.
@@ -53,6 +63,8 @@ parts! {
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
     K_SCALES = "common/k_scales";
+    /// Values of chunks of weights.
+    VALUES = "common/values";
     /// Weights of `F32`.
     F32 = "common/f32";
     /// Weights of `F16`.
@@ -87,16 +99,48 @@ parts! {
     MXFP4 = "common/mxfp4";
     /// Random numbers of draws.
     GUMBEL = "common/gumbel";
+    /// Arithmetic that rounds as on the host.
+    EXACT = "common/exact";
+    /// Values of the cache, read.
+    KV_READ = "common/kv_read";
+    /// Values of the cache, written.
+    KV_WRITE = "common/kv_write";
+    /// Where rows of the cache are.
+    PAGES = "common/pages";
+    /// The transform of `tq3_0`.
+    ROTATE = "common/rotate";
     /// Op `add`.
     ADD = "add";
+    /// Op `attention`, decode class: sums of splits.
+    ATTENTION_COMBINE = "attention_combine";
+    /// Op `attention`, prefill class.
+    ATTENTION_PREFILL = "attention_prefill";
+    /// Op `attention`: queries and outputs of rotated pools.
+    ATTENTION_ROTATE = "attention_rotate";
+    /// Op `attention`, decode class: a split.
+    ATTENTION_SPLIT = "attention_split";
+    /// The same, entry point of core features.
+    ATTENTION_SPLIT_CORE = "attention_split_core";
+    /// The same, entry point with subgroups.
+    ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";
+    /// Op `attn_prepare`.
+    ATTN_PREPARE = "attn_prepare";
     /// Op `embed`.
     EMBED = "embed";
     /// Op `gather_rows`.
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `linear`, tiles of 128 rows.
+    LINEAR_TILES = "linear_tiles";
+    /// Op `linear`, tiles of 64 rows.
+    LINEAR_TILES_NARROW = "linear_tiles_narrow";
+    /// Ops `rms_norm` and `norm_add` of rows that fit registers.
+    NORM_QUADS = "norm_quads";
     /// Op `linear`.
     LINEAR = "linear";
+    /// Op `linear` with the `glu` that follows.
+    LINEAR_GLU = "linear_glu";
     /// Op `moe_ffn`.
     MOE_FFN = "moe_ffn";
     /// Op `moe_ffn` in the decode class.

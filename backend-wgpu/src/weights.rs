@@ -242,3 +242,6 @@ fn send(
     }
     device.queue.submit([]);
 }
+
+#[cfg(test)]
+mod tests;

@@ -364,12 +364,12 @@ fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 /// `1 / sqrt(mean(x²) + eps)`.
-fn inverse_rms(x: &[f64], eps: f64) -> f64 {
+pub(crate) fn inverse_rms(x: &[f64], eps: f64) -> f64 {
     1.0 / (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt()
 }
 
 /// gelu by its tanh approximation.
-fn gelu(x: f64) -> f64 {
+pub(crate) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh())
 }
 

@@ -17,6 +17,22 @@ pub enum Failure {
         /// Where it differs.
         source: Mismatch,
     },
+    /// Two backends part at an op.
+    #[error("{op} is the first op that parts ({place}): {output}, row {row}, column {column}: {source}")]
+    Parts {
+        /// Name of the op.
+        op: &'static str,
+        /// Its number in the program, and its first weight or pool.
+        place: String,
+        /// The activation or pool.
+        output: String,
+        /// Row of the first element outside its bound: a row of the step, or a position of the pool.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The values there, and how many others there are.
+        source: Mismatch,
+    },
     /// Something that should hold does not.
     #[error("{0}")]
     False(String),

@@ -312,13 +312,13 @@ impl Target {
         widths.find(|&head_dim| kv.row_bytes(head_dim).is_none())
     }
 
-    /// Runs every prompt with a cache of type `kv` and compares all logits together.
+    /// Runs every prompt with a cache of type `kv` and compares all logits together; `bound` is its
+    /// [`Target::noise_bound`], which is the same for every backend.
     ///
     /// # Errors
     ///
     /// [`GoldenError::TooNoisy`] if the error is larger than the type explains.
-    pub fn quantised<B: Backend>(&self, backend: B, kv: KvType) -> Result<Noise, GoldenError> {
-        let bound = self.noise_bound(kv)?;
+    pub fn quantised<B: Backend>(&self, backend: B, kv: KvType, bound: f64) -> Result<Noise, GoldenError> {
         let error = self.logit_error(backend, kv, Feed::Chunks(16))?;
         let count = self.prompts.iter().map(|p| p.logits.len()).sum();
         if error <= bound {

@@ -31,6 +31,44 @@ fn whole<B: Backend>(
     stream.step(Class::Prefill, text)
 }
 
+/// Whether prefill and decode take their sums in one order, so that their results have the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classes {
+    /// As on the reference.
+    Alike,
+    /// As on GPUs, whose kernels for prompts are others than those for single tokens.
+    Apart,
+}
+
+/// Logits of `text[start..]` in order, where tokens at `decoded` positions are decoded one by one and the others
+/// prefilled, over a cache that never wraps and holds nothing that must not be seen. Where both classes are alike, one
+/// prefill step gives them.
+fn history<B: Backend>(
+    new: &impl Fn() -> B,
+    tiny: &Tiny,
+    kv: Kv,
+    (text, start): (&[u32], usize),
+    classes: Classes,
+    decoded: impl Fn(usize) -> bool,
+) -> Result<Vec<f32>, Failure> {
+    if classes == Classes::Alike {
+        let logits = whole(new, tiny, kv, text, &unchanged)?;
+        return Ok(logits[logits.len() / text.len() * start..].to_vec());
+    }
+    let mut stream = Stream::new(new(), tiny, kv, unbounded(text.len()), text.len(), &unchanged)?;
+    let mut logits = Vec::new();
+    while stream.len() < text.len() {
+        let at = stream.len();
+        let end =
+            if decoded(at) { at + 1 } else { (at..text.len()).find(|&i| decoded(i)).unwrap_or(text.len()) };
+        // In steps of one size, so that few plans are made.
+        let end = end.min(at + PAGE);
+        let class = if decoded(at) { Class::Decode } else { Class::Prefill };
+        logits.extend(stream.step(class, &text[at..end])?);
+    }
+    Ok(logits[logits.len() / text.len() * start..].to_vec())
+}
+
 /// F1, T-e: in a ring of `ring` pages, chunks of each of `sizes` give the logits of one step over a cache that
 /// never wraps.
 ///
@@ -56,8 +94,8 @@ pub fn chunks_in_a_ring<B: Backend>(
     Ok(compared)
 }
 
-/// F2, F9, T-f, T-i, T-j: tokens decoded one by one at `spots` have the logits of one prefill step over a cache
-/// that never wraps, although everything that they must not see is NaN.
+/// F2, F9, T-f, T-i, T-j: tokens decoded one by one at `spots` have the logits that they have over a cache that never
+/// wraps (where `classes` are alike: those of one prefill step), although everything that they must not see is NaN.
 ///
 /// # Errors
 ///
@@ -66,12 +104,12 @@ pub fn decoding_in_poison<B: Backend>(
     new: &impl Fn() -> B,
     tiny: &Tiny,
     kv: Kv,
-    ring: usize,
+    (ring, classes): (usize, Classes),
     spots: &[usize],
 ) -> Result<usize, Failure> {
     let len = spots.iter().max().map_or(0, |&spot| spot + 1);
     let text = tokens(len, 51);
-    let want = whole(new, tiny, kv, &text, &unchanged)?;
+    let want = history(new, tiny, kv, (&text, 0), classes, |at| spots.contains(&at))?;
     let vocab = want.len() / len;
     let mut stream = Stream::new(new(), tiny, kv, ring, len, &unchanged)?;
     let step = ring * PAGE + 1 - tiny.config().window;
@@ -89,8 +127,8 @@ pub fn decoding_in_poison<B: Backend>(
     Ok(compared)
 }
 
-/// T-g: drafts of 2 to 16 rows across the seam of the ring, of which any number is rejected, leave the logits of
-/// the next tokens as they are without drafts.
+/// T-g: drafts, of as many rows as each of `drafts` says, across the seam of the ring, of which any number is rejected,
+/// leave the logits of the next tokens as they are without drafts.
 ///
 /// # Errors
 ///
@@ -99,15 +137,17 @@ pub fn rejections_across_the_seam<B: Backend>(
     new: &impl Fn() -> B,
     tiny: &Tiny,
     kv: Kv,
-    ring: usize,
+    (ring, classes): (usize, Classes),
+    drafts: &[usize],
 ) -> Result<usize, Failure> {
     let seam = ring * PAGE;
     let (text, wrong) = (tokens(seam + 24, 52), tokens(16, 53));
-    let want = whole(new, tiny, kv, &text, &unchanged)?;
-    let vocab = want.len() / text.len();
     let mut compared = 0;
-    for rows in [2, 3, 5, 16] {
+    for &rows in drafts {
         let start = seam - rows / 2;
+        let text = &text[..start + rows + 3];
+        let want = history(new, tiny, kv, (text, start), classes, |at| at >= start)?;
+        let vocab = want.len() / (rows + 3);
         for kept in 0..=rows {
             let mut stream = Stream::new(new(), tiny, kv, ring, text.len(), &unchanged)?;
             stream.feed(Class::Prefill, &text[..start], PAGE)?;
@@ -118,7 +158,7 @@ pub fn rejections_across_the_seam<B: Backend>(
             for token in &text[start + kept..start + kept + 3] {
                 got.extend(stream.step(Class::Decode, &[*token])?);
             }
-            let want = &want[start * vocab..(start + kept + 3) * vocab];
+            let want = &want[..(kept + 3) * vocab];
             let what = format!("{}, {kv:?}: {kept} of {rows} drafts kept at {start}", tiny.name);
             compared += same_bits(want, &got).map_err(Failure::differs(what))?;
         }

@@ -1,100 +1,112 @@
-//! The cache of the reference backend, seen through the ops.
+//! The cache of every backend, seen through the ops.
 
+use gemma4_conformance::backends::{Covered, Name};
 use gemma4_conformance::invariance::{Subject, feed};
+use gemma4_conformance::kv::Classes;
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
-use gemma4_conformance::{Failure, compare::same_bits, kv};
+use gemma4_conformance::{Failure, backends, compare::same_bits, kv, on_every_backend};
 use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Span;
 use gemma4_core::program::Class;
-use gemma4_core::reference::Reference;
 
-fn new() -> Reference {
-    Reference::new(None).expect("threads can be started")
+/// Types of caches: all of them, or on a slow driver a different one on every side.
+fn types(at: &Covered) -> Vec<Kv> {
+    let every = at.pick(&KvType::ALL[..], &[]);
+    every.iter().copied().map(Kv::all).chain([Kv::MIXED]).collect()
 }
 
-fn types() -> impl Iterator<Item = Kv> {
-    KvType::ALL.map(Kv::all).into_iter().chain([Kv::MIXED])
+fn classes(at: &Covered) -> Classes {
+    if at.name == Name::Cpu { Classes::Alike } else { Classes::Apart }
 }
 
-fn report(test: &str, compared: Result<usize, Failure>) {
-    let compared = compared.unwrap_or_else(|failure| panic!("{failure}"));
-    println!("{test}: {compared} comparisons");
-    assert!(compared > 0);
+/// Adds up what several properties compared; the first failure is that of all.
+fn sum(results: impl IntoIterator<Item = Result<usize, Failure>>) -> Result<usize, Failure> {
+    results.into_iter().sum()
 }
 
 #[test]
 fn f1_chunks_of_5_7_and_16_in_a_ring_equal_one_chunk() {
     // A window of 8 in a ring that wraps.
-    report("F1", kv::chunks_in_a_ring(&new, &Tiny::moe(), Kv::all(KvType::F32), (1, 300), &[5, 7, 16, 249]));
+    on_every_backend!(|at, new| {
+        let sizes = at.pick(&[5, 7, 16, 249][..], &[16, 249]);
+        at.holds("F1", kv::chunks_in_a_ring(&new, &Tiny::moe(), Kv::all(KvType::F32), (1, 300), sizes));
+    });
 }
 
 #[test]
 fn f2_what_lies_beyond_the_tokens_of_a_cache_changes_nothing_though_it_is_nan() {
-    let mut compared = 0;
-    for tiny in Tiny::all() {
-        for kv in types() {
-            let result = kv::decoding_in_poison(&new, &tiny, kv, 3, &[1, 255, 256, 257, 511]);
-            compared += result.unwrap_or_else(|failure| panic!("{failure}"));
-        }
-    }
-    report("F2, T-i, T-j", Ok(compared));
+    on_every_backend!(|at, new| {
+        let all =
+            Tiny::all().into_iter().flat_map(|tiny| types(at).into_iter().map(move |kv| (tiny.clone(), kv)));
+        let run =
+            |(tiny, kv)| kv::decoding_in_poison(&new, &tiny, kv, (3, classes(at)), &[1, 255, 256, 257, 511]);
+        at.holds("F2, T-i, T-j", sum(all.map(run)));
+    });
 }
 
 #[test]
 fn f3_past_three_wraps_a_ring_in_a_large_context_equals_an_unbounded_cache() {
-    let subject = Subject { new, tiny: Tiny::moe(), kv: Kv::all(KvType::Q8_0) };
-    let (context, len) = (65_536, 3 * 768 + 100);
-    let text = tokens(len, 60);
-    let run = |context, chunk| -> Result<Vec<f32>, Failure> {
-        let mut engine = subject.engine(context, chunk, 1)?;
-        let seq = engine.open()?;
-        let logits = feed(&mut engine, seq, Class::Prefill, &text, chunk)?;
-        if context > len {
-            let spec = *engine.cache().spec();
-            // Window 8, step 256, slack 256; two snapshots take two pages each.
-            assert_eq!((spec.ring_pages, spec.local_pages), (3, 3 + 2 * 2));
-            assert_eq!(spec.global_pages, context / PAGE + 2);
-            // Two heads of 128 in q8_0, for keys and values.
-            assert_eq!(engine.page_bytes(Span::Local), 2 * 2 * PAGE * 128 / 32 * 34);
-        } else {
-            assert!(engine.cache().spec().ring_slots() >= len, "it would wrap");
-        }
-        Ok(logits)
-    };
-    let want = run(len, len).unwrap_or_else(|failure| panic!("{failure}"));
-    let got = run(context, 256).unwrap_or_else(|failure| panic!("{failure}"));
-    report("F3", same_bits(&want, &got).map_err(Failure::differs("past three wraps")));
+    on_every_backend!(|at, new| {
+        let subject = Subject { new, tiny: Tiny::moe(), kv: Kv::all(KvType::Q8_0) };
+        let (context, len) = (65_536, 3 * 768 + 100);
+        let text = tokens(len, 60);
+        let run = |context, chunk| -> Result<Vec<f32>, Failure> {
+            let mut engine = subject.engine(context, chunk, 1)?;
+            let seq = engine.open()?;
+            let logits = feed(&mut engine, seq, Class::Prefill, &text, chunk)?;
+            if context > len {
+                let spec = *engine.cache().spec();
+                // Window 8, step 256, slack 256; two snapshots take two pages each.
+                assert_eq!((spec.ring_pages, spec.local_pages), (3, 3 + 2 * 2));
+                assert_eq!(spec.global_pages, context / PAGE + 2);
+                // Two heads of 128 in q8_0, for keys and values.
+                assert_eq!(engine.page_bytes(Span::Local), 2 * 2 * PAGE * 128 / 32 * 34);
+            } else {
+                assert!(engine.cache().spec().ring_slots() >= len, "it would wrap");
+            }
+            Ok(logits)
+        };
+        let both = run(len, len).and_then(|want| Ok((want, run(context, 256)?)));
+        let same = |(want, got): (Vec<f32>, Vec<f32>)| {
+            same_bits(&want, &got).map_err(Failure::differs("past three wraps"))
+        };
+        at.holds("F3", both.and_then(same));
+    });
 }
 
 #[test]
 fn f4_every_group_of_layers_stores_in_its_own_types() {
-    report("F4, dense", kv::every_group_stores_in_its_own_types(&new, &Tiny::dense()));
-    report("F4, moe", kv::every_group_stores_in_its_own_types(&new, &Tiny::moe()));
+    on_every_backend!(|at, new| {
+        at.holds("F4, dense", kv::every_group_stores_in_its_own_types(&new, &Tiny::dense()));
+        at.holds("F4, moe", kv::every_group_stores_in_its_own_types(&new, &Tiny::moe()));
+    });
 }
 
 #[test]
 fn f9_one_token_decoded_around_the_window_and_the_ring_equals_prefill() {
-    let mut compared = 0;
-    for (tiny, ring) in [(Tiny::moe(), 2), (Tiny::ple(), 3), (Tiny::dense(), 2)] {
-        let (w, r) = (tiny.config().window, ring * PAGE);
-        let result =
-            kv::decoding_in_poison(&new, &tiny, Kv::MIXED, ring, &[w - 1, w, w + 1, r - 1, r, r + 1]);
-        compared += result.unwrap_or_else(|failure| panic!("{failure}"));
-    }
-    report("F9", Ok(compared));
+    on_every_backend!(|at, new| {
+        let run = |(tiny, ring): (Tiny, usize)| {
+            let (w, r) = (tiny.config().window, ring * PAGE);
+            let spots = [w - 1, w, w + 1, r - 1, r, r + 1];
+            kv::decoding_in_poison(&new, &tiny, Kv::MIXED, (ring, classes(at)), &spots)
+        };
+        at.holds("F9", sum([(Tiny::moe(), 2), (Tiny::ple(), 3), (Tiny::dense(), 2)].map(run)));
+    });
 }
 
 #[test]
 fn t_e_chunks_around_the_ring_and_the_page_equal_one_step() {
-    let tiny = Tiny::ple();
-    let sizes = [1, 7, 256, 1023, 1024, 1025];
-    // 300 + 1025 - 1 slots and more: six pages.
-    report("T-e", kv::chunks_in_a_ring(&new, &tiny, Kv::MIXED, (6, 1100), &sizes));
+    on_every_backend!(|at, new| {
+        let sizes = at.pick(&[1, 7, 256, 1023, 1024, 1025][..], &[256, 1025]);
+        // 300 + 1025 - 1 slots and more: six pages.
+        at.holds("T-e", kv::chunks_in_a_ring(&new, &Tiny::ple(), Kv::MIXED, (6, 1100), sizes));
+    });
 }
 
 #[test]
 fn t_e_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
+    let new = backends::reference;
     let result = kv::chunks_in_a_ring(&new, &Tiny::ple(), Kv::all(KvType::F16), (2, 768), &[256]);
     let failure = result.expect_err("512 slots are too few for a window of 300 and steps of 256");
     assert!(failure.to_string().contains("chunks of 256 in 2 pages"), "{failure}");
@@ -102,25 +114,28 @@ fn t_e_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
 
 #[test]
 fn t_f_decoding_across_the_seam_equals_prefill_for_every_type() {
-    let mut compared = 0;
-    for kv in types() {
+    on_every_backend!(|at, new| {
         let r = 512;
         let spots = [r - 2, r - 1, r, r + 1, r + 2, 2 * r - 2, 2 * r - 1, 2 * r, 2 * r + 1, 2 * r + 2];
-        let result = kv::decoding_in_poison(&new, &Tiny::moe(), kv, 2, &spots);
-        compared += result.unwrap_or_else(|failure| panic!("{failure}"));
-    }
-    report("T-f", Ok(compared));
+        let run = |kv| kv::decoding_in_poison(&new, &Tiny::moe(), kv, (2, classes(at)), &spots);
+        at.holds("T-f", sum(types(at).into_iter().map(run)));
+    });
 }
 
 #[test]
 fn t_g_rejected_drafts_across_the_seam_leave_no_trace() {
-    report("T-g", kv::rejections_across_the_seam(&new, &Tiny::moe(), Kv::all(KvType::TQ3_0), 2));
-    report("T-g", kv::rejections_across_the_seam(&new, &Tiny::ple(), Kv::MIXED, 2));
+    on_every_backend!(|at, new| {
+        let (ring, drafts) = ((2, classes(at)), at.pick(&[2, 3, 5, 16][..], &[3]));
+        let moe = kv::rejections_across_the_seam(&new, &Tiny::moe(), Kv::all(KvType::TQ3_0), ring, drafts);
+        at.holds("T-g, moe", moe);
+        at.holds("T-g, ple", kv::rejections_across_the_seam(&new, &Tiny::ple(), Kv::MIXED, ring, drafts));
+    });
 }
 
 #[test]
 fn t_k_shared_layers_read_the_donor_of_their_own_kind() {
-    for kv in types() {
-        report("T-k", kv::donors_are_of_the_layers_own_kind(&new, &Tiny::ple(), kv));
-    }
+    on_every_backend!(|at, new| {
+        let run = |kv| kv::donors_are_of_the_layers_own_kind(&new, &Tiny::ple(), kv);
+        at.holds("T-k", sum(types(at).into_iter().map(run)));
+    });
 }

@@ -207,6 +207,16 @@ consts! {
     TQ3_SIGNS2: [u32; 4] = tq3::SIGNS2;
     /// `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
     TQ3_SCALE: f32 = tq3::SCALE;
+    /// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+    KV_F32: u32 = 0;
+    /// 16-bit floats.
+    KV_F16: u32 = 1;
+    /// 8-bit blocks.
+    KV_Q8_0: u32 = 2;
+    /// 4-bit blocks.
+    KV_Q4_0: u32 = 3;
+    /// 3-bit rotated groups.
+    KV_TQ3_0: u32 = 4;
     /// What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
     IQ4_VALUES: [i32; 16] = wide(quant::IQ4_VALUES);
     /// What the codes of `MXFP4` stand for, twice over: the scale is `2^(e - 128)`.
@@ -342,6 +352,52 @@ abi! {
         cols: u32,
         /// Largest magnitude; `softcap` alone.
         cap: f32,
+    }
+    /// `attn_prepare`, for one kind of heads.
+    PrepareParams {
+        /// Elements of a row of the projections.
+        width: u32,
+        /// Values of a head.
+        dim: u32,
+        /// Query heads.
+        heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// First column of the raw values.
+        value_start: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// Words of a stored key.
+        k_stride: u32,
+        /// Words of a stored value.
+        v_stride: u32,
+        /// Added to the mean squares.
+        eps: f32,
+    }
+    /// `attention`.
+    AttentionParams {
+        /// Query heads.
+        heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// Query heads of a key head.
+        group: u32,
+        /// Query heads that a workgroup takes at once.
+        tile_heads: u32,
+        /// Rows that a workgroup takes at once; prefill class alone.
+        tile_rows: u32,
+        /// Keys that a query sees at most, its own included.
+        window: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// 16-byte words of a stored key.
+        k_stride: u32,
+        /// 16-byte words of a stored value.
+        v_stride: u32,
+        /// First split of the dispatch, counted from the first that a row sees; decode class alone.
+        first: u32,
+        /// Splits of the dispatch; decode class alone.
+        splits: u32,
     }
     /// `glu`.
     GluParams {

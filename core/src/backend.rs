@@ -23,6 +23,10 @@ pub trait Backend {
     /// What can go wrong on this device.
     type Error: std::error::Error + Send + Sync + 'static;
 
+    /// Whether [`Backend::run`] returns long before the step is done. Then a host that enqueues the next step before it
+    /// reads this one's token keeps the device busy; elsewhere it would only wait longer for the token.
+    const QUEUES: bool = false;
+
     /// Copies a weight to the device. May repack it. Called while loading, never during a step.
     ///
     /// # Errors

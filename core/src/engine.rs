@@ -193,6 +193,12 @@ impl<B: Backend> Engine<B> {
         Ok(Self { backend, model, options, weights, specs, states, cache, plans: HashMap::new(), slots })
     }
 
+    /// The device.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// The model.
     #[must_use]
     pub fn model(&self) -> &Gemma4 {
@@ -294,7 +300,34 @@ impl<B: Backend> Engine<B> {
         draws: &[Draw<'_>],
         taps: Taps,
     ) -> Result<Enqueued, EngineError> {
-        let enqueued = self.enqueue(class, parts, draws, taps);
+        let (plan, picked, ticket) = self.enqueue(class, parts, draws, taps, B::run)?;
+        Ok(Enqueued { plan, ticket, picked })
+    }
+
+    /// Prepares a step as [`Engine::step`] does, and lets `run` do with it what it likes: for profiles.
+    ///
+    /// # Errors
+    ///
+    /// If the cache cannot take it, or `run` fails. No token counts then.
+    pub fn step_by<R>(
+        &mut self,
+        class: Class,
+        parts: &[Part<'_>],
+        draws: &[Draw<'_>],
+        run: impl FnOnce(&B, &mut B::Plan, &Step<'_>) -> Result<R, B::Error>,
+    ) -> Result<R, EngineError> {
+        Ok(self.enqueue(class, parts, draws, Taps::None, run)?.2)
+    }
+
+    fn enqueue<R>(
+        &mut self,
+        class: Class,
+        parts: &[Part<'_>],
+        draws: &[Draw<'_>],
+        taps: Taps,
+        run: impl FnOnce(&B, &mut B::Plan, &Step<'_>) -> Result<R, B::Error>,
+    ) -> Result<(PlanKey, usize, R), EngineError> {
+        let enqueued = self.try_enqueue(class, parts, draws, taps, run);
         if enqueued.is_err() {
             // Pages that were taken for the step go back. A sequence that does not exist took none.
             for part in parts {
@@ -304,13 +337,14 @@ impl<B: Backend> Engine<B> {
         enqueued
     }
 
-    fn enqueue(
+    fn try_enqueue<R>(
         &mut self,
         class: Class,
         parts: &[Part<'_>],
         draws: &[Draw<'_>],
         taps: Taps,
-    ) -> Result<Enqueued, EngineError> {
+        run: impl FnOnce(&B, &mut B::Plan, &Step<'_>) -> Result<R, B::Error>,
+    ) -> Result<(PlanKey, usize, R), EngineError> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for part in parts {
             let start = self.cache.len(part.seq)?;
@@ -346,8 +380,8 @@ impl<B: Backend> Engine<B> {
             .collect::<Result<_, CacheError>>()?;
         let step = Step { rows: &rows, picked: &picked, tables: &tables, draws };
         let plan = self.plans.get_mut(&key).expect("prepared above");
-        let ticket = self.backend.run(&mut plan.plan, &step).map_err(device)?;
-        Ok(Enqueued { plan: key, ticket, picked: picked.len() })
+        let done = run(&self.backend, &mut plan.plan, &step).map_err(device)?;
+        Ok((key, picked.len(), done))
     }
 
     /// Keeps the first `kept` tokens of the step in flight.

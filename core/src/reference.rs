@@ -125,6 +125,12 @@ impl Reference {
         Ok(Self { threads, sampled: Mutex::default(), distortion: None })
     }
 
+    /// Its threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
     /// The same with whatever is stored distorted.
     #[must_use]
     pub fn with_distortion(self, distortion: Distortion) -> Self {

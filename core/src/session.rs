@@ -5,9 +5,9 @@ mod file;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Row};
 use crate::cache::{SeqId, Snapshot};
-use crate::engine::{Engine, EngineError, Part, Pick};
+use crate::engine::{Engine, EngineError, Enqueued, Part, Pick};
 use crate::model::gemma4::Taps;
 use crate::program::Class;
 use crate::sample::{BadSampling, Draw, Sampling};
@@ -199,14 +199,32 @@ impl Session {
         let Some(step) = step else { return Ok(generated) };
         self.keep_border(engine, request.border.min(len));
 
-        let mut token = engine.tokens(&step)?[0];
-        generated.prefill = start.elapsed();
-        let decoding = Instant::now();
+        // A device that queues steps goes on with its own token, unless the host has to count tokens for penalties.
+        let ahead = B::QUEUES && !request.sampling.has_penalties();
+        let mut step = step;
+        let mut decoding = Instant::now();
         loop {
+            let full = self.tokens.len() + 1 > engine.options().context;
+            let last = full || generated.tokens.len() + 1 >= request.max_tokens;
+            // What prevents the next step is said when this one's token is out.
+            let next =
+                (ahead && !last).then(|| self.enqueue(engine, request, Row::SAMPLED, &[]).ok()).flatten();
+            let token = match engine.tokens(&step) {
+                Ok(tokens) => tokens[0],
+                Err(error) => {
+                    if next.is_some() {
+                        let _ = self.take_back(engine);
+                    }
+                    return Err(error.into());
+                }
+            };
+            if generated.tokens.is_empty() {
+                generated.prefill = start.elapsed();
+                decoding = Instant::now();
+            }
             generated.tokens.push(token);
             let stopped = on(Event::Token(token)).is_break();
             generated.decode = decoding.elapsed();
-            let full = self.tokens.len() + 1 > engine.options().context;
             generated.ended = if request.end.contains(&token) {
                 Ended::Token(token)
             } else if generated.tokens.len() >= request.max_tokens {
@@ -217,28 +235,44 @@ impl Session {
                 Ended::Stopped
             };
             if stopped || generated.ended != Ended::Stopped {
+                if next.is_some() {
+                    self.take_back(engine)?;
+                }
                 return Ok(generated);
             }
-            token = self.step(engine, request, token, &generated.tokens)?;
+            step = match next {
+                Some(next) => next,
+                None => self.enqueue(engine, request, token, &generated.tokens)?,
+            };
+            self.tokens.push(token);
         }
     }
 
-    /// Runs one token and returns the next.
-    fn step<B: Backend>(
-        &mut self,
+    /// Enqueues the step of one token, which the caller adds to the conversation once it is known.
+    fn enqueue<B: Backend>(
+        &self,
         engine: &mut Engine<B>,
         request: &Request<'_>,
         token: u32,
         generated: &[u32],
-    ) -> Result<u32, EngineError> {
+    ) -> Result<Enqueued, EngineError> {
         let edits = request.sampling.edits(request.prompt, generated, request.suppress);
         let position = narrow(self.tokens.len() + 1);
         let draw = Draw { sampling: request.sampling, position, edits: &edits, allowed: None };
         let part = Part { seq: self.seq, tokens: &[token], pick: Pick::Last };
         let step = engine.step(Class::Decode, &[part], &[draw], Taps::None)?;
         engine.commit(self.seq, 1)?;
-        self.tokens.push(token);
-        Ok(engine.tokens(&step)?[0])
+        Ok(step)
+    }
+
+    /// Forgets a step whose token is not wanted.
+    fn take_back<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<(), EngineError> {
+        let len = match engine.rollback(self.seq, self.tokens.len()) {
+            Ok(reached) => reached,
+            Err(_) => self.reopen(engine)?,
+        };
+        self.tokens.truncate(len);
+        Ok(())
     }
 
     /// Goes back to the longest prefix of `prompt` that the cache can still continue; returns its length.

@@ -8,7 +8,7 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::KvTypes;
 
 use crate::failure::Failure;
-use crate::{inspect, logits, perplexity, run, shell, tokenize};
+use crate::{bench, inspect, logits, perplexity, run, shell, tokenize, verify};
 
 /// Headings of help texts.
 const MODEL: &str = "Model and device";
@@ -40,6 +40,13 @@ pub(crate) struct Global {
     /// What computes
     #[arg(long, global = true, value_enum, default_value_t = BackendName::Auto, help_heading = MODEL)]
     pub(crate) backend: BackendName,
+    /// A GPU by its number or by a part of its name, as `gemma4 inspect --devices` lists them
+    #[arg(long, global = true, value_name = "N|NAME", help_heading = MODEL)]
+    pub(crate) device: Option<String>,
+    /// Do without features of the GPU: f16, subgroups, int8; for tests and reports
+    #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
+    #[arg(hide_short_help = true)]
+    pub(crate) without: Vec<Feature>,
     /// A GGUF file (any part of a split one), or a checkpoint folder with config.json and safetensors
     /// [default: the small model inside this program]
     #[arg(long, short, global = true, value_name = "PATH", help_heading = MODEL)]
@@ -53,14 +60,25 @@ pub(crate) struct Global {
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
-    /// The best that this machine has
+    /// The best GPU, or the processor where there is none
     Auto,
     /// The processor: the reference that all others are compared with
     Cpu,
     /// Any GPU, through Vulkan, Metal or D3D12
     Wgpu,
-    /// NVIDIA GPUs
+    /// NVIDIA GPUs; not in this build
     Cuda,
+}
+
+/// What shaders have entry points for and can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Feature {
+    /// 16-bit floats
+    F16,
+    /// Sums and shuffles within subgroups
+    Subgroups,
+    /// Dot products of packed 8-bit integers
+    Int8,
 }
 
 /// How the cache is laid out.
@@ -92,6 +110,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Perplexity(perplexity::PerplexityArgs),
     Logits(logits::LogitsArgs),
+    Bench(bench::BenchArgs),
+    Verify(verify::VerifyArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -106,6 +126,8 @@ impl Cli {
             Command::Inspect(args) => inspect::run(&args, global),
             Command::Perplexity(args) => perplexity::run(&args, global),
             Command::Logits(args) => logits::run(&args, global),
+            Command::Bench(args) => bench::run(&args, global),
+            Command::Verify(args) => verify::run(&args, global),
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),
         }

@@ -1,6 +1,8 @@
 //! `gemma4 inspect`: what is in a model file, and what running it takes.
 
 mod cache;
+#[cfg(feature = "wgpu")]
+mod devices;
 mod model;
 mod program;
 mod tensors;
@@ -24,12 +26,16 @@ Examples:
   gemma4 inspect -m model.gguf --tensors              every tensor
   gemma4 inspect -m model.gguf --program decode --context 32768
                                                       every op of a token: what it reads, writes and costs
-  gemma4 inspect -m model.gguf --json | jq .memory";
+  gemma4 inspect -m model.gguf --json | jq .memory
+  gemma4 inspect --devices                            GPUs, what they can do, and which one is taken";
 
-/// Show a model's sizes, tensors, cache, memory and programs
+/// Show a model's sizes, tensors, cache, memory and programs, or this machine's GPUs
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
+    /// List the GPUs of this machine instead, and which one is taken
+    #[arg(long, conflicts_with_all = ["tensors", "program", "ctx", "kv", "kv_local", "model"])]
+    devices: bool,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -61,6 +67,9 @@ enum ProgramName {
 }
 
 pub(crate) fn run(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failure> {
+    if args.devices {
+        return devices(args, global);
+    }
     let checkpoint = load::checkpoint(global)?;
     let model = checkpoint.model()?;
     let options = load::options(&model, &args.cache)?;
@@ -98,4 +107,20 @@ pub(crate) fn run(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failu
         text::print(out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "wgpu")]
+fn devices(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failure> {
+    let devices = devices::Devices::of_this_machine(global);
+    if args.json {
+        text::print_json(&devices)?;
+    } else {
+        text::print(devices.text()?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn devices(_: &InspectArgs, _: &Global) -> Result<ExitCode, Failure> {
+    Err(Failure::usage("this build has no wgpu backend (its feature `wgpu` is off), so it uses no GPU"))
 }

@@ -4,17 +4,16 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use gemma4_core::backend::Backend;
 use gemma4_core::checkpoint::Checkpoint;
 use gemma4_core::engine::{CHUNK, Engine, Options};
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{MemoryPlan, Target};
-use gemma4_core::reference::Reference;
 use gemma4_core::session::BORDERS;
 use gemma4_core::tensor::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::{BackendName, CacheArgs, Global};
+use crate::cli::{CacheArgs, Global};
+use crate::device::Device;
 use crate::failure::Failure;
 
 /// Tokens of a sequence unless the user says otherwise.
@@ -62,25 +61,16 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
     Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
 }
 
-/// The backend that the user asked for. `auto` is the best that this build has.
-pub(crate) fn reference(global: &Global) -> Result<Reference, Failure> {
-    match global.backend {
-        BackendName::Auto | BackendName::Cpu => Ok(Reference::new(global.threads.map(usize::from))?),
-        BackendName::Wgpu => Err(Failure::usage("this build has no wgpu backend; use --backend cpu")),
-        BackendName::Cuda => Err(Failure::usage("this build has no cuda backend; use --backend cpu")),
-    }
-}
-
 /// Puts a model on a device, with a progress bar where somebody is watching.
 ///
-/// What does not fit into memory is refused before anything is allocated.
-pub(crate) fn engine<B: Backend>(backend: B, model: Gemma4, options: Options) -> Result<Engine<B>, Failure> {
-    // Every backend of this build computes in main memory.
-    if let Some(free) = free_memory() {
-        MemoryPlan::of(&model, &options, Target::Cpu)?.check(&model.config, &options, free)?;
+/// What does not fit into main memory is refused before anything is allocated. A GPU does not say how much of its
+/// memory is free: there, what does not fit is found when it is allocated, and the cache is before the weights.
+pub(crate) fn engine<D: Device>(device: D, model: Gemma4, options: Options) -> Result<Engine<D>, Failure> {
+    if let (Target::Cpu, Some(free)) = (D::TARGET, free_memory()) {
+        MemoryPlan::of(&model, &options, D::TARGET)?.check(&model.config, &options, free)?;
     }
     let bar = bar(0, "loading", "{bytes}/{total_bytes}");
-    let engine = Engine::new(backend, model, options, &mut |done, total| {
+    let engine = Engine::new(device, model, options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

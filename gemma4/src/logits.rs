@@ -9,8 +9,9 @@ use gemma4_core::tokenizer::{Special, Tokenizer};
 use serde::Serialize;
 
 use crate::cli::{CacheArgs, Global};
+use crate::device::Purpose;
 use crate::failure::Failure;
-use crate::{load, score, text};
+use crate::{device, load, score, text};
 
 const EXAMPLES: &str = "\
 Logits are those that sampling starts from: after the soft-cap, before temperature, penalties and
@@ -68,7 +69,7 @@ struct Candidate {
 }
 
 pub(crate) fn run(args: &LogitsArgs, global: &Global) -> Result<ExitCode, Failure> {
-    let backend = load::reference(global)?;
+    let device = device::choose(global, Purpose::Use)?;
     let checkpoint = load::checkpoint(global)?;
     let model = checkpoint.model()?;
     let tokenizer = checkpoint.tokenizer()?;
@@ -78,14 +79,17 @@ pub(crate) fn run(args: &LogitsArgs, global: &Global) -> Result<ExitCode, Failur
         return Err(Failure::usage(format!("{} tokens are given, expected at most {most}", tokens.len())));
     }
     let options = load::options(&model, &CacheArgs { ctx: Some(tokens.len()), ..args.cache.clone() })?;
-    let mut engine = load::engine(backend, model, Options { snapshots: 0, ..options })?;
+    let options = Options { snapshots: 0, ..options };
 
     let first = if args.all { 0 } else { tokens.len() - 1 };
     let mut positions = Vec::new();
-    score::run(&mut engine, &[&tokens], first, &mut |_, position, logits| {
+    let mut on = |_: usize, position: usize, logits: &[f32]| {
         let top = candidates(&tokenizer, logits, args.top);
         positions.push(Next { position, token: tokens[position], top });
-    })?;
+    };
+    device::with!(device, device => {
+        score::run(&mut load::engine(device, model, options)?, &[&tokens], first, &mut on)?;
+    });
     match (args.json, args.all) {
         (true, true) => text::print_json(&positions)?,
         (true, false) => positions.iter().try_for_each(text::print_json)?,

@@ -1,6 +1,8 @@
 //! `gemma4`: run Google's Gemma 4 on your own machine.
 
+mod bench;
 mod cli;
+mod device;
 mod failure;
 mod inspect;
 mod load;
@@ -11,6 +13,7 @@ mod score;
 mod shell;
 mod text;
 mod tokenize;
+mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use gemma4_core::engine::Options;
-use gemma4_core::model::gemma4::KvTypes;
+use gemma4_core::backend::Backend;
+use gemma4_core::engine::{Engine, EngineError, Options};
 use gemma4_core::tokenizer::Special;
 use serde::Serialize;
 
 use crate::cli::{CacheArgs, Global};
+use crate::device::Purpose;
 use crate::failure::Failure;
-use crate::{load, score, text};
+use crate::{device, load, score, text};
 
 /// Tokens of a window unless the user says otherwise.
 const WINDOW: usize = 512;
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
             "--ctx is {ctx}, expected at least 4 for a prediction in a window"
         )));
     }
-    let backend = load::reference(global)?;
+    let device = device::choose(global, Purpose::Use)?;
     let checkpoint = load::checkpoint(global)?;
     let model = checkpoint.model()?;
     let options = load::options(&model, &CacheArgs { ctx: Some(ctx), ..args.cache.clone() })?;
@@ -97,26 +98,9 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
     // Short windows run side by side, as many as fill a step.
     let side = (options.chunk / ctx).clamp(1, windows.len());
     let options = Options { sequences: side, snapshots: 0, ..options };
-    let mut engine = load::engine(backend, model, options)?;
-    let bar = load::bar(windows.len() as u64, "perplexity", "{pos}/{len} windows {msg}");
-    let start = Instant::now();
-    let mut losses = Vec::new();
-    for group in windows.chunks(side) {
-        // The last token predicts nothing.
-        let inputs: Vec<&[u32]> = group.iter().map(|window| &window[..ctx - 1]).collect();
-        // In the order of the text, whatever order steps are in: sums do not depend on what runs side by side.
-        let mut found = vec![Vec::new(); group.len()];
-        score::run(&mut engine, &inputs, ctx / 2, &mut |window, position, logits| {
-            let target = group[window][position + 1] as usize;
-            found[window].push(score::log_sum_exp(logits) - f64::from(logits[target]));
-        })?;
-        losses.extend(found.into_iter().flatten());
-        bar.inc(group.len() as u64);
-        bar.set_message(format!("ppl {:.4}", mean(&losses).exp()));
-    }
-    bar.finish_and_clear();
-
-    let seconds = start.elapsed().as_secs_f64();
+    let (losses, seconds) = device::with!(device, device => {
+        losses(&mut load::engine(device, model, options)?, &windows, side)?
+    });
     let (loss, predictions) = (mean(&losses), losses.len());
     let square: f64 = losses.iter().map(|l| (l - loss).powi(2)).sum();
     // Of one prediction alone the error is not known.
@@ -131,8 +115,8 @@ pub(crate) fn run(args: &PerplexityArgs, global: &Global) -> Result<ExitCode, Fa
         windows: windows.len(),
         ctx,
         tokens: tokens.len(),
-        kv: name(options.kv_global),
-        kv_local: name(options.kv_local),
+        kv: options.kv_global.to_string(),
+        kv_local: options.kv_local.to_string(),
         seconds,
         tokens_per_second: (windows.len() * (ctx - 1)) as f64 / seconds.max(1e-9),
     };
@@ -164,11 +148,33 @@ impl std::fmt::Display for Report {
     }
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+/// Nats that each prediction of the windows costs, in the order of the text, and the seconds that it took.
+fn losses<B: Backend>(
+    engine: &mut Engine<B>,
+    windows: &[Vec<u32>],
+    side: usize,
+) -> Result<(Vec<f64>, f64), EngineError> {
+    let bar = load::bar(windows.len() as u64, "perplexity", "{pos}/{len} windows {msg}");
+    let start = Instant::now();
+    let ctx = windows[0].len();
+    let mut losses = Vec::new();
+    for group in windows.chunks(side) {
+        // The last token predicts nothing.
+        let inputs: Vec<&[u32]> = group.iter().map(|window| &window[..ctx - 1]).collect();
+        // In the order of the text, whatever order steps are in: sums do not depend on what runs side by side.
+        let mut found = vec![Vec::new(); group.len()];
+        score::run(engine, &inputs, ctx / 2, &mut |window, position, logits| {
+            let target = group[window][position + 1] as usize;
+            found[window].push(score::log_sum_exp(logits) - f64::from(logits[target]));
+        })?;
+        losses.extend(found.into_iter().flatten());
+        bar.inc(group.len() as u64);
+        bar.set_message(format!("ppl {:.4}", mean(&losses).exp()));
+    }
+    bar.finish_and_clear();
+    Ok((losses, start.elapsed().as_secs_f64()))
 }
 
-/// `k,v` as the command line takes it.
-fn name(types: KvTypes) -> String {
-    format!("{},{}", types.k, types.v)
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }

@@ -25,8 +25,9 @@ use gemma4_core::tokenizer::Special;
 use serde_json::Value;
 
 use crate::cli::{CacheArgs, Global};
+use crate::device::Purpose;
 use crate::failure::Failure;
-use crate::load;
+use crate::{device, load};
 use interrupt::Twice;
 use options::SamplingArgs;
 use prompt::Asked;
@@ -176,8 +177,10 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Failure> 
         Asked::Chat => Task::Chat(dialogue),
     };
     check(&task, &speaker, &options)?;
-    let engine = load::engine(load::reference(global)?, model, options)?;
-    start(engine, &speaker, settings, task, &Shown { name: model_name(global), json: args.json })
+    let shown = Shown { name: model_name(global), json: args.json };
+    device::with!(device::choose(global, Purpose::Use)?, device => {
+        start(load::engine(device, model, options)?, &speaker, settings, task, &shown)
+    })
 }
 
 /// Finds a prompt that is too long, and tools that the template refuses, before the weights are read.

@@ -54,6 +54,21 @@ static __device__ constexpr unsigned int TQ3_SIGNS2[4] = {
 // `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
 constexpr float TQ3_SCALE = 0.08838835f;
 
+// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+constexpr unsigned int KV_F32 = 0u;
+
+// 16-bit floats.
+constexpr unsigned int KV_F16 = 1u;
+
+// 8-bit blocks.
+constexpr unsigned int KV_Q8_0 = 2u;
+
+// 4-bit blocks.
+constexpr unsigned int KV_Q4_0 = 3u;
+
+// 3-bit rotated groups.
+constexpr unsigned int KV_TQ3_0 = 4u;
+
 // What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
 static __device__ constexpr int IQ4_VALUES[16] = {
     -127, -104, -83, -65, -49, -35, -22, -10,
@@ -210,6 +225,56 @@ struct ElementParams {
     float cap;
 };
 static_assert(sizeof(ElementParams) == 8, "ElementParams must have no padding");
+
+// `attn_prepare`, for one kind of heads.
+struct PrepareParams {
+    // Elements of a row of the projections.
+    unsigned int width;
+    // Values of a head.
+    unsigned int dim;
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // First column of the raw values.
+    unsigned int value_start;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Words of a stored key.
+    unsigned int k_stride;
+    // Words of a stored value.
+    unsigned int v_stride;
+    // Added to the mean squares.
+    float eps;
+};
+static_assert(sizeof(PrepareParams) == 36, "PrepareParams must have no padding");
+
+// `attention`.
+struct AttentionParams {
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // Query heads of a key head.
+    unsigned int group;
+    // Query heads that a workgroup takes at once.
+    unsigned int tile_heads;
+    // Rows that a workgroup takes at once; prefill class alone.
+    unsigned int tile_rows;
+    // Keys that a query sees at most, its own included.
+    unsigned int window;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // 16-byte words of a stored key.
+    unsigned int k_stride;
+    // 16-byte words of a stored value.
+    unsigned int v_stride;
+    // First split of the dispatch, counted from the first that a row sees; decode class alone.
+    unsigned int first;
+    // Splits of the dispatch; decode class alone.
+    unsigned int splits;
+};
+static_assert(sizeof(AttentionParams) == 44, "AttentionParams must have no padding");
 
 // `glu`.
 struct GluParams {

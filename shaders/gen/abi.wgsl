@@ -53,6 +53,21 @@ const TQ3_SIGNS2 = array<u32, 4>(
 // `1 / sqrt(128)`, the scale of `TQ3_0`'s transform.
 const TQ3_SCALE: f32 = 0.08838835f;
 
+// Stored type of a pool: 32-bit floats. Order and names are those of `KvType`.
+const KV_F32: u32 = 0u;
+
+// 16-bit floats.
+const KV_F16: u32 = 1u;
+
+// 8-bit blocks.
+const KV_Q8_0: u32 = 2u;
+
+// 4-bit blocks.
+const KV_Q4_0: u32 = 3u;
+
+// 3-bit rotated groups.
+const KV_TQ3_0: u32 = 4u;
+
 // What the codes of `IQ4_NL` and `IQ4_XS` stand for, in units of the block's scale.
 const IQ4_VALUES = array<i32, 16>(
     -127, -104, -83, -65, -49, -35, -22, -10,
@@ -199,6 +214,54 @@ struct ElementParams {
     cols: u32,
     // Largest magnitude; `softcap` alone.
     cap: f32,
+}
+
+// `attn_prepare`, for one kind of heads.
+struct PrepareParams {
+    // Elements of a row of the projections.
+    width: u32,
+    // Values of a head.
+    dim: u32,
+    // Query heads.
+    heads: u32,
+    // Key heads.
+    kv_heads: u32,
+    // First column of the raw values.
+    value_start: u32,
+    // 1 where pages are found by the table of local layers.
+    local: u32,
+    // Words of a stored key.
+    k_stride: u32,
+    // Words of a stored value.
+    v_stride: u32,
+    // Added to the mean squares.
+    eps: f32,
+}
+
+// `attention`.
+struct AttentionParams {
+    // Query heads.
+    heads: u32,
+    // Key heads.
+    kv_heads: u32,
+    // Query heads of a key head.
+    group: u32,
+    // Query heads that a workgroup takes at once.
+    tile_heads: u32,
+    // Rows that a workgroup takes at once; prefill class alone.
+    tile_rows: u32,
+    // Keys that a query sees at most, its own included.
+    window: u32,
+    // 1 where pages are found by the table of local layers.
+    local: u32,
+    // 16-byte words of a stored key.
+    k_stride: u32,
+    // 16-byte words of a stored value.
+    v_stride: u32,
+    // First split of the dispatch, counted from the first that a row sees; decode class alone.
+    first: u32,
+    // Splits of the dispatch; decode class alone.
+    splits: u32,
 }
 
 // `glu`.

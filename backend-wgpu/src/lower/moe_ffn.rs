@@ -92,11 +92,11 @@ impl Moe<'_> {
         let decoder = [shaders::decoder(weight.dtype()), &[shaders::ACTIVATION]].concat();
         let [whole, any] = entries;
         if narrow(weight.cols()).is_multiple_of(CHUNK) {
-            let shader = matvec(cx, &decoder, shaders::MOE_MATVEC, whole);
+            let shader = matvec(cx, &decoder, &[shaders::MOE_MATVEC], whole);
             let shader = shader.with("LANES", lanes).with("ROWS", 1).with("RANKS", ranks);
             (shader, THREADS / (lanes * ranks) * OUTPUTS)
         } else {
-            (matvec(cx, &decoder, shaders::MOE_MATVEC, any), MOE_OUTPUTS)
+            (matvec(cx, &decoder, &[shaders::MOE_MATVEC], any), MOE_OUTPUTS)
         }
     }
 

@@ -91,9 +91,8 @@ pub(super) fn body(dtype: DType, index: usize, block: &[u8], body: &mut [u8]) {
         }),
         DType::Q6_K => {
             each_group(|g| {
-                let low = std::array::from_fn(|i| {
-                    word(block, 16 * (g / 4) + 8 * (g % 2) + i) >> (4 * (g / 2 % 2))
-                });
+                let low =
+                    std::array::from_fn(|i| word(block, 16 * (g / 4) + 8 * (g % 2) + i) >> (4 * (g / 2 % 2)));
                 put(&mut body[16 * g..][..16], nibbles(&swap(low, g)));
                 put(&mut body[128 + 8 * g..][..8], pairs(&swap(two_bits(&block[128..], g), g)));
             });

@@ -6,9 +6,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
+use gemma4_conformance::backends;
 use gemma4_conformance::golden::{Feed, Golden, GoldenError, Target};
+use gemma4_conformance::known::chain;
+use gemma4_core::backend::Backend;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::reference::Reference;
+use gemma4_wgpu::{Options, Variants, Wgpu};
 
 /// Compare a backend with recorded outputs of Hugging Face transformers.
 ///
@@ -20,6 +24,12 @@ struct Args {
     /// What runs the models.
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     backend: BackendName,
+    /// Leave out every optional ability of the GPU.
+    #[arg(long)]
+    core: bool,
+    /// Number of a GPU, or a part of its name.
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
     /// Folders of golden models.
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
@@ -29,6 +39,8 @@ struct Args {
 enum BackendName {
     /// The reference backend.
     Cpu,
+    /// A GPU.
+    Wgpu,
 }
 
 #[derive(Default)]
@@ -55,20 +67,7 @@ impl Tally {
     }
 }
 
-/// An error and all its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-fn target(backend: BackendName, target: &Target, tally: &mut Tally) {
-    let BackendName::Cpu = backend;
-    let new = || Reference::new(None).expect("threads can be started");
+fn target<B: Backend>(new: &impl Fn() -> B, target: &Target, tally: &mut Tally) {
     for feed in Feed::ALL {
         let result = target.exact(new(), feed).map(|run| {
             let (logits, hidden) = (run.logits, run.hidden);
@@ -87,21 +86,21 @@ fn target(backend: BackendName, target: &Target, tally: &mut Tally) {
             continue;
         }
         let result = target
-            .quantised(new(), kv)
+            .noise_bound(kv)
+            .and_then(|bound| target.quantised(new(), kv, bound))
             .map(|noise| (format!("relative error {:.1e} of {:.1e}", noise.error, noise.bound), noise.count));
         tally.line(&format!("{kv} cache"), result);
     }
 }
 
-fn main() -> ExitCode {
-    let args = Args::parse();
+fn all<B: Backend>(new: &impl Fn() -> B, dirs: &[PathBuf]) -> bool {
     let mut tally = Tally::default();
-    for dir in &args.dirs {
+    for dir in dirs {
         let start = Instant::now();
         println!("{}", dir.display());
         match Golden::open(dir) {
             Ok(Golden::Target(model)) => {
-                target(args.backend, &model, &mut tally);
+                target(new, &model, &mut tally);
                 println!("  {:.1} s", start.elapsed().as_secs_f64());
             }
             Ok(Golden::Drafter(kind)) => {
@@ -117,5 +116,29 @@ fn main() -> ExitCode {
     let Tally { passed, failed, skipped, comparisons } = tally;
     println!("{comparisons} comparisons");
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    if failed > 0 || comparisons == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    failed == 0 && comparisons > 0
+}
+
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    Ok(match args.backend {
+        BackendName::Cpu => all(&|| Reference::new(None).expect("threads can be started"), &args.dirs),
+        BackendName::Wgpu => {
+            let allow = if args.core { Variants::CORE } else { Variants::EXACT };
+            let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+            let backend = Wgpu::new(&Options { adapter, ..backends::options(allow) })?;
+            println!("{}", backends::title(&backend));
+            all(&|| backend.clone(), &args.dirs)
+        }
+    })
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
 }

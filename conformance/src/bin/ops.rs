@@ -1,79 +1,88 @@
 //! Checks single ops of a backend: `ops --backend wgpu linear route`.
 
-use std::collections::BTreeMap;
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use gemma4_conformance::cases;
+use gemma4_conformance::backends;
+use gemma4_conformance::known::chain;
+use gemma4_conformance::ops::{self, Mutants};
 use gemma4_core::backend::Backend;
 use gemma4_core::ops::Op;
 use gemma4_core::reference::Reference;
 use gemma4_wgpu::{Options, Variants, Wgpu};
 
 /// Compare a backend's ops with their definitions, op by op.
+///
+/// Prints a line for each op: values compared, how much of the derived bound the worst of them used, and how many of
+/// the op's mutants were rejected. Exits with 1 if a value is outside its bound or a mutant is not rejected.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
     /// What computes.
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     backend: BackendName,
-    /// Core features alone.
+    /// Leave out every optional ability of the GPU.
     #[arg(long)]
     core: bool,
-    /// Bindings of at most so many bytes.
-    #[arg(long)]
+    /// Number of a GPU, or a part of its name.
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
+    /// Bind at most so many bytes at once, so that weights are split.
+    #[arg(long, value_name = "BYTES")]
     max_binding: Option<u64>,
-    /// Names of ops [default: all].
+    /// Names of ops; all of them if none is named.
+    #[arg(value_name = "OP", value_parser = clap::builder::PossibleValuesParser::new(Op::ALL))]
     ops: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BackendName {
+    /// The reference backend.
     Cpu,
+    /// A GPU.
     Wgpu,
 }
 
 fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
-    let mut good = true;
+    let (mut good, mut comparisons) = (true, 0);
     for op in Op::ALL.iter().filter(|op| ops.is_empty() || ops.iter().any(|name| name == *op)) {
-        let (mut count, mut share) = (0, 0.0f64);
-        let mut mutants = BTreeMap::new();
-        for case in cases::of(op) {
-            match case.check(backend) {
-                Ok(checked) => {
-                    count += checked.agreement.count;
-                    share = share.max(checked.agreement.share);
-                    for (name, rejected) in checked.mutants {
-                        *mutants.entry(name).or_insert(false) |= rejected;
-                    }
-                }
-                Err(failure) => {
-                    good = false;
-                    println!(
-                        "MISS  {failure}: {:?}",
-                        std::error::Error::source(&failure).map(ToString::to_string)
-                    );
-                }
+        match ops::check(backend, op, Mutants::Tried) {
+            Ok(report) => {
+                comparisons += report.agreement.count;
+                println!("ok    {op:<13} {:>8} comparisons, {}", report.agreement.count, report.summary());
+            }
+            Err(failure) => {
+                good = false;
+                println!("MISS  {op:<13} {}", chain(&failure));
             }
         }
-        let alive: Vec<_> = mutants.iter().filter(|(_, rejected)| !**rejected).collect();
-        println!("{op}: {count} comparisons, {:.1} % of the bound, mutants alive: {alive:?}", 100.0 * share);
     }
-    good
+    println!("{comparisons} comparisons");
+    good && comparisons > 0
+}
+
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    Ok(match args.backend {
+        BackendName::Cpu => check(&Reference::new(None)?, &args.ops),
+        BackendName::Wgpu => {
+            let allow = if args.core { Variants::CORE } else { Variants::EXACT };
+            let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+            let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
+            let backend = Wgpu::new(&options)?;
+            println!("{}", backends::title(&backend));
+            check(&backend, &args.ops)
+        }
+    })
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let good = match args.backend {
-        BackendName::Cpu => check(&Reference::new(None).expect("threads can be started"), &args.ops),
-        BackendName::Wgpu => {
-            let allow = if args.core { Variants::CORE } else { Variants::ALL };
-            let options =
-                Options { allow, poison: true, max_binding: args.max_binding, ..Options::default() };
-            let backend = Wgpu::new(&options).unwrap_or_else(|error| panic!("{error}"));
-            println!("{} {:?}", backend.adapter().title(), backend.variants());
-            check(&backend, &args.ops)
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{}", chain(&*error));
+            ExitCode::FAILURE
         }
-    };
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }

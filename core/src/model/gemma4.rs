@@ -89,6 +89,13 @@ pub struct KvTypes {
     pub v: KvType,
 }
 
+impl std::fmt::Display for KvTypes {
+    /// `k,v`, as the command line takes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{}", self.k, self.v)
+    }
+}
+
 /// Types and pages of the whole cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {

@@ -94,10 +94,6 @@ pub(super) fn text(config: &Config) -> Result<String, Failure> {
     Ok(out + "\n")
 }
 
-fn name(types: KvTypes) -> String {
-    format!("{},{}", types.k, types.v)
-}
-
 pub(super) fn memory_text(plan: &MemoryPlan, options: &Options) -> Result<String, Failure> {
     let mut out = String::new();
     let Options { context, sequences, snapshots, .. } = *options;
@@ -106,8 +102,8 @@ pub(super) fn memory_text(plan: &MemoryPlan, options: &Options) -> Result<String
         "memory on the cpu backend: context {context}, sequences {sequences}, turns to come back to {snapshots}"
     )?;
     let lines = [
-        ("cache of local layers", plan.kv_local, name(options.kv_local)),
-        ("cache of global layers", plan.kv_global, name(options.kv_global)),
+        ("cache of local layers", plan.kv_local, options.kv_local.to_string()),
+        ("cache of global layers", plan.kv_global, options.kv_global.to_string()),
         ("scratch", plan.scratch, "activations of all plans".to_owned()),
         ("decoded", plan.decoded, "one layer's cache as f32, while a step reads it".to_owned()),
         ("needed", plan.total(), String::new()),
@@ -128,8 +124,8 @@ pub(super) fn memory_json(plan: &MemoryPlan, options: &Options) -> Value {
         "context": options.context,
         "sequences": options.sequences,
         "snapshots": options.snapshots,
-        "kv": name(options.kv_global),
-        "kv_local": name(options.kv_local),
+        "kv": options.kv_global.to_string(),
+        "kv_local": options.kv_local.to_string(),
         "kv_local_bytes": plan.kv_local,
         "kv_global_bytes": plan.kv_global,
         "scratch_bytes": plan.scratch,

@@ -1,0 +1,77 @@
+//! `attn_prepare`: a dispatch for the queries, and one for the keys and values that go to the cache.
+
+use gemma4_core::abi::{self, PrepareParams};
+use gemma4_core::kv_type::KvType;
+use gemma4_core::model::config::Span;
+use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
+
+use super::{Bind, Count, Lowering, ONE, narrow};
+use crate::error::WgpuError;
+use crate::shaders::{self, Shader};
+
+/// Widest head that the shaders take.
+const HEAD_MAX: usize = 512;
+
+/// What shaders know a stored type by.
+pub(super) fn kind(kv_type: KvType) -> u32 {
+    match kv_type {
+        KvType::F32 => abi::KV_F32,
+        KvType::F16 => abi::KV_F16,
+        KvType::Q8_0 => abi::KV_Q8_0,
+        KvType::Q4_0 => abi::KV_Q4_0,
+        KvType::TQ3_0 => abi::KV_TQ3_0,
+    }
+}
+
+/// 1 for pools whose pages are found by the table of local layers.
+pub(super) fn local(span: Span) -> u32 {
+    u32::from(span == Span::Local)
+}
+
+/// Whether the shaders take heads of this width.
+pub(super) fn check_width(cx: &Lowering<'_>, op: &str, dim: usize) -> Result<(), WgpuError> {
+    if dim > HEAD_MAX || !dim.is_multiple_of(32) {
+        let what = format!("{op} with heads of {dim} values, which are no multiple of 32,");
+        let limit = "the widest head of the shaders";
+        return Err(cx.device.limit(&what, dim as u64, "values", HEAD_MAX as u64, limit));
+    }
+    Ok(())
+}
+
+pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    let dim = op.heads.head_dim;
+    check_width(cx, "attn_prepare", dim)?;
+    let (heads, kv_heads) = (narrow(op.heads.heads), narrow(op.heads.kv_heads));
+    let mut params = PrepareParams {
+        width: cx.cols(op.qkv),
+        dim: narrow(dim),
+        heads,
+        kv_heads,
+        eps: op.eps,
+        ..PrepareParams::default()
+    };
+    let shared = [shaders::REDUCE, shaders::EXACT, shaders::PAGES, shaders::ROTATE, shaders::KV_WRITE];
+    let parts = [&shared[..], &[shaders::ATTN_PREPARE]].concat();
+    let rows = cx.each_row(op.out);
+    let mut common =
+        vec![Bind::Act(op.qkv), Bind::Weight(op.q_norm, 0), Bind::Weight(op.frequency, 0), Bind::Rows];
+    let binds = [&common[..], &[Bind::ActMut(op.out)]].concat();
+    let shader = Shader::new(&parts, "attn_prepare__queries");
+    cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(heads), rows, ONE]);
+
+    let Some(own) = op.own else { return Ok(()) };
+    let (k, v) = (cx.state(own.k), cx.state(own.v));
+    params.value_start = match own.values {
+        Values::RawKeys => heads * params.dim,
+        Values::Projected => (heads + kv_heads) * params.dim,
+    };
+    params.local = local(k.spec().span);
+    (params.k_stride, params.v_stride) = (narrow(k.row_words()), narrow(v.row_words()));
+    let shader = Shader::new(&parts, "attn_prepare__cache")
+        .with("K_KIND", kind(k.spec().kv_type))
+        .with("V_KIND", kind(v.spec().kv_type));
+    common[1] = Bind::Weight(own.k_norm, 0);
+    let binds = [&common[..], &[Bind::Tables, Bind::StateMut(own.k), Bind::StateMut(own.v)]].concat();
+    cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(2 * kv_heads), rows, ONE]);
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! `gemma4 bench`: how fast a model runs here.
+
+mod measure;
+mod profile;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use gemma4_core::engine::{CHUNK, Options};
+use gemma4_core::model::gemma4::Gemma4;
+
+use crate::cli::{CacheArgs, Global};
+use crate::device::{self, Device, Purpose};
+use crate::failure::Failure;
+use crate::{load, text};
+use measure::Bench;
+use report::Report;
+
+/// Prompt lengths and contexts unless the user says otherwise; those that a model cannot hold are left out.
+const LENGTHS: [usize; 2] = [512, 4096];
+const CONTEXTS: [usize; 2] = [0, 4096];
+
+const EXAMPLES: &str = "\
+How it is measured:
+  Each number is the median of --repeat runs, after one that is not counted. Prompts are made of
+  arbitrary tokens, so models of random weights, without a tokenizer, are measured as well.
+  Prefill runs a prompt from an empty cache until its last token has been sampled. Decode generates
+  --generate tokens, greedily and without an end, behind as many tokens as --decode says. On a GPU
+  the host enqueues a step before it has read the token of the one before, as `gemma4 run` does; the
+  rate when it waits for every token instead stands beside it.
+  The bytes of a step are those that it must read: each weight that it uses once, and the cache.
+  With --bandwidth, what was read a second is put as a share of that. --profile times each dispatch
+  on the device; these times leave out what lies between steps, which the last line shows.
+
+Examples:
+  gemma4 bench -m model.gguf
+  gemma4 bench -m model.gguf --prompt 512,8192 --decode 0,8192,65536 --kv q8_0
+  gemma4 bench -m model.gguf --prompt 0 --decode 4096 --bandwidth 936 --profile
+  gemma4 bench -m model.gguf --json | jq .decode";
+
+/// Measure how fast a model runs here
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+#[command(mut_arg("ctx", |arg| arg.help("Most tokens of a sequence [default: as many as are measured]")))]
+pub(crate) struct BenchArgs {
+    /// Lengths of prompts to read, 0 for none [default: 512,4096]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
+    prompt: Option<Vec<usize>>,
+    /// Contexts to generate behind [default: 0,4096]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
+    decode: Option<Vec<usize>>,
+    /// Tokens to generate behind each context; 0 leaves decoding out
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    generate: usize,
+    /// Most prompt tokens of a step
+    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = chunk)]
+    chunk: usize,
+    /// Runs of each measurement
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+    /// Memory bandwidth of the device, to say which share of it decoding reaches
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    bandwidth: Option<f64>,
+    /// Time every dispatch of a step, on GPUs that can
+    #[arg(long)]
+    profile: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn chunk(text: &str) -> Result<usize, String> {
+    let n = text.parse::<usize>().ok().filter(|n| (1..=8192).contains(n));
+    n.ok_or_else(|| "expected 1 to 8192".to_owned())
+}
+
+fn bandwidth(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| value.is_finite() && *value > 0.0);
+    value.ok_or_else(|| "expected a number above 0, in 10^9 bytes a second".to_owned())
+}
+
+/// What is measured, and with which cache.
+#[derive(Clone, Debug)]
+struct Plan {
+    prompts: Vec<usize>,
+    contexts: Vec<usize>,
+    options: Options,
+}
+
+impl Plan {
+    fn of(args: &BenchArgs, model: &Gemma4) -> Result<Self, Failure> {
+        let most = model.config.max_context.min(args.cache.ctx.unwrap_or(usize::MAX));
+        let fits = |what: &str, lengths: &Option<Vec<usize>>, usual: &[usize], more: usize| match lengths {
+            None => Ok(usual.iter().copied().filter(|n| n + more <= most).collect()),
+            Some(lengths) => match lengths.iter().find(|n| n.saturating_add(more) > most) {
+                None => Ok(lengths.clone()),
+                Some(n) => {
+                    let more = if more > 0 { format!(" and --generate {more}") } else { String::new() };
+                    Err(Failure::usage(format!(
+                        "{what} is {n}{more}, expected at most {most} tokens together"
+                    )))
+                }
+            },
+        };
+        let mut prompts: Vec<usize> = fits("--prompt", &args.prompt, &LENGTHS, 0)?;
+        prompts.retain(|&n| n > 0);
+        let mut contexts: Vec<usize> = fits("--decode", &args.decode, &CONTEXTS, args.generate)?;
+        if args.generate == 0 {
+            contexts.clear();
+        }
+        if prompts.is_empty() && contexts.is_empty() {
+            return Err(Failure::usage(
+                "nothing is to be measured: give --prompt or --decode lengths above 0",
+            ));
+        }
+        let behind = contexts.iter().map(|n| n + args.generate);
+        let longest = prompts.iter().copied().chain(behind).max().unwrap_or(1);
+        let cache = CacheArgs { ctx: Some(args.cache.ctx.unwrap_or(longest)), ..args.cache.clone() };
+        let options = Options { chunk: args.chunk, snapshots: 0, ..load::options(model, &cache)? };
+        Ok(Self { prompts, contexts, options })
+    }
+}
+
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure> {
+    let checkpoint = load::checkpoint(global)?;
+    let model = checkpoint.model()?;
+    let plan = Plan::of(args, &model)?;
+    let name = checkpoint.path().display().to_string();
+    let report = device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, model, &plan)?);
+    if args.json {
+        text::print_json(&report)?;
+    } else {
+        text::print(report.text(args.bandwidth)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure<D: Device>(
+    args: &BenchArgs,
+    name: String,
+    device: D,
+    model: Gemma4,
+    plan: &Plan,
+) -> Result<Report, Failure> {
+    let about = device.about();
+    let (mut bench, load) = Bench::load(device, model, plan.options, usize::from(args.repeat))?;
+    let runs = plan.prompts.len() + plan.contexts.len();
+    let bar = load::bar(runs as u64, "measuring", "{pos}/{len} {msg}");
+    let mut prefill = Vec::new();
+    for &tokens in &plan.prompts {
+        bar.set_message(format!("prompt of {tokens}"));
+        prefill.push(bench.prefill(tokens)?);
+        bar.inc(1);
+    }
+    let mut decode = Vec::new();
+    for &context in &plan.contexts {
+        bar.set_message(format!("decoding behind {context}"));
+        decode.push(bench.decode(context, args.generate, args.bandwidth)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let profiles = if args.profile { profile::all(&mut bench, plan, &decode)? } else { Vec::new() };
+    let profile = args.profile.then_some(profiles);
+    Ok(Report::new(name, about, plan.options, load, prefill, decode, profile))
+}

@@ -1,0 +1,106 @@
+//! What was measured, as people and programs read it.
+
+use std::fmt::{self, Write as _};
+
+use gemma4_core::engine::Options;
+use gemma4_core::plan::Size;
+use serde::Serialize;
+
+use super::measure::{Decode, Loading, Prefill};
+use super::profile::Profile;
+use crate::device::About;
+
+/// The result, as `--json` prints it.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    version: &'static str,
+    model: String,
+    device: About,
+    kv: String,
+    kv_local: String,
+    context: usize,
+    chunk: usize,
+    load: Loading,
+    prefill: Vec<Prefill>,
+    decode: Vec<Decode>,
+    /// None if it was not asked for; empty if the device cannot time dispatches.
+    profile: Option<Vec<Profile>>,
+}
+
+impl Report {
+    pub(super) fn new(
+        model: String,
+        device: About,
+        options: Options,
+        load: Loading,
+        prefill: Vec<Prefill>,
+        decode: Vec<Decode>,
+        profile: Option<Vec<Profile>>,
+    ) -> Self {
+        let (kv, kv_local) = (options.kv_global.to_string(), options.kv_local.to_string());
+        let (context, chunk) = (options.context, options.chunk);
+        let version = env!("CARGO_PKG_VERSION");
+        Self { version, model, device, kv, kv_local, context, chunk, load, prefill, decode, profile }
+    }
+
+    pub(super) fn text(&self, bandwidth: Option<f64>) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        let Self { model, device, kv, kv_local, context, chunk, load, .. } = self;
+        writeln!(out, "model   {model}")?;
+        writeln!(out, "device  {}", device.device)?;
+        if let Some(driver) = &device.driver {
+            let features = device.features.join(", ");
+            writeln!(
+                out,
+                "driver  {driver}; {}",
+                if features.is_empty() { "core features" } else { &features }
+            )?;
+        }
+        writeln!(out, "cache   {kv} (local layers {kv_local}), context {context}, steps of {chunk} tokens")?;
+        let (bytes, seconds) = (load.bytes, load.seconds);
+        if load.copied {
+            let rate = bytes as f64 / seconds * 1e-9;
+            writeln!(out, "load    {} in {seconds:.2} s, {rate:.2} GB/s", Size(bytes))?;
+        } else {
+            writeln!(out, "load    {seconds:.2} s; {} of weights stay in the file", Size(bytes))?;
+        }
+        if !self.prefill.is_empty() {
+            writeln!(out, "\n{:<8} {:>8} {:>10} {:>10}", "prefill", "tokens", "tok/s", "seconds")?;
+            for Prefill { tokens, seconds, tokens_per_second } in &self.prefill {
+                writeln!(out, "{:<8} {tokens:>8} {tokens_per_second:>10.1} {seconds:>10.3}", "")?;
+            }
+        }
+        if !self.decode.is_empty() {
+            write!(
+                out,
+                "\n{:<8} {:>8} {:>10} {:>10} {:>10} {:>10} {:>8}",
+                "decode", "context", "tok/s", "waiting", "ms a step", "must read", "GB/s"
+            )?;
+            writeln!(out, "{}", bandwidth.map_or(String::new(), |most| format!("   of {most}")))?;
+            for run in &self.decode {
+                write!(
+                    out,
+                    "{:<8} {:>8} {:>10.1} {:>10.1} {:>10.3} {:>10} {:>8.1}",
+                    "",
+                    run.context,
+                    run.tokens_per_second,
+                    run.waiting_tokens_per_second,
+                    1e3 * run.seconds / run.tokens as f64,
+                    Size(run.step_bytes),
+                    run.gigabytes_per_second
+                )?;
+                writeln!(
+                    out,
+                    "{}",
+                    run.share.map_or(String::new(), |share| format!("   {:.1}%", 100.0 * share))
+                )?;
+            }
+        }
+        match self.profile.as_deref() {
+            Some([]) => writeln!(out, "\nno profile: this device cannot time single dispatches")?,
+            Some(profiles) => profiles.iter().try_for_each(|profile| profile.write(&mut out))?,
+            None => {}
+        }
+        Ok(out)
+    }
+}

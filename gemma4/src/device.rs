@@ -1,0 +1,152 @@
+//! From `--backend` and `--device` to a device, and what this program needs of one beside steps.
+
+#[cfg(feature = "wgpu")]
+pub(crate) mod gpu;
+
+use std::io::{IsTerminal, Write};
+
+use gemma4_core::backend::{Backend, Step};
+use gemma4_core::plan::Target;
+use gemma4_core::reference::{Reference, ReferenceError};
+use serde::Serialize;
+
+use crate::cli::{BackendName, Global};
+use crate::failure::Failure;
+
+/// What commands need of a backend beside what a step needs.
+pub(crate) trait Device: Backend + Sized {
+    /// Where its weights are.
+    const TARGET: Target;
+
+    /// What is computed on, for reports.
+    fn about(&self) -> About;
+
+    /// The same device once more, without what this one has sampled.
+    fn another(&self) -> Result<Self, Self::Error>;
+
+    /// Runs a step and says when each dispatch ran; `None` if this device cannot time them.
+    fn profile(&self, plan: &mut Self::Plan, step: &Step<'_>) -> Result<Option<Vec<Timed>>, Self::Error>;
+}
+
+/// A device as a report names it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct About {
+    /// As on the command line.
+    pub(crate) backend: &'static str,
+    /// Name, kind and interface.
+    pub(crate) device: String,
+    /// Name and version of the driver.
+    pub(crate) driver: Option<String>,
+    /// Optional features in use.
+    pub(crate) features: Vec<String>,
+}
+
+/// One dispatch of a step.
+#[derive(Clone, Debug)]
+pub(crate) struct Timed {
+    pub(crate) op: &'static str,
+    pub(crate) entry: String,
+    pub(crate) seconds: f64,
+}
+
+/// A device of one of the kinds that this build has. [`with`] makes code over any of them.
+pub(crate) enum Chosen {
+    Cpu(Reference),
+    #[cfg(feature = "wgpu")]
+    Wgpu(gemma4_wgpu::Wgpu),
+}
+
+/// Runs `$body` with `$device` as what was chosen, whatever its type: the one place that tells the kinds apart.
+macro_rules! with {
+    ($chosen:expr, $device:ident => $body:expr) => {
+        match $chosen {
+            $crate::device::Chosen::Cpu($device) => $body,
+            #[cfg(feature = "wgpu")]
+            $crate::device::Chosen::Wgpu($device) => $body,
+        }
+    };
+}
+pub(crate) use with;
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used.
+    Use,
+    /// To be examined: what was never written is NaN.
+    #[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "the reference always is so"))]
+    Examine,
+}
+
+/// The device that the user asked for. `auto` is the best real GPU, and the processor where there is none.
+///
+/// Which one that is and why is said on stderr, if that is a terminal and the user left the choice to us.
+pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
+    match global.backend {
+        BackendName::Cpu => {
+            for (given, flag) in
+                [(global.device.is_some(), "--device"), (!global.without.is_empty(), "--without")]
+            {
+                if given {
+                    return Err(Failure::usage(format!("{flag} is about GPUs, and --backend cpu uses none")));
+                }
+            }
+            Ok(Chosen::Cpu(cpu(global)?))
+        }
+        BackendName::Cuda => Err(Failure::usage(
+            "this build has no cuda backend; --backend wgpu runs on NVIDIA GPUs through Vulkan",
+        )),
+        BackendName::Auto | BackendName::Wgpu => gpu_or_cpu(global, purpose),
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn gpu_or_cpu(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
+    gpu::choose(global, purpose)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn gpu_or_cpu(global: &Global, _: Purpose) -> Result<Chosen, Failure> {
+    if global.backend == BackendName::Wgpu || global.device.is_some() || !global.without.is_empty() {
+        return Err(Failure::usage(
+            "this build has no wgpu backend (its feature `wgpu` is off); use --backend cpu",
+        ));
+    }
+    Ok(Chosen::Cpu(cpu(global)?))
+}
+
+fn cpu(global: &Global) -> Result<Reference, ReferenceError> {
+    Reference::new(global.threads.map(usize::from))
+}
+
+/// A remark for whoever sits at the terminal.
+#[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "there is nothing to choose from"))]
+fn remark(text: &str) {
+    let mut stderr = anstream::stderr();
+    if stderr.is_terminal() {
+        // Whoever closed stderr does not want to know.
+        let _ = writeln!(stderr, "{text}");
+    }
+}
+
+impl Device for Reference {
+    const TARGET: Target = Target::Cpu;
+
+    fn about(&self) -> About {
+        let s = if self.threads() == 1 { "" } else { "s" };
+        About {
+            backend: "cpu",
+            device: format!("the processor, {} thread{s}", self.threads()),
+            driver: None,
+            features: Vec::new(),
+        }
+    }
+
+    fn another(&self) -> Result<Self, ReferenceError> {
+        Reference::new(Some(self.threads()))
+    }
+
+    fn profile(&self, _: &mut Self::Plan, _: &Step<'_>) -> Result<Option<Vec<Timed>>, ReferenceError> {
+        Ok(None)
+    }
+}

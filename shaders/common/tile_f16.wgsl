@@ -1,0 +1,19 @@
+// Tiles of f16: 32 products are summed in f16, and such sums in f32.
+//
+// Activations of Gemma 4 overflow f16, so each row of a tile is divided by a power of two, which is exact, and its
+// sums are multiplied by it again.
+
+alias Tile4 = vec4<f16>;
+
+var<workgroup> tile_scales: array<f32, 128>;  // [rows of a tile]
+
+// The power of two at or below the largest magnitude of a row: what is left is below 2.
+fn tile_scale(largest: f32) -> f32 {
+  return bitcast<f32>(clamp(bitcast<u32>(largest) & 0x7f800000u, 0x20000000u, 0x5f000000u));
+}
+fn tile_note(row: u32, scale: f32) { tile_scales[row] = scale; }
+fn tile_noted(row: u32) -> f32 { return tile_scales[row]; }
+fn tile_begin(sum: vec4<f32>) -> Tile4 { return Tile4(); }
+fn tile_end(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
+  return fma(vec4<f32>(products), vec4<f32>(scale), sum);
+}

@@ -1,0 +1,199 @@
+// linear, prefill class, tiles of 128 rows: shaders/common/linear_tiles.wgsl says what and how.
+//
+// Spec    core/src/ops/linear.rs
+// Launch  x: ceil(outputs / 128); y: ceil(rows / 128)
+
+var<workgroup> tiles_x: array<Tile4, 1024>;  // [32, 128 rows / 4]
+var<workgroup> tiles_w: array<Tile4, 1024>;  // [32, 128 outputs / 4]
+
+// Values of four columns, from index `at`.
+fn tiles_put_x(at: u32, m: u32, values: Tile4) {
+  let i = at + m / 4u;
+  tiles_x[i][m % 4u] = values.x;
+  tiles_x[i + 32u][m % 4u] = values.y;
+  tiles_x[i + 64u][m % 4u] = values.z;
+  tiles_x[i + 96u][m % 4u] = values.w;
+}
+
+// Values of four columns, from index `at`.
+fn tiles_put_w(at: u32, n: u32, values: Tile4) {
+  let i = at + n / 4u;
+  tiles_w[i][n % 4u] = values.x;
+  tiles_w[i + 32u][n % 4u] = values.y;
+  tiles_w[i + 64u][n % 4u] = values.z;
+  tiles_w[i + 96u][n % 4u] = values.w;
+}
+
+fn tiles_load_x(row: u32, m: u32, chunk: u32) {
+  let chunks = params.cols / 32u;
+  // A row past the end is another row again: its products are never stored.
+  let start = min(row, row_count() - 1u) * (params.cols / 4u);
+  let x0 = x[start + chunk_quad(chunk, chunks, 0u)];
+  let x1 = x[start + chunk_quad(chunk, chunks, 1u)];
+  let x2 = x[start + chunk_quad(chunk, chunks, 2u)];
+  let x3 = x[start + chunk_quad(chunk, chunks, 3u)];
+  let x4 = x[start + chunk_quad(chunk, chunks, 4u)];
+  let x5 = x[start + chunk_quad(chunk, chunks, 5u)];
+  let x6 = x[start + chunk_quad(chunk, chunks, 6u)];
+  let x7 = x[start + chunk_quad(chunk, chunks, 7u)];
+  let low = max(max(abs(x0), abs(x1)), max(abs(x2), abs(x3)));
+  let high = max(max(abs(x4), abs(x5)), max(abs(x6), abs(x7)));
+  let largest = max(low, high);
+  let scale = tile_scale(max(max(largest.x, largest.y), max(largest.z, largest.w)));
+  tile_note(m, scale);
+  let inverse = 1.0 / scale;
+  tiles_put_x(0u, m, Tile4(x0 * inverse));
+  tiles_put_x(128u, m, Tile4(x1 * inverse));
+  tiles_put_x(256u, m, Tile4(x2 * inverse));
+  tiles_put_x(384u, m, Tile4(x3 * inverse));
+  tiles_put_x(512u, m, Tile4(x4 * inverse));
+  tiles_put_x(640u, m, Tile4(x5 * inverse));
+  tiles_put_x(768u, m, Tile4(x6 * inverse));
+  tiles_put_x(896u, m, Tile4(x7 * inverse));
+}
+
+fn tiles_load_w(output: u32, n: u32, chunk: u32) {
+  let row = min(output, params.outputs - 1u) * params.stride;
+  let v = chunk_values(row, row + params.tails, chunk, params.cols / 32u);
+  tiles_put_w(0u, n, Tile4(v.v0));
+  tiles_put_w(128u, n, Tile4(v.v1));
+  tiles_put_w(256u, n, Tile4(v.v2));
+  tiles_put_w(384u, n, Tile4(v.v3));
+  tiles_put_w(512u, n, Tile4(v.v4));
+  tiles_put_w(640u, n, Tile4(v.v5));
+  tiles_put_w(768u, n, Tile4(v.v6));
+  tiles_put_w(896u, n, Tile4(v.v7));
+}
+
+// 128 rows by 128 outputs; 8 by 8 for an invocation.
+@compute @workgroup_size(256)
+fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let first_row = group.y * 128u;
+  let first_out = group.x * 128u;
+  // Invocations that are neighbours in n share a row of x; those in m an output.
+  let m = lane / 16u;
+  let n = lane % 16u;
+  var t0_0 = vec4<f32>();
+  var t0_1 = vec4<f32>();
+  var t1_0 = vec4<f32>();
+  var t1_1 = vec4<f32>();
+  var t2_0 = vec4<f32>();
+  var t2_1 = vec4<f32>();
+  var t3_0 = vec4<f32>();
+  var t3_1 = vec4<f32>();
+  var t4_0 = vec4<f32>();
+  var t4_1 = vec4<f32>();
+  var t5_0 = vec4<f32>();
+  var t5_1 = vec4<f32>();
+  var t6_0 = vec4<f32>();
+  var t6_1 = vec4<f32>();
+  var t7_0 = vec4<f32>();
+  var t7_1 = vec4<f32>();
+  for (var chunk = 0u; chunk < params.cols / 32u; chunk++) {
+    workgroupBarrier();
+    if lane < 128u {
+      tiles_load_x(first_row + lane, lane, chunk);
+    } else if lane < 256u {
+      tiles_load_w(first_out + lane - 128u, lane - 128u, chunk);
+    }
+    workgroupBarrier();
+    var s0_0 = tile_begin(t0_0);
+    var s0_1 = tile_begin(t0_1);
+    var s1_0 = tile_begin(t1_0);
+    var s1_1 = tile_begin(t1_1);
+    var s2_0 = tile_begin(t2_0);
+    var s2_1 = tile_begin(t2_1);
+    var s3_0 = tile_begin(t3_0);
+    var s3_1 = tile_begin(t3_1);
+    var s4_0 = tile_begin(t4_0);
+    var s4_1 = tile_begin(t4_1);
+    var s5_0 = tile_begin(t5_0);
+    var s5_1 = tile_begin(t5_1);
+    var s6_0 = tile_begin(t6_0);
+    var s6_1 = tile_begin(t6_1);
+    var s7_0 = tile_begin(t7_0);
+    var s7_1 = tile_begin(t7_1);
+    for (var k = 0u; k < 32u; k += 2u) {
+      let a00 = tiles_x[k * 32u + m];
+      let a01 = tiles_x[k * 32u + 16u + m];
+      let b00 = tiles_w[k * 32u + n];
+      let b01 = tiles_w[k * 32u + 16u + n];
+      s0_0 = fma(Tile4(a00.x), b00, s0_0);
+      s0_1 = fma(Tile4(a00.x), b01, s0_1);
+      s1_0 = fma(Tile4(a00.y), b00, s1_0);
+      s1_1 = fma(Tile4(a00.y), b01, s1_1);
+      s2_0 = fma(Tile4(a00.z), b00, s2_0);
+      s2_1 = fma(Tile4(a00.z), b01, s2_1);
+      s3_0 = fma(Tile4(a00.w), b00, s3_0);
+      s3_1 = fma(Tile4(a00.w), b01, s3_1);
+      s4_0 = fma(Tile4(a01.x), b00, s4_0);
+      s4_1 = fma(Tile4(a01.x), b01, s4_1);
+      s5_0 = fma(Tile4(a01.y), b00, s5_0);
+      s5_1 = fma(Tile4(a01.y), b01, s5_1);
+      s6_0 = fma(Tile4(a01.z), b00, s6_0);
+      s6_1 = fma(Tile4(a01.z), b01, s6_1);
+      s7_0 = fma(Tile4(a01.w), b00, s7_0);
+      s7_1 = fma(Tile4(a01.w), b01, s7_1);
+      let a10 = tiles_x[(k + 1u) * 32u + m];
+      let a11 = tiles_x[(k + 1u) * 32u + 16u + m];
+      let b10 = tiles_w[(k + 1u) * 32u + n];
+      let b11 = tiles_w[(k + 1u) * 32u + 16u + n];
+      s0_0 = fma(Tile4(a10.x), b10, s0_0);
+      s0_1 = fma(Tile4(a10.x), b11, s0_1);
+      s1_0 = fma(Tile4(a10.y), b10, s1_0);
+      s1_1 = fma(Tile4(a10.y), b11, s1_1);
+      s2_0 = fma(Tile4(a10.z), b10, s2_0);
+      s2_1 = fma(Tile4(a10.z), b11, s2_1);
+      s3_0 = fma(Tile4(a10.w), b10, s3_0);
+      s3_1 = fma(Tile4(a10.w), b11, s3_1);
+      s4_0 = fma(Tile4(a11.x), b10, s4_0);
+      s4_1 = fma(Tile4(a11.x), b11, s4_1);
+      s5_0 = fma(Tile4(a11.y), b10, s5_0);
+      s5_1 = fma(Tile4(a11.y), b11, s5_1);
+      s6_0 = fma(Tile4(a11.z), b10, s6_0);
+      s6_1 = fma(Tile4(a11.z), b11, s6_1);
+      s7_0 = fma(Tile4(a11.w), b10, s7_0);
+      s7_1 = fma(Tile4(a11.w), b11, s7_1);
+    }
+    let scale0 = tile_noted(4u * m + 0u);
+    let scale1 = tile_noted(4u * m + 1u);
+    let scale2 = tile_noted(4u * m + 2u);
+    let scale3 = tile_noted(4u * m + 3u);
+    let scale4 = tile_noted(64u + 4u * m + 0u);
+    let scale5 = tile_noted(64u + 4u * m + 1u);
+    let scale6 = tile_noted(64u + 4u * m + 2u);
+    let scale7 = tile_noted(64u + 4u * m + 3u);
+    t0_0 = tile_end(s0_0, t0_0, scale0);
+    t0_1 = tile_end(s0_1, t0_1, scale0);
+    t1_0 = tile_end(s1_0, t1_0, scale1);
+    t1_1 = tile_end(s1_1, t1_1, scale1);
+    t2_0 = tile_end(s2_0, t2_0, scale2);
+    t2_1 = tile_end(s2_1, t2_1, scale2);
+    t3_0 = tile_end(s3_0, t3_0, scale3);
+    t3_1 = tile_end(s3_1, t3_1, scale3);
+    t4_0 = tile_end(s4_0, t4_0, scale4);
+    t4_1 = tile_end(s4_1, t4_1, scale4);
+    t5_0 = tile_end(s5_0, t5_0, scale5);
+    t5_1 = tile_end(s5_1, t5_1, scale5);
+    t6_0 = tile_end(s6_0, t6_0, scale6);
+    t6_1 = tile_end(s6_1, t6_1, scale6);
+    t7_0 = tile_end(s7_0, t7_0, scale7);
+    t7_1 = tile_end(s7_1, t7_1, scale7);
+  }
+  store(first_row + 4u * m + 0u, first_out + 4u * n, t0_0);
+  store(first_row + 4u * m + 0u, first_out + 64u + 4u * n, t0_1);
+  store(first_row + 4u * m + 1u, first_out + 4u * n, t1_0);
+  store(first_row + 4u * m + 1u, first_out + 64u + 4u * n, t1_1);
+  store(first_row + 4u * m + 2u, first_out + 4u * n, t2_0);
+  store(first_row + 4u * m + 2u, first_out + 64u + 4u * n, t2_1);
+  store(first_row + 4u * m + 3u, first_out + 4u * n, t3_0);
+  store(first_row + 4u * m + 3u, first_out + 64u + 4u * n, t3_1);
+  store(first_row + 64u + 4u * m + 0u, first_out + 4u * n, t4_0);
+  store(first_row + 64u + 4u * m + 0u, first_out + 64u + 4u * n, t4_1);
+  store(first_row + 64u + 4u * m + 1u, first_out + 4u * n, t5_0);
+  store(first_row + 64u + 4u * m + 1u, first_out + 64u + 4u * n, t5_1);
+  store(first_row + 64u + 4u * m + 2u, first_out + 4u * n, t6_0);
+  store(first_row + 64u + 4u * m + 2u, first_out + 64u + 4u * n, t6_1);
+  store(first_row + 64u + 4u * m + 3u, first_out + 4u * n, t7_0);
+  store(first_row + 64u + 4u * m + 3u, first_out + 64u + 4u * n, t7_1);
+}
