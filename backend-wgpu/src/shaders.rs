@@ -45,6 +45,8 @@ parts! {
     ACTIVATION = "common/activation";
     /// Weights bound as `w`.
     WEIGHTS = "common/weights";
+    /// Weights bound as `w` and `up`.
+    WEIGHTS_PAIR = "common/weights_pair";
     /// What decoders are made of.
     WORDS = "common/words";
     /// Where the values of a block are.
@@ -137,6 +139,8 @@ parts! {
     NORM_QUADS = "norm_quads";
     /// Op `linear`.
     LINEAR = "linear";
+    /// Op `linear` with the `glu` that follows.
+    LINEAR_GLU = "linear_glu";
     /// Op `moe_ffn`.
     MOE_FFN = "moe_ffn";
     /// Op `moe_ffn` in the decode class.

@@ -1,6 +1,7 @@
 //! `linear`: a dispatch for each part of each weight.
 
 use gemma4_core::abi::LinearParams;
+use gemma4_core::ops::glu::Glu;
 use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Act, Class, Rows};
 
@@ -45,18 +46,60 @@ pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
     if more <= THREADS && idle(more) < idle(lanes) { more } else { lanes }
 }
 
-/// Parts that a shader with `common/matvec.wgsl` starts with, and its constants.
-pub(super) fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: Part, entry: &'static str) -> Shader {
+/// An entry point of a file that needs `common/matvec.wgsl`.
+pub(super) fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: &[Part], entry: &'static str) -> Shader {
     let lanes = if cx.device.variants.subgroups { shaders::LANES_SUBGROUP } else { shaders::LANES };
-    let mut parts = decoder.to_vec();
-    parts.extend([shaders::MATVEC, lanes, op]);
-    let shader = Shader::new(&parts, entry);
+    let shader = Shader::new(&[decoder, &[shaders::MATVEC, lanes], op].concat(), entry);
     if cx.device.variants.subgroups { shader.with("SUBGROUP", cx.device.subgroup) } else { shader }
 }
 
 /// Rows of a workgroup for as many as `act` may have.
 fn rows_of(cx: &Lowering<'_>, act: Act) -> u32 {
     narrow(cx.program.capacity(act)).next_power_of_two().min(ROWS)
+}
+
+/// Whether the products with a gate and with what it multiplies are one dispatch with the `glu` that follows.
+pub(super) fn fuses(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
+    let &[gate, up] = &linear.weights[..] else { return false };
+    let (gate, up) = (cx.weight(gate), cx.weight(up));
+    let shape = |weight: &crate::Weight| (weight.dtype(), weight.rows(), weight.cols());
+    let halves = [glu.gate, glu.up].map(|columns| (columns.act, columns.start));
+    cx.program.class == Class::Decode
+        && shape(gate) == shape(up)
+        && gate.cols().is_multiple_of(CHUNK as usize)
+        && halves == [(linear.out, 0), (linear.out, gate.rows())]
+        && cx.program.cols(glu.out) == gate.rows()
+        && cx.program.read_once(linear.out)
+}
+
+/// Both. The parts of two weights of one shape are alike.
+pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    let picked = u32::from(cx.program.spec(linear.x).rows == Rows::Picked);
+    let weight = cx.weight(linear.weights[0]).clone();
+    let layout = weight.layout();
+    let (cols, outputs) = (narrow(weight.cols()), narrow(weight.rows()));
+    let (lanes, rows) = (lanes(2 * outputs, cols), rows_of(cx, linear.x));
+    // The decoder's first part reads one weight.
+    let decoder = [&[shaders::WEIGHTS_PAIR], &shaders::decoder(weight.dtype())[1..]].concat();
+    let shader = matvec(cx, &decoder, &[shaders::ACTIVATION, shaders::LINEAR_GLU], "linear__glu");
+    let shader = shader.with("LANES", lanes).with("ROWS", rows);
+    for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
+        let outputs = narrow(range.len());
+        let params = LinearParams {
+            cols,
+            out_cols: cx.cols(glu.out),
+            stride: layout.stride,
+            tails: layout.tails,
+            first: narrow(range.start),
+            outputs,
+            picked,
+        };
+        let [gate, up] = [0, 1].map(|i| Bind::Weight(linear.weights[i], part));
+        let binds = vec![Bind::Act(linear.x), gate, Bind::ActMut(glu.out), up];
+        let [x, y] = split(outputs.div_ceil(OUTPUTS / 2 * THREADS / lanes));
+        cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
+    }
+    Ok(())
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
@@ -85,13 +128,13 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
             if cols % CHUNK != 0 {
-                let shader = matvec(cx, decoder, shaders::LINEAR, "linear__any");
+                let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
                 continue;
             }
             let (lanes, rows) = (lanes(narrow(weight.rows()), cols), rows_of(cx, op.x));
-            let shader = matvec(cx, decoder, shaders::LINEAR, "linear");
+            let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear");
             let shader = shader.with("LANES", lanes).with("ROWS", rows);
             let [x, y] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
             cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);

@@ -43,6 +43,11 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), WgpuErro
     let top_k = cx.cols(op.experts);
     let rows = cx.program.spec(op.x).rows;
     let pairs = narrow(cx.program.capacity(op.x)) * top_k;
+    let most = cx.device.limits.max_compute_workgroups_per_dimension;
+    if pairs > most {
+        let limit = "max_compute_workgroups_per_dimension";
+        return Err(cx.device.limit("a step of experts", pairs.into(), "pairs", most.into(), limit));
+    }
     let wide = |count: u32, words: u32| u64::from(count) * u64::from(words) * 4;
     let hidden = cx.scratch(wide(pairs, ffn));
     let apart = class == Class::Prefill || down.parts().len() > 1;
@@ -86,12 +91,12 @@ impl Moe<'_> {
     ) -> (Shader, u32) {
         let decoder = [shaders::decoder(weight.dtype()), &[shaders::ACTIVATION]].concat();
         let [whole, any] = entries;
-        if narrow(weight.cols()) % CHUNK == 0 {
-            let shader = matvec(cx, &decoder, shaders::MOE_MATVEC, whole);
+        if narrow(weight.cols()).is_multiple_of(CHUNK) {
+            let shader = matvec(cx, &decoder, &[shaders::MOE_MATVEC], whole);
             let shader = shader.with("LANES", lanes).with("ROWS", 1).with("RANKS", ranks);
             (shader, THREADS / (lanes * ranks) * OUTPUTS)
         } else {
-            (matvec(cx, &decoder, shaders::MOE_MATVEC, any), MOE_OUTPUTS)
+            (matvec(cx, &decoder, &[shaders::MOE_MATVEC], any), MOE_OUTPUTS)
         }
     }
 
@@ -126,7 +131,7 @@ impl Moe<'_> {
             let entries = ["moe_ffn__gate_up", "moe_ffn__gate_up_any"];
             let (shader, outputs) = Self::matvec(cx, &weight, entries, lanes, 1);
             // Half of the rows of a fused matrix are outputs; without whole chunks, a lane takes both.
-            let both = matches!(form, Form::Both) && params.cols % CHUNK == 0;
+            let both = matches!(form, Form::Both) && params.cols.is_multiple_of(CHUNK);
             let outputs = if both { outputs / 2 } else { outputs };
             let shader = shader.with("FORM", form as u32);
             let (experts, weights) = (Bind::Act(self.op.experts), Bind::Act(self.op.weights));
@@ -174,7 +179,7 @@ impl Moe<'_> {
         let outputs = if matches!(form, Form::Both) { MOE_TILE_ROWS / 2 } else { MOE_TILE_ROWS };
         let tiles = self.pairs / MOE_TILE_PAIRS + self.base.experts;
         let grid = [Count::Fixed(params.outputs.div_ceil(outputs)), Count::Fixed(tiles), ONE];
-        let entry = if params.cols % CHUNK == 0 { "moe_ffn__tile" } else { "moe_ffn__tile_any" };
+        let entry = if params.cols.is_multiple_of(CHUNK) { "moe_ffn__tile" } else { "moe_ffn__tile_any" };
         let parts = [shaders::decoder(weight.dtype()), &[shaders::ACTIVATION, shaders::MOE_TILES]].concat();
         let shader = Shader::new(&parts, entry).with("FORM", form as u32);
         cx.launch("moe_ffn", shader, vec![x, w, Bind::Scratch(lists), out], params, grid);

@@ -1,9 +1,10 @@
 //! Cases of `linear`.
 
+use gemma4_core::ops::glu::Columns;
 use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
-use super::{Case, Settings, inputs, op, plain, sum_error, wide};
+use super::{Case, Settings, U, gelu, inputs, op, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows around the sizes of tiles, widths with and without a rest, one and several stacked weights.
@@ -22,6 +23,11 @@ pub(super) fn cases() -> Vec<Case> {
         let types = [1, 2, 5, 9].map(|rows| quantised(rows, class));
         types.into_iter().chain(narrow_rows(1, class)).chain(narrow_rows(3, class))
     }))
+    .chain(
+        [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
+            .into_iter()
+            .flat_map(|dtype| [1, 5].map(|rows| gated(rows, dtype))),
+    )
     .collect()
 }
 
@@ -104,6 +110,46 @@ fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, 
     let out = case.program.linear(input, &handles).expect("the widths agree");
     let (want, allowed) = product(&wide(&x), &all, cols);
     case.expect(out, want, allowed)
+}
+
+/// A gate and what it multiplies, which a backend may take at once: outputs of two weights of one type, and `glu`.
+fn gated(rows: usize, dtype: DType) -> Case {
+    let (cols, outputs) = (768, 33);
+    let mut case = Case::new("linear", rows, format!("{outputs} gates of {dtype}"));
+    case.program.class = Class::Decode;
+    case.settings = vec![Settings::default(); rows];
+    // Small enough that gates are neither open nor shut.
+    let x: Vec<f32> = plain(rows * cols, 15).into_iter().map(|x| x / 128.0).collect();
+    let input = case.input(&x);
+    let data = blocks(dtype, 2 * outputs, cols);
+    let mut decoded = vec![0.0f32; 2 * outputs * cols];
+    gemma4_core::quant::decode(dtype, &data, &mut decoded);
+    let weights = [0, 1].map(|half| {
+        let half = data.chunks_exact(data.len() / 2).nth(half).map(<[u8]>::to_vec);
+        case.raw_weight(dtype, [1, outputs, cols], half.expect("two halves"))
+    });
+    let both = case.program.linear(input, &weights).expect("the widths agree");
+    let columns = |start| Columns { act: both, start };
+    let out = case.program.glu(columns(0), columns(outputs), outputs).expect("the halves fit");
+    let (products, errors) = product(&wide(&x), &wide(&decoded), cols);
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for (products, errors) in products.chunks(2 * outputs).zip(errors.chunks(2 * outputs)) {
+        let (gates, ups) = products.split_at(outputs);
+        let (gate_errors, up_errors) = errors.split_at(outputs);
+        for (((&gate, &up), gate_error), up_error) in gates.iter().zip(ups).zip(gate_errors).zip(up_errors) {
+            want.push(gelu(gate) * up);
+            // The slope of gelu is below 1.13; the rest as in the cases of glu.
+            let slope = 1.13 * gate_error;
+            let error = slope * (up.abs() + up_error) + gelu(gate).abs() * up_error;
+            allowed.push(error + 16.0 * U * (gate * up).abs());
+        }
+    }
+    case.expect(out, want, allowed)
+        .mutant("gate and second operand swapped", |case| op!(case, Linear).weights.reverse())
+        .mutant("the gate times itself", |case| {
+            let linear = op!(case, Linear);
+            linear.weights[1] = linear.weights[0];
+        })
 }
 
 /// Rows of a type with all kinds of codes.
