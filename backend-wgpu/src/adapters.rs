@@ -15,7 +15,7 @@ pub struct AdapterReport {
     /// Its limits.
     pub limits: wgpu::Limits,
     /// Its features.
-    pub features: wgpu::Features,
+    pub features: Features,
 }
 
 impl AdapterReport {

@@ -120,7 +120,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
-    /// For each op so far the group of ops that it is lowered with.
+    /// For each op, which ops run together with it.
     pub(crate) groups: Vec<usize>,
     /// Scratch buffers that the current op has asked for.
     taken: usize,
@@ -216,6 +216,7 @@ pub(crate) const ONE: Count = Count::Fixed(1);
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
+    let mut group = 0;
     while let [op, tail @ ..] = rest {
         cx.taken = 0;
         rest = tail;
@@ -230,8 +231,8 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             }
             (op, _) => single(op, cx),
         }?;
-        let group = cx.groups.last().map_or(0, |group| group + 1);
         cx.groups.resize(program.ops.len() - rest.len(), group);
+        group += 1;
     }
     Ok(())
 }

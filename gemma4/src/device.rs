@@ -3,7 +3,7 @@
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use gemma4_core::backend::{Backend, Step};
 use gemma4_core::plan::Target;

@@ -10,13 +10,13 @@ use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Invocations of a workgroup of `common/matvec.wgsl`.
-const THREADS: u32 = 128;
+pub(super) const THREADS: u32 = 128;
 /// Outputs that a group of lanes computes together.
-const OUTPUTS: u32 = 4;
+pub(super) const OUTPUTS: u32 = 4;
 /// Most rows of activations of a workgroup.
 const ROWS: u32 = 8;
 /// Columns that a lane takes at once.
-const CHUNK: u32 = 32;
+pub(super) const CHUNK: u32 = 32;
 /// Outputs of a workgroup of `linear__any`.
 const ANY_OUTPUTS: u32 = 8;
 /// Fewest invocations that keep the memory of a large GPU busy.
@@ -34,7 +34,7 @@ fn split(count: u32) -> [Count; 2] {
 ///
 /// An output of a small matrix is shared by more lanes, so that enough of them read; of two numbers of lanes, the one
 /// that leaves fewer of them without a chunk at the end of a row is taken.
-fn lanes(outputs: u32, cols: u32) -> u32 {
+pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
     let (groups, chunks) = (outputs.div_ceil(OUTPUTS), cols.div_ceil(CHUNK));
     let mut lanes = if chunks <= 8 { 8 } else { 16 };
     while lanes < THREADS && (groups * lanes < ENOUGH && lanes < chunks) {
@@ -46,10 +46,10 @@ fn lanes(outputs: u32, cols: u32) -> u32 {
     if more <= THREADS && idle(more) < idle(lanes) { more } else { lanes }
 }
 
-/// An entry point of a file that needs `common/matvec.wgsl`.
-fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: &[Part], entry: &'static str) -> Shader {
+/// Parts that a shader with `common/matvec.wgsl` starts with, and its constants.
+pub(super) fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: Part, entry: &'static str) -> Shader {
     let lanes = if cx.device.variants.subgroups { shaders::LANES_SUBGROUP } else { shaders::LANES };
-    let shader = Shader::new(&[decoder, &[shaders::MATVEC, lanes], op].concat(), entry);
+    let shader = Shader::new(&[decoder, &[shaders::MATVEC, lanes, op]].concat(), entry);
     if cx.device.variants.subgroups { shader.with("SUBGROUP", cx.device.subgroup) } else { shader }
 }
 
@@ -80,8 +80,9 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> R
     let (cols, outputs) = (narrow(weight.cols()), narrow(weight.rows()));
     let (lanes, rows) = (lanes(2 * outputs, cols), rows_of(cx, linear.x));
     // The decoder's first part reads one weight.
-    let decoder = [&[shaders::WEIGHTS_PAIR], &shaders::decoder(weight.dtype())[1..]].concat();
-    let shader = matvec(cx, &decoder, &[shaders::ACTIVATION, shaders::LINEAR_GLU], "linear__glu");
+    let decoder =
+        [&[shaders::WEIGHTS_PAIR, shaders::ACTIVATION], &shaders::decoder(weight.dtype())[1..]].concat();
+    let shader = matvec(cx, &decoder, shaders::LINEAR_GLU, "linear__glu");
     let shader = shader.with("LANES", lanes).with("ROWS", rows);
     for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
         let outputs = narrow(range.len());
@@ -128,13 +129,13 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
             if !cols.is_multiple_of(CHUNK) {
-                let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
+                let shader = matvec(cx, decoder, shaders::LINEAR, "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
                 continue;
             }
             let (lanes, rows) = (lanes(narrow(weight.rows()), cols), rows_of(cx, op.x));
-            let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear");
+            let shader = matvec(cx, decoder, shaders::LINEAR, "linear");
             let shader = shader.with("LANES", lanes).with("ROWS", rows);
             let [x, y] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
             cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);

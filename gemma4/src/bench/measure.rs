@@ -40,8 +40,8 @@ pub(super) struct Decode {
     pub(super) tokens: usize,
     pub(super) seconds: f64,
     pub(super) tokens_per_second: f64,
-    /// The same when the host waits for every token before it enqueues the next step.
-    pub(super) waiting_tokens_per_second: f64,
+    /// The same when the host waits for every token before it enqueues the next step; none where it always does.
+    pub(super) waiting_tokens_per_second: Option<f64>,
     /// Weights and cache that a step must read, on average.
     pub(super) step_bytes: u64,
     /// Those, in 10^9 bytes a second.
@@ -163,7 +163,7 @@ impl<D: Device> Bench<D> {
             tokens: generate,
             seconds,
             tokens_per_second: generate as f64 / seconds,
-            waiting_tokens_per_second: generate as f64 / waiting,
+            waiting_tokens_per_second: D::QUEUES.then(|| generate as f64 / waiting),
             step_bytes,
             gigabytes_per_second,
             share: bandwidth.map(|bandwidth| gigabytes_per_second / bandwidth),

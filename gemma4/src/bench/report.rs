@@ -14,6 +14,8 @@ use crate::device::About;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     version: &'static str,
+    /// What the program was built from, if that was known then.
+    commit: Option<&'static str>,
     model: String,
     device: About,
     kv: String,
@@ -40,7 +42,8 @@ impl Report {
         let (kv, kv_local) = (options.kv_global.to_string(), options.kv_local.to_string());
         let (context, chunk) = (options.context, options.chunk);
         let version = env!("CARGO_PKG_VERSION");
-        Self { version, model, device, kv, kv_local, context, chunk, load, prefill, decode, profile }
+        let commit = option_env!("GEMMA4_COMMIT");
+        Self { version, commit, model, device, kv, kv_local, context, chunk, load, prefill, decode, profile }
     }
 
     pub(super) fn text(&self, bandwidth: Option<f64>) -> Result<String, fmt::Error> {
@@ -78,13 +81,14 @@ impl Report {
             )?;
             writeln!(out, "{}", bandwidth.map_or(String::new(), |most| format!("   of {most}")))?;
             for run in &self.decode {
+                let waiting =
+                    run.waiting_tokens_per_second.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
                 write!(
                     out,
-                    "{:<8} {:>8} {:>10.1} {:>10.1} {:>10.3} {:>10} {:>8.1}",
+                    "{:<8} {:>8} {:>10.1} {waiting:>10} {:>10.3} {:>10} {:>8.1}",
                     "",
                     run.context,
                     run.tokens_per_second,
-                    run.waiting_tokens_per_second,
                     1e3 * run.seconds / run.tokens as f64,
                     Size(run.step_bytes),
                     run.gigabytes_per_second
