@@ -136,7 +136,8 @@ impl Plan {
         };
 
         let sections = Sections::of(program);
-        let step = device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
+        let step =
+            device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
         let draws = Draws {
             buffer: device.storage("settings of draws", 4096)?,
             used: program.ops.iter().any(|op| matches!(op, Op::Sample(_))),
@@ -227,7 +228,9 @@ impl Plan {
             Bind::State(state) | Bind::StateMut(state) => {
                 buffers.states[state.index()].buffer().as_entire_binding()
             }
-            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => buffers.scratch[*i].as_entire_binding(),
+            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => {
+                buffers.scratch[*i].as_entire_binding()
+            }
             Bind::Rows => section(rows, picked),
             Bind::Picked => section(picked, tables),
             Bind::Tables => section(tables, end),
@@ -358,7 +361,11 @@ impl Plan {
     }
 
     /// Runs a step as [`Plan::run`] does and says when each dispatch ran. `None` if the device cannot time them.
-    pub(crate) fn profile(&mut self, device: &Device, step: &Step<'_>) -> Result<Option<Vec<Span>>, WgpuError> {
+    pub(crate) fn profile(
+        &mut self,
+        device: &Device,
+        step: &Step<'_>,
+    ) -> Result<Option<Vec<Span>>, WgpuError> {
         if !device.timestamps {
             return Ok(None);
         }
@@ -370,8 +377,7 @@ impl Plan {
             count,
         });
         let bytes = u64::from(count) * 8;
-        let resolved =
-            device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
+        let resolved = device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
         let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

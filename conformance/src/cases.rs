@@ -30,6 +30,7 @@ use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
 pub use attention::rotation_cases;
+pub use linear::company_cases;
 
 /// Unit roundoff of `f32`.
 pub const U: f64 = 5.960_464_477_539_063e-8;

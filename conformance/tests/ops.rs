@@ -32,3 +32,26 @@ fn p11_attention_over_the_stored_cache_errs_by_no_more_than_a_kernel() {
         at.report("P11, P13", compared);
     });
 }
+
+#[test]
+fn a_row_of_a_product_has_the_same_bits_in_any_company() {
+    on_every_backend!(|at, new| {
+        let backend = new();
+        let mut compared = 0;
+        for mut case in cases::company_cases() {
+            let Some(all) = at.judge("company", case.run(&backend)) else { continue };
+            let rows = std::mem::take(&mut case.rows);
+            let cols = all.len() / rows.len();
+            for (&row, want) in rows.iter().zip(all.chunks(cols)) {
+                (case.rows, case.picked) = (vec![row], vec![0]);
+                case.settings.truncate(1);
+                (case.program.rows, case.program.picked) = (1, 1);
+                let Some(alone) = at.judge("company", case.run(&backend)) else { continue };
+                let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&alone) == bits(want), "{}: {}, row {}", at.name, case.name, row.token);
+                compared += cols;
+            }
+        }
+        at.report("company", compared);
+    });
+}

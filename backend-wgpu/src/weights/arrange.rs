@@ -30,7 +30,7 @@ fn put(bytes: &mut [u8], words: impl IntoIterator<Item = u32>) {
 }
 
 fn swap(quads: Quads, chunk: usize) -> Quads {
-    std::array::from_fn(|p| quads[p ^ chunk % 8])
+    std::array::from_fn(|p| quads[p ^ (chunk % 8)])
 }
 
 fn nibbles(q: &Quads) -> [u32; 4] {

@@ -152,6 +152,14 @@ fn gated(rows: usize, dtype: DType) -> Case {
         })
 }
 
+/// Products of nine rows with every type of weight, with and without `glu`, in both classes.
+#[must_use]
+pub fn company_cases() -> Vec<Case> {
+    let types = CLASSES.map(|class| quantised(9, class));
+    let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)]));
+    types.into_iter().chain(odd).chain([gated(9, DType::Q4_K)]).collect()
+}
+
 /// Rows of a type with all kinds of codes.
 fn blocks(dtype: DType, outputs: usize, cols: usize) -> Vec<u8> {
     let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
