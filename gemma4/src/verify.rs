@@ -125,8 +125,7 @@ fn verify<D: Device>(
     }
     greedy::check(&mut report, &progress, global, checkpoint, device, speaker.as_ref(), &prompts)?;
     progress.0.finish_and_clear();
-    report.seconds = start.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(report.finish(start.elapsed().as_secs_f64()))
 }
 
 /// Every op of the model's own programs, on the inputs that it has there.
