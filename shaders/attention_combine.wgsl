@@ -23,9 +23,9 @@ struct Sum { top: f32, total: f32, values: vec4<f32> }
 // Adds a split: its largest logit and sum of weights, and its weighted values. Nothing changes unless it is there.
 fn add(sum: Sum, stat: vec4<f32>, values: vec4<f32>, is_there: bool) -> Sum {
   let top = max(sum.top, select(LOWEST, stat.x, is_there));
-  let old = select(exp(sum.top - top), 1.0, sum.top == top);
-  let new = select(0.0, select(exp(stat.x - top), 1.0, stat.x == top), is_there);
-  return Sum(top, fma(stat.y, new, sum.total * old), fma(values, vec4<f32>(new), sum.values * old));
+  let kept = select(exp(sum.top - top), 1.0, sum.top == top);
+  let fresh = select(0.0, select(exp(stat.x - top), 1.0, stat.x == top), is_there);
+  return Sum(top, fma(stat.y, fresh, sum.total * kept), fma(values, vec4<f32>(fresh), sum.values * kept));
 }
 
 @compute @workgroup_size(COMBINE_THREADS)

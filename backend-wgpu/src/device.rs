@@ -199,11 +199,7 @@ impl Device {
 
     /// A buffer with these contents.
     pub(crate) fn filled(&self, what: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: Some(what),
-            contents,
-            usage,
-        })
+        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(what), contents, usage })
     }
 
     /// The error of a limit that is too small.
@@ -260,9 +256,9 @@ impl Device {
             label: Some(shader.entry),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
-        let storage = access
-            .iter()
-            .map(|&access| wgpu::BufferBindingType::Storage { read_only: access == Access::Read });
+        let storage = access.iter().map(|&access| wgpu::BufferBindingType::Storage {
+            read_only: access == Access::Read,
+        });
         let layout = self.layout(&storage.map(|ty| (ty, false)).collect::<Vec<_>>());
         let uniforms = self.uniforms();
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

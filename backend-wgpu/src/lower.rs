@@ -120,6 +120,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
+    /// For each op, which ops run together with it.
+    pub(crate) groups: Vec<usize>,
     /// Scratch buffers that the current op has asked for.
     taken: usize,
 }
@@ -132,7 +134,16 @@ impl<'a> Lowering<'a> {
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
-        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new(), taken: 0 }
+        Self {
+            device,
+            program,
+            weights,
+            states,
+            launches: Vec::new(),
+            scratch: Vec::new(),
+            groups: Vec::new(),
+            taken: 0,
+        }
     }
 
     /// Adds a dispatch.
@@ -205,6 +216,7 @@ pub(crate) const ONE: Count = Count::Fixed(1);
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
+    let mut group = 0;
     while let [op, tail @ ..] = rest {
         cx.taken = 0;
         rest = tail;
@@ -215,6 +227,8 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             }
             (op, _) => single(op, cx),
         }?;
+        cx.groups.resize(program.ops.len() - rest.len(), group);
+        group += 1;
     }
     Ok(())
 }

@@ -106,9 +106,9 @@ impl Plan {
     ) -> Result<Self, WgpuError> {
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
-        let Lowering { launches, scratch, .. } = lowering;
+        let Lowering { launches, scratch, groups, .. } = lowering;
 
-        let slots = Slots::of(program);
+        let slots = Slots::grouped(program, &groups);
         let poison = vec![0xFFu8; if device.poison { 1 << 20 } else { 0 }];
         let allocate = |what: &str, bytes: u64| {
             let buffer = device.storage(what, bytes)?;
@@ -136,8 +136,7 @@ impl Plan {
         };
 
         let sections = Sections::of(program);
-        let step =
-            device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
+        let step = device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
         let draws = Draws {
             buffer: device.storage("settings of draws", 4096)?,
             used: program.ops.iter().any(|op| matches!(op, Op::Sample(_))),
@@ -228,9 +227,7 @@ impl Plan {
             Bind::State(state) | Bind::StateMut(state) => {
                 buffers.states[state.index()].buffer().as_entire_binding()
             }
-            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => {
-                buffers.scratch[*i].as_entire_binding()
-            }
+            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => buffers.scratch[*i].as_entire_binding(),
             Bind::Rows => section(rows, picked),
             Bind::Picked => section(picked, tables),
             Bind::Tables => section(tables, end),
@@ -361,11 +358,7 @@ impl Plan {
     }
 
     /// Runs a step as [`Plan::run`] does and says when each dispatch ran. `None` if the device cannot time them.
-    pub(crate) fn profile(
-        &mut self,
-        device: &Device,
-        step: &Step<'_>,
-    ) -> Result<Option<Vec<Span>>, WgpuError> {
+    pub(crate) fn profile(&mut self, device: &Device, step: &Step<'_>) -> Result<Option<Vec<Span>>, WgpuError> {
         if !device.timestamps {
             return Ok(None);
         }
@@ -377,7 +370,8 @@ impl Plan {
             count,
         });
         let bytes = u64::from(count) * 8;
-        let resolved = device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
+        let resolved =
+            device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
         let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

@@ -139,6 +139,8 @@ parts! {
     LINEAR = "linear";
     /// Op `moe_ffn`.
     MOE_FFN = "moe_ffn";
+    /// Op `moe_ffn` in the decode class.
+    MOE_MATVEC = "moe_matvec";
     /// Op `moe_ffn` in the prefill class.
     MOE_TILES = "moe_tiles";
     /// Op `norm_add`.

@@ -33,13 +33,7 @@ const ALIGN: u64 = 256;
 impl Sections {
     pub(crate) fn of(program: &Program) -> Self {
         let pages = |span| {
-            program
-                .states
-                .iter()
-                .filter(|state| state.span == span)
-                .map(|state| state.pages)
-                .max()
-                .unwrap_or(0)
+            program.states.iter().filter(|state| state.span == span).map(|state| state.pages).max().unwrap_or(0)
         };
         let slots = program.rows.min(abi::SLOTS as usize);
         let entries = slots * (pages(Span::Global) + pages(Span::Local)).max(1);

@@ -205,14 +205,7 @@ impl Weight {
 }
 
 /// Repacks rows of a tensor into a buffer.
-fn send(
-    device: &Device,
-    buffer: &wgpu::Buffer,
-    tensor: &Tensor,
-    cut: &Cut,
-    stride: usize,
-    rows: Range<usize>,
-) {
+fn send(device: &Device, buffer: &wgpu::Buffer, tensor: &Tensor, cut: &Cut, stride: usize, rows: Range<usize>) {
     let row_bytes = tensor.row_bytes();
     let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
     let mut sent = 0;
@@ -242,3 +235,6 @@ fn send(
     }
     device.queue.submit([]);
 }
+
+#[cfg(test)]
+mod tests;

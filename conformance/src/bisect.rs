@@ -118,7 +118,8 @@ impl Single {
     }
 
     fn table(&mut self, tensor: Tensor) -> Weight {
-        self.program.weights = self.program.weights.iter().cloned().chain([WeightSpec::of(&tensor)]).collect();
+        self.program.weights =
+            self.program.weights.iter().cloned().chain([WeightSpec::of(&tensor)]).collect();
         self.tables.push(tensor);
         Weight::new(self.program.weights.len() - 1)
     }

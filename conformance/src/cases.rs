@@ -148,6 +148,13 @@ impl Case {
         }
     }
 
+    /// The same case with rows of another class.
+    fn in_class(mut self, class: Class) -> Self {
+        self.name = format!("{}, {class:?}", self.name);
+        self.program.class = class;
+        self
+    }
+
     /// A weight of any type from its bytes.
     fn raw_weight(&mut self, dtype: DType, shape: [usize; 3], bytes: Vec<u8>) -> Weight {
         let name = format!("w{}", self.tensors.len());

@@ -449,6 +449,8 @@ abi! {
         tails: u32,
         /// First expert of the part.
         first: u32,
+        /// Experts of the part.
+        part_experts: u32,
         /// Experts.
         experts: u32,
         /// Experts that a row chooses.
@@ -457,6 +459,8 @@ abi! {
         eps: f32,
         /// `1 / sqrt(cols)`.
         factor: f32,
+        /// 1 if the rows are the picked ones.
+        picked: u32,
     }
     /// `sample`.
     SampleParams {

@@ -330,6 +330,8 @@ struct RouteParams {
     unsigned int tails;
     // First expert of the part.
     unsigned int first;
+    // Experts of the part.
+    unsigned int part_experts;
     // Experts.
     unsigned int experts;
     // Experts that a row chooses.
@@ -338,8 +340,10 @@ struct RouteParams {
     float eps;
     // `1 / sqrt(cols)`.
     float factor;
+    // 1 if the rows are the picked ones.
+    unsigned int picked;
 };
-static_assert(sizeof(RouteParams) == 32, "RouteParams must have no padding");
+static_assert(sizeof(RouteParams) == 40, "RouteParams must have no padding");
 
 // `sample`.
 struct SampleParams {

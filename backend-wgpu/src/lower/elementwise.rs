@@ -42,13 +42,7 @@ pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         up_start: narrow(op.up.start),
     };
     let binds = vec![Bind::Act(op.gate.act), Bind::Act(op.up.act), Bind::ActMut(op.out)];
-    cx.launch(
-        "glu",
-        Shader::new(&[shaders::ACTIVATION, shaders::GLU], "glu"),
-        binds,
-        &params,
-        grid(cx, op.out),
-    );
+    cx.launch("glu", Shader::new(&[shaders::ACTIVATION, shaders::GLU], "glu"), binds, &params, grid(cx, op.out));
     Ok(())
 }
 

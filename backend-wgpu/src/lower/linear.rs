@@ -9,13 +9,13 @@ use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Invocations of a workgroup of `common/matvec.wgsl`.
-const THREADS: u32 = 128;
+pub(super) const THREADS: u32 = 128;
 /// Outputs that a group of lanes computes together.
-const OUTPUTS: u32 = 4;
+pub(super) const OUTPUTS: u32 = 4;
 /// Most rows of activations of a workgroup.
 const ROWS: u32 = 8;
 /// Columns that a lane takes at once.
-const CHUNK: u32 = 32;
+pub(super) const CHUNK: u32 = 32;
 /// Outputs of a workgroup of `linear__any`.
 const ANY_OUTPUTS: u32 = 8;
 /// Fewest invocations that keep the memory of a large GPU busy.
@@ -33,9 +33,9 @@ fn split(count: u32) -> [Count; 2] {
 ///
 /// An output of a small matrix is shared by more lanes, so that enough of them read; of two numbers of lanes, the one
 /// that leaves fewer of them without a chunk at the end of a row is taken.
-fn lanes(outputs: u32, cols: u32) -> u32 {
+pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
     let (groups, chunks) = (outputs.div_ceil(OUTPUTS), cols.div_ceil(CHUNK));
-    let mut lanes = 16;
+    let mut lanes = if chunks <= 8 { 8 } else { 16 };
     while lanes < THREADS && (groups * lanes < ENOUGH && lanes < chunks) {
         lanes *= 2;
     }
@@ -46,7 +46,7 @@ fn lanes(outputs: u32, cols: u32) -> u32 {
 }
 
 /// Parts that a shader with `common/matvec.wgsl` starts with, and its constants.
-fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: Part, entry: &'static str) -> Shader {
+pub(super) fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: Part, entry: &'static str) -> Shader {
     let lanes = if cx.device.variants.subgroups { shaders::LANES_SUBGROUP } else { shaders::LANES };
     let mut parts = decoder.to_vec();
     parts.extend([shaders::MATVEC, lanes, op]);

@@ -5,9 +5,10 @@ use gemma4_core::abi::{MOE_OUTPUTS, MOE_TILE_PAIRS, MOE_TILE_ROWS, MoeFfnParams,
 use gemma4_core::ops::moe_ffn::{GateUp, MoeFfn};
 use gemma4_core::program::{Class, Rows, Weight};
 
+use super::linear::{CHUNK, OUTPUTS, THREADS, lanes, matvec};
 use super::{Bind, Count, Lowering, ONE, Scratch, narrow};
 use crate::error::WgpuError;
-use crate::shaders::{self, Part, Shader};
+use crate::shaders::{self, Shader};
 
 /// What a dispatch of the first matrices computes; the constant `FORM` of the shaders.
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), WgpuErro
     if let Some(lists) = lists {
         let binds = vec![Bind::Act(op.experts), Bind::ScratchMut(lists)];
         let grid = [Count::Fixed(experts), ONE, ONE];
-        cx.launch("moe_ffn", moe.shader(&down, "moe_ffn__sort"), binds, &base, grid);
+        cx.launch("moe_ffn", Shader::new(&[shaders::MOE_FFN], "moe_ffn__sort"), binds, &base, grid);
     }
     match op.gate_up {
         GateUp::Fused(both) => moe.product(cx, both, Form::Both, ffn),
@@ -69,16 +70,29 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), WgpuErro
         let params = MoeFfnParams { outputs: cols, ..base };
         let binds = vec![Bind::Scratch(apart), Bind::Act(op.weights), Bind::ActMut(op.out)];
         let grid = [Count::Fixed(cols.div_ceil(4 * ROW_THREADS)), cx.each_row(op.x), ONE];
-        cx.launch("moe_ffn", moe.shader(&down, "moe_ffn__combine"), binds, &params, grid);
+        cx.launch("moe_ffn", Shader::new(&[shaders::MOE_FFN], "moe_ffn__combine"), binds, &params, grid);
     }
     Ok(())
 }
 
 impl Moe<'_> {
-    /// The decoder of a weight's type, and an entry point.
-    fn shader(&self, weight: &crate::Weight, entry: &'static str) -> Shader {
-        let file: Part = if entry == "moe_ffn__tile" { shaders::MOE_TILES } else { shaders::MOE_FFN };
-        Shader::new(&[shaders::decoder(weight.dtype()), &[shaders::ACTIVATION, file]].concat(), entry)
+    /// A product of single pairs: its shader, the lanes of a group, and the outputs of a workgroup.
+    fn matvec(
+        cx: &Lowering<'_>,
+        weight: &crate::Weight,
+        entries: [&'static str; 2],
+        lanes: u32,
+        ranks: u32,
+    ) -> (Shader, u32) {
+        let decoder = [shaders::decoder(weight.dtype()), &[shaders::ACTIVATION]].concat();
+        let [whole, any] = entries;
+        if narrow(weight.cols()) % CHUNK == 0 {
+            let shader = matvec(cx, &decoder, shaders::MOE_MATVEC, whole);
+            let shader = shader.with("LANES", lanes).with("ROWS", 1).with("RANKS", ranks);
+            (shader, THREADS / (lanes * ranks) * OUTPUTS)
+        } else {
+            (matvec(cx, &decoder, shaders::MOE_MATVEC, any), MOE_OUTPUTS)
+        }
     }
 
     /// Parameters for each part of a weight.
@@ -108,10 +122,16 @@ impl Moe<'_> {
                 self.tile(cx, &weight, form, &params, [x, w, Bind::ScratchMut(self.hidden)]);
                 continue;
             }
-            let shader = self.shader(&weight, "moe_ffn__gate_up").with("FORM", form as u32);
+            let lanes = lanes(self.base.top_k * narrow(weight.rows()), params.cols);
+            let entries = ["moe_ffn__gate_up", "moe_ffn__gate_up_any"];
+            let (shader, outputs) = Self::matvec(cx, &weight, entries, lanes, 1);
+            // Half of the rows of a fused matrix are outputs; without whole chunks, a lane takes both.
+            let both = matches!(form, Form::Both) && params.cols % CHUNK == 0;
+            let outputs = if both { outputs / 2 } else { outputs };
+            let shader = shader.with("FORM", form as u32);
             let (experts, weights) = (Bind::Act(self.op.experts), Bind::Act(self.op.weights));
             let binds = vec![x, w, experts, weights, Bind::ScratchMut(self.hidden)];
-            let grid = [Count::Fixed(ffn.div_ceil(MOE_OUTPUTS)), self.each_pair(), ONE];
+            let grid = [Count::Fixed(ffn.div_ceil(outputs)), self.each_pair(), ONE];
             cx.launch("moe_ffn", shader, binds, &params, grid);
         }
     }
@@ -126,13 +146,17 @@ impl Moe<'_> {
                 self.tile(cx, &weight, Form::One, &params, [x, w, Bind::ScratchMut(apart)]);
                 continue;
             }
-            let shader = self.shader(&weight, "moe_ffn__down");
+            let lanes = lanes_of_rank(self.base.top_k * cols, params.cols);
+            let most = if self.apart.is_some() { 1 } else { THREADS / lanes };
+            let ranks = self.base.top_k.next_power_of_two().min(most);
+            let (shader, outputs) =
+                Self::matvec(cx, &weight, ["moe_ffn__down", "moe_ffn__down_any"], lanes, ranks);
             let (shader, out, rows) = match self.apart {
                 Some(apart) => (shader.with("APART", 1), Bind::ScratchMut(apart), self.each_pair()),
                 None => (shader, Bind::ActMut(self.op.out), cx.each_row(self.op.x)),
             };
             let binds = vec![x, w, Bind::Act(self.op.experts), Bind::Act(self.op.weights), out];
-            let grid = [Count::Fixed(cols.div_ceil(MOE_OUTPUTS)), rows, ONE];
+            let grid = [Count::Fixed(cols.div_ceil(outputs)), rows, ONE];
             cx.launch("moe_ffn", shader, binds, &params, grid);
         }
     }
@@ -150,11 +174,21 @@ impl Moe<'_> {
         let outputs = if matches!(form, Form::Both) { MOE_TILE_ROWS / 2 } else { MOE_TILE_ROWS };
         let tiles = self.pairs / MOE_TILE_PAIRS + self.base.experts;
         let grid = [Count::Fixed(params.outputs.div_ceil(outputs)), Count::Fixed(tiles), ONE];
-        let shader = self.shader(weight, "moe_ffn__tile").with("FORM", form as u32);
+        let entry = if params.cols % CHUNK == 0 { "moe_ffn__tile" } else { "moe_ffn__tile_any" };
+        let parts = [shaders::decoder(weight.dtype()), &[shaders::ACTIVATION, shaders::MOE_TILES]].concat();
+        let shader = Shader::new(&parts, entry).with("FORM", form as u32);
         cx.launch("moe_ffn", shader, vec![x, w, Bind::Scratch(lists), out], params, grid);
     }
 
     fn each_pair(&self) -> Count {
         Count::Rows { of: self.rows, per: 1, times: self.base.top_k }
     }
+}
+
+/// Lanes that share an output of one rank: half as many as otherwise, if that leaves fewer of them idle.
+fn lanes_of_rank(outputs: u32, cols: u32) -> u32 {
+    let lanes = lanes(outputs, cols);
+    let chunks = cols.div_ceil(CHUNK);
+    let idle = |lanes: u32| chunks.next_multiple_of(lanes) - chunks;
+    if lanes > 8 && idle(lanes / 2) < idle(lanes) { lanes / 2 } else { lanes }
 }

@@ -146,7 +146,11 @@ impl Bounds<'_> {
             let total: f64 = order[..top_k].iter().map(|l| (l - order[0]).exp()).sum();
             for &e in chosen {
                 choice.push(if tie { f64::INFINITY } else { 0.0 });
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a chosen expert")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a chosen expert"
+                )]
                 let e = e as usize;
                 let share = (logits[e].0 - order[0]).exp() / total * self.weight(op.expert_scale, 0, 0)[e];
                 let error = share.abs() * (2.0 * worst + 2.0 * sum_error(experts));
@@ -161,7 +165,8 @@ impl Bounds<'_> {
         let (cols, top_k) = (self.program.cols(op.x), self.program.cols(op.experts));
         let ffn = self.program.weight(op.down).cols;
         let dot = |w: &[f64], x: &[Uncertain]| -> Uncertain {
-            let sum = |term: fn(f64, Uncertain) -> f64| w.iter().zip(x).map(|(&w, &x)| term(w, x)).sum::<f64>();
+            let sum =
+                |term: fn(f64, Uncertain) -> f64| w.iter().zip(x).map(|(&w, &x)| term(w, x)).sum::<f64>();
             let (size, carried) = (sum(|w, x| (w * x.0).abs()), sum(|w, x| w.abs() * x.1));
             (sum(|w, x| w * x.0), sum_error(x.len()) * size + carried)
         };
@@ -242,7 +247,10 @@ impl Bounds<'_> {
 
 /// Adds what every comparison allows: the rounding of the wanted value, and what is flushed.
 fn rounded(want: &[f64], allowed: impl Iterator<Item = f64>) -> Vec<f64> {
-    want.iter().zip(allowed).map(|(want, allowed)| allowed + U * want.abs() + f64::from(f32::MIN_POSITIVE)).collect()
+    want.iter()
+        .zip(allowed)
+        .map(|(want, allowed)| allowed + U * want.abs() + f64::from(f32::MIN_POSITIVE))
+        .collect()
 }
 
 /// Heads after their norm and their turn: the norm's error, and four roundings of sine, cosine, products and their

@@ -6,11 +6,16 @@ use gemma4_core::model::config::Span;
 use gemma4_core::model::gemma4::KvTypes;
 use gemma4_core::ops::attention::Mask;
 use gemma4_core::ops::attn_prepare::Heads;
-use gemma4_core::program::StateSpec;
+use gemma4_core::program::{Class, StateSpec};
 
 use super::{Case, op, pages, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
+    let classes = [Class::Prefill, Class::Decode];
+    classes.into_iter().flat_map(|class| all().into_iter().map(move |case| case.in_class(class))).collect()
+}
+
+fn all() -> Vec<Case> {
     let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
     let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
     let mut cases = vec![

@@ -1,5 +1,6 @@
 //! Cases of `linear`.
 
+use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
 use super::{Case, Settings, inputs, op, plain, sum_error, wide};
@@ -12,15 +13,23 @@ pub(super) fn cases() -> Vec<Case> {
         (7, 257, vec![33]),
         (9, 96, vec![17, 5]),
         (17, 64, vec![8]),
+        (1, 4128, vec![5]),
+        (4, 256, vec![65, 63]),
     ]
-    .map(|(rows, cols, outputs)| case(rows, cols, &outputs))
     .into_iter()
-    .chain([quantised()])
+    .flat_map(|(rows, cols, outputs)| CLASSES.map(|class| case(rows, cols, &outputs, class)))
+    .chain(CLASSES.into_iter().flat_map(|class| {
+        let types = [1, 2, 5, 9].map(|rows| quantised(rows, class));
+        types.into_iter().chain(narrow_rows(1, class)).chain(narrow_rows(3, class))
+    }))
     .collect()
 }
 
-fn case(rows: usize, cols: usize, outputs: &[usize]) -> Case {
-    let mut case = Case::new("linear", rows, format!("{cols} to {outputs:?}"));
+const CLASSES: [Class; 2] = [Class::Prefill, Class::Decode];
+
+fn case(rows: usize, cols: usize, outputs: &[usize], class: Class) -> Case {
+    let mut case = Case::new("linear", rows, format!("{cols} to {outputs:?}, {class:?}"));
+    case.program.class = class;
     let x = inputs(rows, cols, 12);
     let input = case.input(&x);
     let all = plain(outputs.iter().sum::<usize>() * cols, 13);
@@ -54,40 +63,78 @@ fn product(x: &[f64], weight: &[f64], cols: usize) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// Every type that files hold: what `quant::decode` says, in a product.
-fn quantised() -> Case {
-    let (rows, cols) = (2, 512);
-    let mut case = Case::new("linear", rows, "every type of weight");
+fn quantised(rows: usize, class: Class) -> Case {
+    let cols = 768;
+    let weights: Vec<_> = DType::ALL.map(|dtype| (dtype, 3)).into();
+    typed(rows, cols, class, "every type of weight", &weights)
+        .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+}
+
+/// Types of short blocks where columns do not fill groups of eight blocks, nor quads, nor words.
+fn narrow_rows(rows: usize, class: Class) -> Vec<Case> {
+    let short =
+        [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::MXFP4];
+    let floats = [DType::F32, DType::F16, DType::BF16];
+    let with = |types: &[DType], outputs| types.iter().map(|&dtype| (dtype, outputs)).collect::<Vec<_>>();
+    let mut cases: Vec<_> = [32, 96, 352]
+        .map(|cols| typed(rows, cols, class, "short blocks", &with(&[&short[..], &floats].concat(), 6)))
+        .into();
+    cases.extend([1, 31, 33, 257].map(|cols| typed(rows, cols, class, "odd widths", &with(&floats, 9))));
+    cases
+}
+
+/// A product with weights of several types and so many outputs each.
+fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, usize)]) -> Case {
+    let mut case = Case::new("linear", rows, format!("{what}, {cols} wide, {class:?}"));
+    case.program.class = class;
     case.settings = vec![Settings::default(); rows];
     let x = plain(rows * cols, 14);
     let input = case.input(&x);
-    let (mut weights, mut all) = (Vec::new(), Vec::new());
-    for dtype in DType::ALL {
-        let outputs = 3;
-        let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
-        let mut data: Vec<u8> = (0..outputs * row_bytes).map(|i| (i * 89 % 251).to_le_bytes()[0]).collect();
-        // Scales of ordinary size, and floats that are numbers.
-        for block in data.chunks_exact_mut(dtype.block_bytes()) {
-            match dtype {
-                DType::F32 => block.copy_from_slice(&(f32::from(block[0]) / 100.0 - 1.0).to_le_bytes()),
-                DType::F16 => block[1] = 0x38 | (block[1] & 0x83),
-                DType::BF16 => block[1] = 0x3F | (block[1] & 0x80),
-                DType::MXFP4 => block[0] = 120 + block[0] % 8,
-                DType::Q2_K => block[80..84].copy_from_slice(&[0x10, 0x2C, 0x08, 0x28]),
-                DType::Q3_K => block[108..110].copy_from_slice(&[0x10, 0x2C]),
-                DType::Q6_K => block[208..210].copy_from_slice(&[0x10, 0x2C]),
-                DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => {
-                    block[..4].copy_from_slice(&[0x10, 0x2C, 0x08, 0x28]);
-                }
-                _ => block[..2].copy_from_slice(&[0x10, 0x2C]),
-            }
-        }
+    let (mut handles, mut all) = (Vec::new(), Vec::new());
+    for &(dtype, outputs) in weights {
+        let data = blocks(dtype, outputs, cols);
         let mut decoded = vec![0.0f32; outputs * cols];
-        gemma4_core::quant::decode(dtype, &data, &mut decoded);
+        let row_bytes = data.len() / outputs;
+        for (data, decoded) in data.chunks_exact(row_bytes).zip(decoded.chunks_exact_mut(cols)) {
+            gemma4_core::quant::decode(dtype, data, decoded);
+        }
         all.extend(wide(&decoded));
-        weights.push(case.raw_weight(dtype, [1, outputs, cols], data));
+        handles.push(case.raw_weight(dtype, [1, outputs, cols], data));
     }
-    let out = case.program.linear(input, &weights).expect("the widths agree");
+    let out = case.program.linear(input, &handles).expect("the widths agree");
     let (want, allowed) = product(&wide(&x), &all, cols);
     case.expect(out, want, allowed)
-        .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+}
+
+/// Rows of a type with all kinds of codes.
+fn blocks(dtype: DType, outputs: usize, cols: usize) -> Vec<u8> {
+    let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
+    let mut data: Vec<u8> = (0..outputs * row_bytes).map(|i| (i * 89 % 251).to_le_bytes()[0]).collect();
+    // Scales of ordinary size, and floats that are numbers.
+    for block in data.chunks_exact_mut(dtype.block_bytes()) {
+        match dtype {
+            DType::F32 => block.copy_from_slice(&(f32::from(block[0]) / 100.0 - 1.0).to_le_bytes()),
+            DType::F16 => block[1] = 0x38 | (block[1] & 0x83),
+            DType::BF16 => block[1] = 0x3F | (block[1] & 0x80),
+            DType::MXFP4 => block[0] = 120 + block[0] % 8,
+            DType::Q2_K => block[80..84].copy_from_slice(&[0x10, 0x2C, 0x08, 0x28]),
+            DType::Q3_K => block[108..110].copy_from_slice(&[0x10, 0x2C]),
+            DType::Q6_K => block[208..210].copy_from_slice(&[0x10, 0x2C]),
+            DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => {
+                block[..4].copy_from_slice(&[0x10, 0x2C, 0x08, 0x28]);
+            }
+            _ => block[..2].copy_from_slice(&[0x10, 0x2C]),
+        }
+        // A step that differs from block to block.
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4) {
+            let at = match dtype {
+                DType::Q2_K => 80,
+                DType::Q3_K => 108,
+                DType::Q6_K => 208,
+                _ => 0,
+            };
+            block[at] = block[dtype.block_bytes() / 2];
+        }
+    }
+    data
 }

@@ -1,5 +1,7 @@
 //! Cases of `route`.
 
+use gemma4_core::program::Class;
+
 use super::{Case, U, around_one, inverse_rms, plain, sum_error, wide};
 
 /// Which output is compared.
@@ -10,14 +12,18 @@ enum Out {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let shapes = [(1, 4, 32, 4), (3, 16, 96, 4), (5, 128, 2816, 8)];
+    // More experts than lanes, rows and experts one past a tile.
+    let shapes = [(1, 4, 32, 4), (3, 16, 96, 4), (5, 128, 2816, 8), (2, 301, 40, 7), (9, 13, 257, 5)];
     let outs = [Out::Experts, Out::Weights];
-    let both = |(rows, experts, cols, top_k)| outs.map(|out| case(rows, experts, cols, top_k, out));
-    shapes.into_iter().flat_map(both).chain(outs.map(ties)).collect()
+    let classes = [Class::Prefill, Class::Decode];
+    let ways: Vec<_> = classes.into_iter().flat_map(|class| outs.map(|out| (class, out))).collect();
+    let of = |shape| ways.iter().map(move |&(class, out)| case(shape, class, out));
+    shapes.into_iter().flat_map(of).chain(outs.map(ties)).collect()
 }
 
-fn case(rows: usize, experts: usize, cols: usize, top_k: usize, which: Out) -> Case {
-    let mut case = Case::new("route", rows, format!("{top_k} of {experts} experts, {cols} columns"));
+fn case((rows, experts, cols, top_k): (usize, usize, usize, usize), class: Class, which: Out) -> Case {
+    let mut case = Case::new("route", rows, format!("{top_k} of {experts} experts, {cols} columns, {class:?}"));
+    case.program.class = class;
     let x = plain(rows * cols, 18);
     let (scale, proj, per_expert) =
         (around_one(cols, 19), plain(experts * cols, 20), around_one(experts, 21));

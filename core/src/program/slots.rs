@@ -20,7 +20,19 @@ impl Slots {
     /// Colours the activations of `program`, first fit by first use.
     #[must_use]
     pub fn of(program: &Program) -> Self {
-        let lives = lives(program);
+        let alone: Vec<usize> = (0..program.ops.len()).collect();
+        Self::grouped(program, &alone)
+    }
+
+    /// The same where ops run together: `group[i]` is the group of op `i`, and rises with `i`. An activation that a
+    /// group reads shares no slot with one that it writes.
+    ///
+    /// # Panics
+    ///
+    /// If an op has no group.
+    #[must_use]
+    pub fn grouped(program: &Program, group: &[usize]) -> Self {
+        let lives = lives(program, group);
         let mut order: Vec<usize> = (0..lives.len()).collect();
         order.sort_by_key(|&act| lives[act].0);
         let mut slots = Self { of: vec![0; lives.len()], elements: Vec::new() };
@@ -52,8 +64,8 @@ impl Slots {
     }
 }
 
-/// First and last op that touches each activation; outputs live to the end.
-fn lives(program: &Program) -> Vec<(usize, usize)> {
+/// First and last group that touches each activation; outputs live to the end.
+fn lives(program: &Program, group: &[usize]) -> Vec<(usize, usize)> {
     let mut lives = vec![(usize::MAX, 0); program.acts.len()];
     let mut touch = |act: Act, at: usize| {
         let life: &mut (usize, usize) = &mut lives[act.index()];
@@ -61,11 +73,11 @@ fn lives(program: &Program) -> Vec<(usize, usize)> {
     };
     for (at, op) in program.ops.iter().enumerate() {
         for act in Op::reads(op).into_iter().chain(op.writes()) {
-            touch(act, at);
+            touch(act, group[at]);
         }
     }
     for &act in &program.outputs {
-        touch(act, program.ops.len());
+        touch(act, usize::MAX);
     }
     lives
 }
