@@ -163,7 +163,8 @@ impl Profile {
                 op.dispatches,
                 100.0 * op.share
             )?;
-            for entry in &op.entries {
+            // The only entry point of an op is named like it.
+            for entry in op.entries.iter().filter(|entry| entry.entry != op.op) {
                 let us = entry.seconds * 1e6;
                 let name = format!("  {}", entry.entry);
                 writeln!(out, "{name:<26} {:>5} {us:>10.1} {:>6.1}%", entry.dispatches, 100.0 * entry.share)?;
@@ -171,7 +172,7 @@ impl Profile {
         }
         write!(out, "all {dispatches} dispatches {:.1} us", seconds * 1e6)?;
         if let Some(clock) = self.clock_seconds {
-            let between = (clock - seconds) / clock;
+            let between = ((clock - seconds) / clock).max(0.0);
             write!(
                 out,
                 "; a step takes {:.1} us by the clock, {:.1}% of it outside",
