@@ -57,6 +57,15 @@ pub(crate) struct Global {
     pub(crate) threads: Option<u16>,
 }
 
+#[cfg(test)]
+impl Global {
+    /// The built-in model on the processor.
+    pub(crate) fn on_the_processor() -> Self {
+        let backend = BackendName::Cpu;
+        Self { backend, device: None, without: Vec::new(), model: None, threads: None }
+    }
+}
+
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {

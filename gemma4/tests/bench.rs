@@ -20,7 +20,7 @@ fn every_length_and_context_is_measured() {
     let found = bench(&args);
     assert_eq!(found["device"]["backend"], "cpu");
     assert_eq!((&found["context"], &found["chunk"]), (&json!(40), &json!(16)));
-    assert_eq!((&found["load"]["copied"], &found["load"]["bytes"]), (&json!(false), &json!(26_256_344)));
+    assert_eq!((&found["load"]["copied"], &found["load"]["bytes"]), (&json!(false), &json!(26_250_752)));
     let tokens = |list: &str, key: &str| -> Vec<u64> {
         found[list].as_array().unwrap().iter().map(|run| run[key].as_u64().unwrap()).collect()
     };
