@@ -11,13 +11,15 @@ use call::gemma4;
 
 #[test]
 fn what_does_not_go_together_is_said() {
-    let rows: [(&[&str], &str); 5] = [
+    let rows: [(&[&str], &str); 7] = [
         (&["logits", "--text", "a", "--backend", "cuda"], "this build has no cuda backend"),
         (
             &["logits", "--text", "a", "--backend", "cpu", "--device", "0"],
             "--device is about GPUs, and --backend cpu",
         ),
         (&["bench", "--backend", "cpu", "--without", "f16"], "--without is about GPUs, and --backend cpu"),
+        (&["bench", "--backend", "cpu", "--with", "f16"], "--with is about GPUs, and --backend cpu"),
+        (&["bench", "--with", "subgroups"], "invalid value 'subgroups'"),
         (&["logits", "--text", "a", "--without", "f64"], "invalid value 'f64'"),
         (&["logits", "--text", "a", "--backend", "vulkan"], "invalid value 'vulkan'"),
     ];
