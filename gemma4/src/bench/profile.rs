@@ -85,8 +85,7 @@ fn one<D: Device>(
     let mut runs: Vec<Vec<Timed>> = Vec::new();
     for _ in 0..=bench.repeat {
         let draw = [Bench::<D>::greedy()];
-        let spans =
-            bench.engine.step_by(class, &[part], &draw, |device, plan, step| device.profile(plan, step))?;
+        let spans = bench.engine.step_by(class, &[part], &draw, D::profile)?;
         runs.extend(spans);
     }
     bench.engine.close(seq)?;
