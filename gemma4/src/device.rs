@@ -74,7 +74,6 @@ pub(crate) enum Purpose {
     /// To be used.
     Use,
     /// To be examined: what was never written is NaN.
-    #[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "the reference always is so"))]
     Examine,
 }
 
