@@ -117,7 +117,19 @@ impl Device {
         features.set(Features::SHADER_F16, variants.f16);
         features.set(Features::SUBGROUP, variants.subgroups);
         features.set(adapters::TIMESTAMPS, timestamps);
-        let limits = adapter.limits();
+        let mut limits = adapter.limits();
+        if options.allow == Variants::CORE {
+            // Lowerings fit themselves to what a workgroup may have, so that a test of core features is one of core
+            // limits too.
+            let core = wgpu::Limits::default();
+            for (have, least) in [
+                (&mut limits.max_compute_workgroup_storage_size, core.max_compute_workgroup_storage_size),
+                (&mut limits.max_compute_invocations_per_workgroup, core.max_compute_invocations_per_workgroup),
+                (&mut limits.max_storage_buffers_per_shader_stage, core.max_storage_buffers_per_shader_stage),
+            ] {
+                *have = least.min(*have);
+            }
+        }
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("gemma4"),
             required_features: features,

@@ -285,6 +285,11 @@ impl Case {
         relative_error(&want, got)
     }
 
+    /// Names of its mutants.
+    pub fn mutants(&self) -> impl Iterator<Item = &'static str> {
+        self.mutants.iter().map(|mutant| mutant.name)
+    }
+
     /// Checks the case, and which of its mutants it rejects.
     ///
     /// # Errors

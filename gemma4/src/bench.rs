@@ -60,7 +60,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
     /// Memory bandwidth of the device, to say which share of it decoding reaches
-    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth, allow_negative_numbers = true)]
     bandwidth: Option<f64>,
     /// Time every dispatch of a step, on GPUs that can
     #[arg(long)]

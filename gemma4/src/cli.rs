@@ -43,6 +43,11 @@ pub(crate) struct Global {
     /// A GPU by its number or by a part of its name, as `gemma4 inspect --devices` lists them
     #[arg(long, global = true, value_name = "N|NAME", help_heading = MODEL)]
     pub(crate) device: Option<String>,
+    /// Let the GPU take products in fewer bits, f16 or int8, where that is faster: with errors of some parts in a
+    /// thousand
+    #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
+    #[arg(hide_short_help = true)]
+    pub(crate) with: Vec<Lossy>,
     /// Do without features of the GPU: f16, subgroups, int8; for tests and reports
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
     #[arg(hide_short_help = true)]
@@ -55,6 +60,15 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "N", help_heading = MODEL, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+#[cfg(test)]
+impl Global {
+    /// The built-in model on the processor.
+    pub(crate) fn on_the_processor() -> Self {
+        let backend = BackendName::Cpu;
+        Self { backend, device: None, with: Vec::new(), without: Vec::new(), model: None, threads: None }
+    }
 }
 
 /// What computes.
@@ -78,6 +92,15 @@ pub(crate) enum Feature {
     /// Sums and shuffles within subgroups
     Subgroups,
     /// Dot products of packed 8-bit integers
+    Int8,
+}
+
+/// Features that make products faster and less exact, so that they are used only where the user says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lossy {
+    /// 16-bit floats
+    F16,
+    /// 8-bit integers
     Int8,
 }
 

@@ -74,7 +74,6 @@ pub(crate) enum Purpose {
     /// To be used.
     Use,
     /// To be examined: what was never written is NaN.
-    #[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "the reference always is so"))]
     Examine,
 }
 
@@ -84,9 +83,12 @@ pub(crate) enum Purpose {
 pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
     match global.backend {
         BackendName::Cpu => {
-            for (given, flag) in
-                [(global.device.is_some(), "--device"), (!global.without.is_empty(), "--without")]
-            {
+            let flags = [
+                (global.device.is_some(), "--device"),
+                (!global.with.is_empty(), "--with"),
+                (!global.without.is_empty(), "--without"),
+            ];
+            for (given, flag) in flags {
                 if given {
                     return Err(Failure::usage(format!("{flag} is about GPUs, and --backend cpu uses none")));
                 }
@@ -107,7 +109,8 @@ fn gpu_or_cpu(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
 
 #[cfg(not(feature = "wgpu"))]
 fn gpu_or_cpu(global: &Global, _: Purpose) -> Result<Chosen, Failure> {
-    if global.backend == BackendName::Wgpu || global.device.is_some() || !global.without.is_empty() {
+    let flags = global.device.is_some() || !global.with.is_empty() || !global.without.is_empty();
+    if global.backend == BackendName::Wgpu || flags {
         return Err(Failure::usage(
             "this build has no wgpu backend (its feature `wgpu` is off); use --backend cpu",
         ));

@@ -37,12 +37,14 @@ What is compared:
   The model is the one inside this program, or that of --model, if the processor can run it too: the
   reference reads a prompt and some tokens, which takes it minutes with a model of many gigabytes.
 
+  Products that --with makes less exact do not agree: the page then says by how much they err.
+
   The exit code is 0 only if everything agrees. --json has the same content, for reports.
 
 Examples:
   gemma4 verify                           the device that `gemma4 run` would take
   gemma4 verify --device 1 --quick
-  gemma4 verify --without subgroups,f16   the shaders that other GPUs get
+  gemma4 verify --without subgroups       the shaders that other GPUs get
   gemma4 verify --json > report.json";
 
 /// Check that this machine computes what it should
@@ -125,8 +127,7 @@ fn verify<D: Device>(
     }
     greedy::check(&mut report, &progress, global, checkpoint, device, speaker.as_ref(), &prompts)?;
     progress.0.finish_and_clear();
-    report.seconds = start.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(report.finish(start.elapsed().as_secs_f64()))
 }
 
 /// Every op of the model's own programs, on the inputs that it has there.

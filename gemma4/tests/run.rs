@@ -13,6 +13,10 @@ const LINSPACE: &str = "Return evenly spaced numbers over a specified interval.\
 fn gemma4(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma4"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // What tests say about answers holds for the processor, whatever GPU there is.
+    if args.first() == Some(&"run") && !args.contains(&"--backend") {
+        command.args(["--backend", "cpu"]);
+    }
     command
 }
 
@@ -174,8 +178,7 @@ fn what_cannot_be_done_is_said_in_one_sentence() {
         (1, vec!["--tools", "/nowhere.json", "hi"], vec!["/nowhere.json", "--tools", "No such file"]),
         (1, vec!["--tools", &no_list, "hi"], vec!["tools.json", "no JSON list"]),
         (1, vec!["--tools", &no_tool, "hi"], vec!["tool 0", "`function` is missing"]),
-        (2, vec!["--backend", "wgpu", "hi"], vec!["no wgpu backend", "--backend cpu"]),
-        (2, vec!["--backend", "cuda", "hi"], vec!["no cuda backend", "--backend cpu"]),
+        (2, vec!["--backend", "cuda", "hi"], vec!["no cuda backend", "--backend wgpu"]),
         (2, vec!["--backend", "abacus", "hi"], vec!["abacus", "--backend", "cpu"]),
         (2, vec!["--frobnicate", "hi"], vec!["--frobnicate"]),
         (2, vec!["--kv", "q9", "hi"], vec!["q9", "--kv", "q8_0"]),

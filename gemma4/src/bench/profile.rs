@@ -85,8 +85,7 @@ fn one<D: Device>(
     let mut runs: Vec<Vec<Timed>> = Vec::new();
     for _ in 0..=bench.repeat {
         let draw = [Bench::<D>::greedy()];
-        let spans =
-            bench.engine.step_by(class, &[part], &draw, |device, plan, step| device.profile(plan, step))?;
+        let spans = bench.engine.step_by(class, &[part], &draw, D::profile)?;
         runs.extend(spans);
     }
     bench.engine.close(seq)?;
@@ -163,7 +162,8 @@ impl Profile {
                 op.dispatches,
                 100.0 * op.share
             )?;
-            for entry in &op.entries {
+            // The only entry point of an op is named like it.
+            for entry in op.entries.iter().filter(|entry| entry.entry != op.op) {
                 let us = entry.seconds * 1e6;
                 let name = format!("  {}", entry.entry);
                 writeln!(out, "{name:<26} {:>5} {us:>10.1} {:>6.1}%", entry.dispatches, 100.0 * entry.share)?;
@@ -171,7 +171,7 @@ impl Profile {
         }
         write!(out, "all {dispatches} dispatches {:.1} us", seconds * 1e6)?;
         if let Some(clock) = self.clock_seconds {
-            let between = (clock - seconds) / clock;
+            let between = ((clock - seconds) / clock).max(0.0);
             write!(
                 out,
                 "; a step takes {:.1} us by the clock, {:.1}% of it outside",

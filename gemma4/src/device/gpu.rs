@@ -6,11 +6,21 @@ use gemma4_wgpu::adapters::Choice;
 use gemma4_wgpu::{Options, Plan, Variants, Wgpu, WgpuError};
 
 use super::{About, Chosen, Device, Purpose, Timed, cpu, remark};
-use crate::cli::{BackendName, Feature, Global};
+use crate::cli::{BackendName, Feature, Global, Lossy};
 use crate::failure::Failure;
 
-/// The variants that the user left on.
-pub(crate) fn allowed(global: &Global) -> Variants {
+/// The variants that are used: those that cost no exactness, and others that the user asked for.
+fn allowed(global: &Global) -> Variants {
+    let on = present(global);
+    Variants {
+        f16: on.f16 && (Variants::EXACT.f16 || global.with.contains(&Lossy::F16)),
+        subgroups: on.subgroups,
+        int8: on.int8 && (Variants::EXACT.int8 || global.with.contains(&Lossy::Int8)),
+    }
+}
+
+/// All variants but those that the user wants to do without.
+pub(crate) fn present(global: &Global) -> Variants {
     let on = |feature| !global.without.contains(&feature);
     Variants { f16: on(Feature::F16), subgroups: on(Feature::Subgroups), int8: on(Feature::Int8) }
 }

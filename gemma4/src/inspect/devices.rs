@@ -42,7 +42,7 @@ struct Device {
     /// Storage buffers of a shader.
     storage_buffers: u32,
     f16: bool,
-    /// Invocations of a subgroup, if shaders use subgroups.
+    /// Invocations of a subgroup, if shaders can use subgroups.
     subgroup: Option<u32>,
     int8: bool,
     timestamps: bool,
@@ -74,7 +74,7 @@ impl Devices {
 
 impl Device {
     fn of(report: &AdapterReport, global: &Global) -> Self {
-        let variants = report.variants(gpu::allowed(global));
+        let variants = report.variants(gpu::present(global));
         let limits = &report.limits;
         Self {
             number: report.index,
@@ -121,6 +121,6 @@ impl Device {
         let features: Vec<String> = features.into_iter().flatten().collect();
         let features =
             if features.is_empty() { "none of the optional ones".to_owned() } else { features.join(", ") };
-        writeln!(out, "   uses       {features}\n")
+        writeln!(out, "   features   {features}\n")
     }
 }

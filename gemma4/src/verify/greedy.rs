@@ -81,7 +81,13 @@ pub(super) fn check<D: Device>(
     };
     let reference = Reference::new(global.threads.map(usize::from))?;
     let mut want = load::engine(reference, checkpoint.model()?, options)?;
-    let mut got = load::engine(device.another()?, checkpoint.model()?, options)?;
+    let mut got = match load::engine(device.another()?, checkpoint.model()?, options) {
+        Ok(engine) => engine,
+        Err(error) => {
+            report.failures.push(format!("greedy answers: {error}"));
+            return Ok(());
+        }
+    };
     let end: &[u32] = speaker.map_or(&[], |speaker| &speaker.end);
     for prompt in prompts {
         let both = answer(&mut want, prompt, most, end)

@@ -21,6 +21,10 @@ pub(super) struct Report {
     pub(super) greedy: Vec<Answer>,
     pub(super) seconds: f64,
     pub(super) failures: Vec<String>,
+    /// Values that were compared, in all.
+    comparisons: usize,
+    /// Whether everything was compared and nothing differs.
+    agrees: bool,
 }
 
 /// One op.
@@ -102,25 +106,39 @@ impl Report {
             greedy: Vec::new(),
             seconds: 0.0,
             failures: Vec::new(),
+            comparisons: 0,
+            agrees: false,
         }
     }
 
-    /// Values that were compared.
-    fn comparisons(&self) -> usize {
+    /// Comes to the verdict.
+    pub(super) fn finish(mut self, seconds: f64) -> Self {
+        self.seconds = seconds;
+        self.comparisons = self.count();
+        self.agrees = self.complete() && self.failures.is_empty();
+        self
+    }
+
+    fn count(&self) -> usize {
         let ops: usize = self.ops.iter().map(|line| line.comparisons + line.model_comparisons).sum();
         let bits: usize = self.invariance.iter().map(|property| property.comparisons).sum();
         let tokens: usize = self.greedy.iter().map(|answer| answer.equal).sum();
         ops + bits + tokens
     }
 
-    /// Whether everything was compared and nothing differs.
-    pub(super) fn agrees(&self) -> bool {
+    /// Whether something was compared everywhere.
+    fn complete(&self) -> bool {
         let ops = self.ops.iter().all(|line| line.comparisons > 0);
         let model = self.ops.iter().any(|line| line.model_comparisons > 0);
         let bits = self.invariance.iter().all(|property| property.comparisons > 0);
         let tokens = self.greedy.iter().all(|answer| answer.logits > 0);
         let any = !self.ops.is_empty() && !self.invariance.is_empty() && !self.greedy.is_empty();
-        self.failures.is_empty() && any && ops && model && bits && tokens
+        any && ops && model && bits && tokens
+    }
+
+    /// The verdict.
+    pub(super) fn agrees(&self) -> bool {
+        self.agrees
     }
 
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
@@ -150,12 +168,12 @@ impl Report {
         for failure in &self.failures {
             writeln!(out, "DIFFERS  {failure}")?;
         }
-        let verdict = match (self.agrees(), self.failures.is_empty()) {
+        let verdict = match (self.agrees, self.failures.is_empty()) {
             (true, _) => "agrees",
             (false, false) => "differs",
             (false, true) => "differs: not everything was compared",
         };
-        writeln!(out, "{verdict}: {} comparisons in {:.1} s", self.comparisons(), self.seconds)?;
+        writeln!(out, "{verdict}: {} comparisons in {:.1} s", self.comparisons, self.seconds)?;
         Ok(out)
     }
 
@@ -204,5 +222,52 @@ impl Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> Report {
+        let device = About { backend: "cpu", device: "one".to_owned(), driver: None, features: Vec::new() };
+        let mut report = Report::new(device, "model".to_owned(), false);
+        report.ops.push(OpLine { comparisons: 5, model_comparisons: 2, ..OpLine::new("add") });
+        report.invariance.push(Property { name: "chunks", comparisons: 3 });
+        report.greedy.push(Answer { tokens: 4, equal: 4, logits: 40, logit_difference: 0.0, parted: None });
+        report
+    }
+
+    #[test]
+    fn nothing_compared_is_no_agreement() {
+        let report = complete().finish(1.0);
+        assert!(report.agrees());
+        assert!(report.text().unwrap().ends_with("\nagrees: 14 comparisons in 1.0 s\n"));
+        let spoil: [fn(&mut Report); 7] = [
+            |report| report.ops.clear(),
+            |report| report.ops[0].comparisons = 0,
+            |report| report.ops[0].model_comparisons = 0,
+            |report| report.invariance.clear(),
+            |report| report.invariance[0].comparisons = 0,
+            |report| report.greedy.clear(),
+            |report| report.greedy[0].logits = 0,
+        ];
+        for spoil in spoil {
+            let mut report = complete();
+            spoil(&mut report);
+            let report = report.finish(1.0);
+            assert!(!report.agrees());
+            assert!(report.text().unwrap().contains("not everything was compared"));
+        }
+    }
+
+    #[test]
+    fn a_failure_is_on_the_page_and_in_the_verdict() {
+        let mut report = complete();
+        report.failures.push("add: element 3 is 1, expected 2".to_owned());
+        let report = report.finish(1.0);
+        assert!(!report.agrees());
+        let text = report.text().unwrap();
+        assert!(text.contains("DIFFERS  add: element 3") && text.contains("\ndiffers: "), "{text}");
     }
 }

@@ -10,7 +10,7 @@ use gemma4_core::reference::Reference;
 use gemma4_core::sample::Sampling;
 
 use super::*;
-use crate::cli::{BackendName, CacheArgs, Global};
+use crate::cli::{CacheArgs, Global};
 use crate::load;
 use crate::run::screen::Controls;
 use crate::run::screen::tests::Shared;
@@ -75,12 +75,12 @@ impl Write for Impatient {
 
 /// Speaker and engine of the built-in model.
 fn pocket(context: usize, kv: KvType) -> (Speaker, Engine<Reference>) {
-    let global = Global { backend: BackendName::Cpu, model: None, threads: None };
+    let global = Global::on_the_processor();
     let checkpoint = load::checkpoint(&global).unwrap();
     let model = checkpoint.model().unwrap();
     let cache = CacheArgs { ctx: Some(context), kv: KvTypes { k: kv, v: kv }, kv_local: None };
     let options = load::options(&model, &cache).unwrap();
-    let engine = load::engine(load::reference(&global).unwrap(), model, options).unwrap();
+    let engine = load::engine(Reference::new(None).unwrap(), model, options).unwrap();
     (Speaker::new(&checkpoint).unwrap(), engine)
 }
 

@@ -1,0 +1,131 @@
+//! Nothing is missing: every op has its files and cases, and a mistake in a shader does not get past them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gemma4_conformance::backends::{self, Device};
+use gemma4_conformance::{Failure, cases};
+use gemma4_core::ops::Op;
+use gemma4_wgpu::{Options, ShaderEdit, Wgpu};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Files of a folder, without their ending.
+fn files(folder: &str, ending: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(root().join(folder)).expect("the folder is in the repository");
+    let names = entries.map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_suffix(ending).map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_op_has_its_files_its_cases_and_mutants() {
+    let mut folders = vec![("core/src/ops", ".rs"), ("shaders", ".wgsl"), ("conformance/src/cases", ".rs")];
+    // Kernels are due with the backend that runs them.
+    if root().join("backend-cuda").exists() {
+        folders.push(("kernels", ".cu"));
+    }
+    let mut missing = Vec::new();
+    for (folder, ending) in folders {
+        let files = files(folder, ending);
+        for op in Op::ALL {
+            // A large op has several: attention_prefill, attention_combine.
+            let own = |file: &String| file == op || file.strip_prefix(op).is_some_and(|rest| rest.starts_with('_'));
+            if !files.iter().any(own) {
+                missing.push(format!("{folder}/{op}{ending}"));
+            }
+        }
+    }
+    for op in Op::ALL {
+        let cases = cases::of(op);
+        if cases.is_empty() {
+            missing.push(format!("a case of {op}"));
+        }
+        if cases.iter().all(|case| case.mutants().next().is_none()) {
+            missing.push(format!("a mutant of {op}"));
+        }
+    }
+    backends::say(format_args!("{}gate: {} ops", backends::LINE, Op::ALL.len()));
+    assert!(missing.is_empty(), "missing: {}", missing.join(", "));
+}
+
+/// A mistake in a shader: an op, a text of its shader, and what stands there instead.
+type Mutant = (&'static str, &'static str, &'static str);
+
+const MUTANTS: &[Mutant] = &[
+    ("add", "x[row + c] += y[row + c];", ""),
+    ("attention", "let weight = select(0.0, exp(logit - top), key >= seen.first && key <= seen.last);", "let weight = exp(logit - top);"),
+    ("attention", "sum = add(sum, s1, v1, i + 1u < count);", ""),
+    ("attention", "rotate_groups(DIM, lane, false);", ""),
+    ("attention", "rotate_groups(DIM, lane, true);", ""),
+    ("attn_prepare", "  rope(rows[group.y].position, lane);", ""),
+    ("attn_prepare", "    rope(info.position, lane);", ""),
+    ("embed", " * params.scale;", ";"),
+    ("gather_rows", "let source = picked[group.y] * params.cols;", "let source = group.y * params.cols;"),
+    ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),
+    ("linear", "  tiles_put_w(896u, n, Tile4(v.v7));", "  tiles_put_w(896u, n, Tile4(v.v6));"),
+    ("linear", "c < params.cols; c += 32u", "c + 1u < params.cols; c += 32u"),
+    ("linear", "for (var chunk = lane; chunk < chunks; chunk += LANES)", "for (var chunk = lane; chunk + 1u < chunks; chunk += LANES)"),
+    ("moe_ffn", "gelu_tanh(gate)", "gate"),
+    ("moe_ffn", "gelu_tanh(gate.x)", "gate.x"),
+    ("moe_ffn", "sum = fma(weights[pair], parts", "sum = fma(1.0, parts"),
+    ("norm_add", ", w[c], residual[row + c]) * params.scale;", ", w[c], residual[row + c]);"),
+    ("norm_add", "w[i], residual[row + i]) * params.scale;", "w[i], residual[row + i]);"),
+    ("norm_add", ", w[c], residual[row + c])", ", 1.0, residual[row + c])"),
+    ("ple_inputs", " * 0.70710678;", ";"),
+    ("ple_inputs", "context[start + c] * scale, norm[c], a", "context[start + c] * scale, 1.0, a"),
+    ("rms_norm", "x[row + c] * scale * w[c]", "x[row + c] * scale"),
+    ("rms_norm", "= value * w[i];", "= value;"),
+    ("rms_norm", " + params.eps", ""),
+    ("route", "((before == vec4(key)) & lower)", "(before == vec4(key))"),
+    ("route", "return scale[inside] * weight_at", "return weight_at"),
+    ("sample", "select(logit * repetition, logit / repetition, logit > 0.0)", "logit / repetition"),
+    ("sample", "if masked {", "if false {"),
+    ("sample", "if draw.top_k > 0u {", "if false {"),
+    ("softcap", "params.cap * tanh_wide(x[row + c] / params.cap)", "x[row + c]"),
+];
+
+/// Whether a case of an op sees that its shader is wrong.
+///
+/// A shader that does not compile shows nothing, and neither does an edit that no shader of the op has the text for.
+fn rejected((op, from, to): Mutant) -> Result<bool, Failure> {
+    let edits = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&edits);
+    let edit = ShaderEdit::new(move |_, source| {
+        let edited = source.replace(from, to);
+        count.fetch_add(usize::from(edited != source), Ordering::Relaxed);
+        edited
+    });
+    let options = Options { edit: Some(edit), ..backends::options(gemma4_wgpu::Variants::EXACT) };
+    let backend = Wgpu::new(&options).map_err(Failure::device::<Wgpu>)?;
+    for case in cases::of(op) {
+        if case.compare(&case.run(&backend)?).is_err() {
+            return Ok(true);
+        }
+    }
+    if edits.load(Ordering::Relaxed) == 0 {
+        return Err(Failure::False(format!("no shader of {op} has `{from}`")));
+    }
+    Ok(false)
+}
+
+#[test]
+fn a_mistake_in_a_shader_is_rejected_by_the_cases_of_its_op() {
+    let Some(at) = backends::covered().iter().find(|at| matches!(at.device, Device::Wgpu(_))) else { return };
+    let turn = at.turn();
+    let mut alive = Vec::new();
+    for &mutant in MUTANTS {
+        match rejected(mutant) {
+            Ok(true) => {}
+            Ok(false) => alive.push(format!("{}: `{}` became `{}`", mutant.0, mutant.1, mutant.2)),
+            Err(failure) => alive.push(format!("{}: `{}`: {failure}", mutant.0, mutant.1)),
+        }
+    }
+    drop(turn);
+    let without: Vec<_> = Op::ALL.iter().filter(|op| MUTANTS.iter().all(|(of, ..)| of != *op)).collect();
+    backends::say(format_args!("{}gate: {} mistakes in shaders rejected", backends::LINE, MUTANTS.len() - alive.len()));
+    assert!(alive.is_empty(), "not rejected:\n{}", alive.join("\n"));
+    assert!(without.is_empty(), "no mistake was tried in {without:?}");
+}

@@ -1,0 +1,125 @@
+//! Which device computes: `--backend`, `--device` and `inspect --devices`, whatever GPUs this machine has.
+#![cfg(feature = "pocket")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "binary/call.rs"]
+mod call;
+
+use call::fails;
+#[cfg(feature = "wgpu")]
+use call::gemma4;
+
+#[test]
+fn what_does_not_go_together_is_said() {
+    let rows: [(&[&str], &str); 7] = [
+        (&["logits", "--text", "a", "--backend", "cuda"], "this build has no cuda backend"),
+        (
+            &["logits", "--text", "a", "--backend", "cpu", "--device", "0"],
+            "--device is about GPUs, and --backend cpu",
+        ),
+        (&["bench", "--backend", "cpu", "--without", "f16"], "--without is about GPUs, and --backend cpu"),
+        (&["bench", "--backend", "cpu", "--with", "f16"], "--with is about GPUs, and --backend cpu"),
+        (&["bench", "--with", "subgroups"], "invalid value 'subgroups'"),
+        (&["logits", "--text", "a", "--without", "f64"], "invalid value 'f64'"),
+        (&["logits", "--text", "a", "--backend", "vulkan"], "invalid value 'vulkan'"),
+    ];
+    for (args, says) in rows {
+        fails(args, b"", 2, says);
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+#[test]
+fn a_build_without_gpus_says_so() {
+    for args in [&["bench", "--backend", "wgpu"][..], &["bench", "--device", "0"], &["inspect", "--devices"]]
+    {
+        fails(args, b"", 2, "this build has no wgpu backend");
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    use serde_json::Value;
+
+    use super::{fails, gemma4};
+
+    fn devices() -> Value {
+        serde_json::from_slice(&gemma4(&["inspect", "--devices", "--json"], b"").stdout).unwrap()
+    }
+
+    #[test]
+    fn devices_are_listed_and_the_best_real_one_is_marked() {
+        let found = devices();
+        let list = found["devices"].as_array().unwrap();
+        for (number, device) in list.iter().enumerate() {
+            assert_eq!(device["number"], number);
+            assert!(device["max_binding"].as_u64().unwrap() >= 1 << 27, "{device}");
+            assert!(device["workgroup_invocations"].as_u64().unwrap() >= 256, "{device}");
+        }
+        let real = list.iter().any(|device| device["kind"] != "software");
+        assert_eq!(found["auto"].is_u64(), real, "{found}");
+        let text = String::from_utf8(gemma4(&["inspect", "--devices"], b"").stdout).unwrap();
+        match (list.is_empty(), found["auto"].as_u64()) {
+            (true, _) => assert!(text.contains("install"), "{text}"),
+            (false, None) => assert!(text.contains("--backend auto takes the processor"), "{text}"),
+            (false, Some(number)) => {
+                assert!(text.contains(&format!("--backend auto takes number {number}.")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_that_are_done_without_are_not_listed() {
+        let args = ["inspect", "--devices", "--json", "--without", "f16,subgroups,int8"];
+        let found: Value = serde_json::from_slice(&gemma4(&args, b"").stdout).unwrap();
+        for device in found["devices"].as_array().unwrap() {
+            assert_eq!((&device["f16"], &device["int8"]), (&false.into(), &false.into()));
+            assert!(device["subgroup"].is_null());
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_told_from_those_that_are() {
+        let there = devices()["devices"].as_array().unwrap().first().map(|device| device["name"].clone());
+        let there = there.map_or("none".to_owned(), |name| name.as_str().unwrap().to_owned());
+        for (device, says) in [("77", "no GPU number 77"), ("Voodoo 2", "no GPU named `Voodoo 2`")] {
+            let args = ["logits", "--text", "a", "--device", device];
+            fails(&args, b"", 2, says);
+            fails(&args, b"", 2, &there);
+        }
+    }
+
+    #[test]
+    fn files_are_no_part_of_a_list_of_devices() {
+        fails(&["inspect", "--devices", "--tensors"], b"", 2, "cannot be used with");
+        fails(&["inspect", "--devices", "-m", "model.gguf"], b"", 2, "cannot be used with");
+    }
+
+    #[test]
+    fn every_device_gives_the_next_token_of_the_processor() {
+        let best = |args: &[&str]| {
+            let args = [&["logits", "--text", "import numpy as", "--top", "1", "--json"], args].concat();
+            let outcome = gemma4(&args, b"");
+            assert_eq!(outcome.code, 0, "{outcome:?}");
+            serde_json::from_slice::<Value>(&outcome.stdout).unwrap()["top"][0].clone()
+        };
+        let want = best(&["--backend", "cpu"]);
+        let mut ways = vec![vec!["--backend", "auto"]];
+        let numbers: Vec<String> = devices()["devices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|device| device["number"].to_string())
+            .collect();
+        for number in &numbers {
+            ways.push(vec!["--device", number]);
+            ways.push(vec!["--backend", "wgpu", "--device", number, "--without", "f16,subgroups,int8"]);
+        }
+        for way in ways {
+            let got = best(&way);
+            assert_eq!(got["id"], want["id"], "{way:?}");
+            let apart = (got["logit"].as_f64().unwrap() - want["logit"].as_f64().unwrap()).abs();
+            assert!(apart <= 0.02, "{way:?}: {got}, {want}");
+        }
+    }
+}
