@@ -67,7 +67,13 @@ impl<B: Backend> Backend for Faulty<B> {
         self.backend.run(plan, step)
     }
 
-    fn read<T: Pod>(&self, plan: &B::Plan, ticket: Ticket, output: Act, into: &mut [T]) -> Result<(), B::Error> {
+    fn read<T: Pod>(
+        &self,
+        plan: &B::Plan,
+        ticket: Ticket,
+        output: Act,
+        into: &mut [T],
+    ) -> Result<(), B::Error> {
         self.backend.read(plan, ticket, output, into)
     }
 

@@ -30,7 +30,11 @@ fn every_op_of_a_program_agrees_with_the_reference_on_its_own_inputs() {
         for tiny in Tiny::all() {
             for kv in [Kv::all(KvType::F32), Kv::MIXED] {
                 let result = program_parity(&backends::reference(), &new(), &tiny.model(), kv, &steps);
-                let what = format!("{} op by op, {}", tiny.name, if kv == Kv::MIXED { "mixed cache" } else { "f32" });
+                let what = format!(
+                    "{} op by op, {}",
+                    tiny.name,
+                    if kv == Kv::MIXED { "mixed cache" } else { "f32" }
+                );
                 let Some(parities) = at.judge(&what, result) else { continue };
                 let ops = by_op(&parities);
                 let worst = ops.iter().max_by(|a, b| a.1.share.total_cmp(&b.1.share)).expect("some ops");
@@ -83,7 +87,9 @@ const CASES: [Case; 9] = [
     (
         Tiny::dense,
         Mistake::Op(|program, op| match op {
-            Op::RmsNorm(norm) if program.weight(norm.weight).name.contains("layers.1.pre_feed") => norm.eps = 1e-3,
+            Op::RmsNorm(norm) if program.weight(norm.weight).name.contains("layers.1.pre_feed") => {
+                norm.eps = 1e-3
+            }
             _ => {}
         }),
         "rms_norm",
@@ -130,8 +136,13 @@ fn the_op_that_makes_a_mistake_is_named_and_no_other() {
         for (tiny, mistake, op, subject) in CASES {
             let faulty = Faulty { backend: backends::reference(), mistake };
             let steps = [(class, &text[..])];
-            let result =
-                program_parity(&backends::reference(), &faulty, &tiny().model(), Kv::all(KvType::F32), &steps);
+            let result = program_parity(
+                &backends::reference(),
+                &faulty,
+                &tiny().model(),
+                Kv::all(KvType::F32),
+                &steps,
+            );
             let Err(failure @ Failure::Parts { .. }) = result else {
                 panic!("{mistake:?} in {op}: {result:?}");
             };

@@ -53,10 +53,18 @@ struct Subject<'a, B: Backend> {
 
 impl<'a, B: Backend> Subject<'a, B> {
     /// Pools of `pages` pages, and `queries` different queries.
-    fn new(backend: &'a B, heads: Heads, mask: Mask, types: [KvType; 2], pages: usize, queries: usize) -> Self {
+    fn new(
+        backend: &'a B,
+        heads: Heads,
+        mask: Mask,
+        types: [KvType; 2],
+        pages: usize,
+        queries: usize,
+    ) -> Self {
         let span = if mask == Mask::Causal { Span::Global } else { Span::Local };
         let (kv_heads, head_dim) = (heads.kv_heads, heads.head_dim);
-        let spec = |kv_type: KvType| StateSpec { name: "pool".into(), span, kv_type, kv_heads, head_dim, pages };
+        let spec =
+            |kv_type: KvType| StateSpec { name: "pool".into(), span, kv_type, kv_heads, head_dim, pages };
         let specs: Vec<StateSpec> = types.into_iter().map(spec).collect();
         let fill = |(spec, seed): (&StateSpec, u64)| {
             let state = backend.state(spec).expect("it fits");
@@ -125,7 +133,10 @@ fn company_changes_nothing() {
                 for order in [&rows, &backwards, &mixed] {
                     let together = subject.run(class, 40, order, &tables);
                     for (row, got) in order.iter().zip(&together) {
-                        assert!(same_bits(&alone[row.token as usize], got), "{heads:?} {mask:?} {class:?} {row:?}");
+                        assert!(
+                            same_bits(&alone[row.token as usize], got),
+                            "{heads:?} {mask:?} {class:?} {row:?}"
+                        );
                     }
                 }
             }
@@ -152,7 +163,13 @@ fn rounds_of_splits_change_nothing() {
 }
 
 /// The pages after a step of `attn_prepare` on one backend.
-fn stored<B: Backend>(backend: &B, heads: Heads, kv_type: KvType, rows: &[Row], values: &[f32]) -> Vec<Vec<u8>> {
+fn stored<B: Backend>(
+    backend: &B,
+    heads: Heads,
+    kv_type: KvType,
+    rows: &[Row],
+    values: &[f32],
+) -> Vec<Vec<u8>> {
     let dim = heads.head_dim;
     let spec = |name: &str| StateSpec {
         name: name.into(),
@@ -166,12 +183,17 @@ fn stored<B: Backend>(backend: &B, heads: Heads, kv_type: KvType, rows: &[Row], 
     let tensors = [
         tensor("x", rows.len(), values),
         tensor("norm", 1, &random(dim, 5).iter().map(|x| 1.0 + 0.2 * x).collect::<Vec<_>>()),
-        tensor("frequency", 1, &(0..dim / 2).map(|i| 0.9f32.powi(i32::try_from(i).expect("small"))).collect::<Vec<_>>()),
+        tensor(
+            "frequency",
+            1,
+            &(0..dim / 2).map(|i| 0.9f32.powi(i32::try_from(i).expect("small"))).collect::<Vec<_>>(),
+        ),
     ];
     let weights: Vec<WeightSpec> = tensors.iter().map(WeightSpec::of).collect();
     let mut program = Program::new(Class::Prefill, rows.len(), 1, weights.into(), specs.to_vec().into());
     let x = program.embed(Weight::new(0), 1.0);
-    let own = OwnKeys { k_norm: Weight::new(1), values: Values::Projected, k: State::new(0), v: State::new(1) };
+    let own =
+        OwnKeys { k_norm: Weight::new(1), values: Values::Projected, k: State::new(0), v: State::new(1) };
     let norms = (Weight::new(1), Weight::new(2));
     let out = program.attn_prepare(x, heads, norms, Some(own), 1e-6).expect("widths agree");
     program.output(out);
@@ -194,9 +216,13 @@ fn stored_bytes_are_those_of_the_reference() {
     let reference = Reference::new(None).expect("threads");
     for backend in &backends() {
         for kv_type in KvType::ALL {
-            for heads in [Heads { heads: 2, kv_heads: 2, head_dim: 128 }, Heads { heads: 1, kv_heads: 1, head_dim: 512 }] {
-                let rows: Vec<Row> =
-                    (0..40).map(|i| Row { token: i, position: 100_000 * 256 / 256 + i + 70, slot: 0 }).collect();
+            for heads in [
+                Heads { heads: 2, kv_heads: 2, head_dim: 128 },
+                Heads { heads: 1, kv_heads: 1, head_dim: 512 },
+            ] {
+                let rows: Vec<Row> = (0..40)
+                    .map(|i| Row { token: i, position: 100_000 * 256 / 256 + i + 70, slot: 0 })
+                    .collect();
                 let columns = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
                 let mut x = random(rows.len() * columns, 17);
                 x[columns..2 * columns].fill(0.0);
@@ -224,7 +250,8 @@ fn pages_come_back_as_they_went() {
             let name = "pool".into();
             let spec = StateSpec { name, span: Span::Global, kv_type, kv_heads, head_dim, pages: 2 };
             let state = backend.state(&spec).expect("it fits");
-            let page = |n: usize| (0..spec.page_bytes()).map(|i| (i * 7 + i / 251 + n) as u8).collect::<Vec<u8>>();
+            let page =
+                |n: usize| (0..spec.page_bytes()).map(|i| (i * 7 + i / 251 + n) as u8).collect::<Vec<u8>>();
             for n in 0..2 {
                 backend.write_page(&state, narrow(n), &page(n)).expect("it runs");
             }

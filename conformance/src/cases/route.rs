@@ -22,7 +22,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn case((rows, experts, cols, top_k): (usize, usize, usize, usize), class: Class, which: Out) -> Case {
-    let mut case = Case::new("route", rows, format!("{top_k} of {experts} experts, {cols} columns, {class:?}"));
+    let mut case =
+        Case::new("route", rows, format!("{top_k} of {experts} experts, {cols} columns, {class:?}"));
     case.program.class = class;
     let x = plain(rows * cols, 18);
     let (scale, proj, per_expert) =
