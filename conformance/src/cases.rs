@@ -268,6 +268,21 @@ impl Case {
         }
     }
 
+    /// Makes the program ready without running it.
+    ///
+    /// # Errors
+    ///
+    /// What the device says.
+    pub fn compile<B: Backend>(&self, backend: &B) -> Result<(), Failure> {
+        let fail = Failure::device::<B>;
+        let weights = self.tensors.iter().map(|tensor| backend.upload(tensor)).collect::<Result<Vec<_>, _>>();
+        let states =
+            self.program.states.iter().map(|spec| backend.state(spec)).collect::<Result<Vec<_>, _>>();
+        let (weights, states) = (weights.map_err(fail)?, states.map_err(fail)?);
+        backend.compile(&self.program, &weights, &states).map_err(fail)?;
+        Ok(())
+    }
+
     /// Compares the output with what must come out.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ fn root() -> PathBuf {
 /// Files of a folder, without their ending.
 fn files(folder: &str, ending: &str) -> Vec<String> {
     let entries = std::fs::read_dir(root().join(folder)).expect("the folder is in the repository");
-    let names = entries.map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned());
+    let names =
+        entries.map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned());
     names.filter_map(|name| name.strip_suffix(ending).map(str::to_owned)).collect()
 }
 
@@ -32,7 +33,8 @@ fn every_op_has_its_files_its_cases_and_mutants() {
         let files = files(folder, ending);
         for op in Op::ALL {
             // A large op has several: attention_prefill, attention_combine.
-            let own = |file: &String| file == op || file.strip_prefix(op).is_some_and(|rest| rest.starts_with('_'));
+            let own =
+                |file: &String| file == op || file.strip_prefix(op).is_some_and(|rest| rest.starts_with('_'));
             if !files.iter().any(own) {
                 missing.push(format!("{folder}/{op}{ending}"));
             }
@@ -56,7 +58,11 @@ type Mutant = (&'static str, &'static str, &'static str);
 
 const MUTANTS: &[Mutant] = &[
     ("add", "x[row + c] += y[row + c];", ""),
-    ("attention", "let weight = select(0.0, exp(logit - top), key >= seen.first && key <= seen.last);", "let weight = exp(logit - top);"),
+    (
+        "attention",
+        "let weight = select(0.0, exp(logit - top), key >= seen.first && key <= seen.last);",
+        "let weight = exp(logit - top);",
+    ),
     ("attention", "sum = add(sum, s1, v1, i + 1u < count);", ""),
     ("attention", "rotate_groups(DIM, lane, false);", ""),
     ("attention", "rotate_groups(DIM, lane, true);", ""),
@@ -67,7 +73,11 @@ const MUTANTS: &[Mutant] = &[
     ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),
     ("linear", "  tiles_put_w(896u, n, Tile4(v.v7));", "  tiles_put_w(896u, n, Tile4(v.v6));"),
     ("linear", "c < params.cols; c += 32u", "c + 1u < params.cols; c += 32u"),
-    ("linear", "for (var chunk = lane; chunk < chunks; chunk += LANES)", "for (var chunk = lane; chunk + 1u < chunks; chunk += LANES)"),
+    (
+        "linear",
+        "for (var chunk = lane; chunk < chunks; chunk += LANES)",
+        "for (var chunk = lane; chunk + 1u < chunks; chunk += LANES)",
+    ),
     ("moe_ffn", "gelu_tanh(gate)", "gate"),
     ("moe_ffn", "gelu_tanh(gate.x)", "gate.x"),
     ("moe_ffn", "sum = fma(weights[pair], parts", "sum = fma(1.0, parts"),
@@ -125,7 +135,11 @@ fn a_mistake_in_a_shader_is_rejected_by_the_cases_of_its_op() {
     }
     drop(turn);
     let without: Vec<_> = Op::ALL.iter().filter(|op| MUTANTS.iter().all(|(of, ..)| of != *op)).collect();
-    backends::say(format_args!("{}gate: {} mistakes in shaders rejected", backends::LINE, MUTANTS.len() - alive.len()));
+    backends::say(format_args!(
+        "{}gate: {} mistakes in shaders rejected",
+        backends::LINE,
+        MUTANTS.len() - alive.len()
+    ));
     assert!(alive.is_empty(), "not rejected:\n{}", alive.join("\n"));
     assert!(without.is_empty(), "no mistake was tried in {without:?}");
 }

@@ -1,18 +1,18 @@
 //! Every shader that can be asked for parses, validates and translates for Vulkan, Metal and D3D12, and agrees with the
 //! host about structs, constants and workgroups.
 //!
-//! Which shaders there are is not listed by hand: the cases of all ops run on the device, with every set of variants,
-//! and whatever was compiled is looked at. A file that nobody asked for is a failure.
+//! Which shaders there are is not listed by hand: the cases of all ops are compiled for the device, with every set of
+//! variants, and whatever shaders they ask for are looked at. A file that nobody asked for is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use gemma4_conformance::{Failure, backends, cases};
 use gemma4_core::abi::{self, Number, Scalar, Value};
+use gemma4_core::backend::Backend as _;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Class, Program, Weight, WeightSpec};
 use gemma4_core::tensor::{Bytes, DType, Tensor};
-use gemma4_core::backend::Backend as _;
 use gemma4_wgpu::shaders::{self, Shader};
 use gemma4_wgpu::{Options, Variants, Wgpu};
 use naga::back::{self, PipelineConstants};
@@ -30,7 +30,7 @@ const CORE_WORKGROUP_BYTES: u32 = 16384;
 fn compile(backend: &Wgpu) -> Result<(), Failure> {
     for op in Op::ALL {
         for case in cases::of(op) {
-            case.run(backend)?;
+            case.compile(backend)?;
         }
     }
     for dtype in DType::ALL {
@@ -41,7 +41,8 @@ fn compile(backend: &Wgpu) -> Result<(), Failure> {
         let weight = backend.upload(&tensor).map_err(device)?;
         for class in [Class::Prefill, Class::Decode] {
             for rows in [1, 64, 256] {
-                let mut program = Program::new(class, rows, rows, [WeightSpec::of(&tensor)].into(), [].into());
+                let mut program =
+                    Program::new(class, rows, rows, [WeightSpec::of(&tensor)].into(), [].into());
                 let x = program.embed(Weight::new(0), 1.0);
                 let out = program.linear(x, &[Weight::new(0)])?;
                 program.output(out);
@@ -104,9 +105,8 @@ fn hlsl(module: &Module, shader: &Shader) -> Result<usize, String> {
     // Subgroups came with 6.0, 16-bit floats with 6.2, and products of packed integers with 6.4.
     let options =
         back::hlsl::Options { shader_model: back::hlsl::ShaderModel::V6_4, ..back::hlsl::Options::default() };
-    let pipeline = back::hlsl::PipelineOptions {
-        entry_point: Some((ShaderStage::Compute, shader.entry.to_owned())),
-    };
+    let pipeline =
+        back::hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, shader.entry.to_owned())) };
     let mut text = String::new();
     let translated = back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None);
     let translated = translated.map_err(|error| error.to_string())?;
@@ -137,7 +137,9 @@ fn layouts(module: &Module) -> Result<usize, String> {
             (0..).zip(fields).map(|(i, field)| (field.name.to_owned(), 4 * i, Some(field.scalar))).collect();
         let bytes = 4 * u32::try_from(want.len()).expect("a few fields");
         if got != want || *span != bytes {
-            return Err(format!("{name} is {got:?} in {span} bytes, but {want:?} in {bytes} bytes in abi.rs"));
+            return Err(format!(
+                "{name} is {got:?} in {span} bytes, but {want:?} in {bytes} bytes in abi.rs"
+            ));
         }
         compared += 1;
     }
@@ -150,7 +152,9 @@ fn constants(module: &Module) -> Result<usize, String> {
         abi::constants().into_iter().map(|constant| (constant.name, constant.value)).collect();
     let mut compared = 0;
     for (_, constant) in module.constants.iter() {
-        let Some(Value::One(want)) = constant.name.as_deref().and_then(|name| values.get(name)) else { continue };
+        let Some(Value::One(want)) = constant.name.as_deref().and_then(|name| values.get(name)) else {
+            continue;
+        };
         let got = match &module.global_expressions[constant.init] {
             naga::Expression::Literal(naga::Literal::U32(value)) => Number::U32(*value),
             naga::Expression::Literal(naga::Literal::I32(value)) => Number::I32(*value),
@@ -168,7 +172,8 @@ fn constants(module: &Module) -> Result<usize, String> {
 /// The size of a workgroup: that of the constant it is declared with, and within what every device has.
 fn workgroup(module: &Module, shader: &Shader) -> Result<[u32; 3], String> {
     let Fixed { module, shader, .. } = fix(shader, module, Capabilities::all())?;
-    let entry = module.entry_points.iter().find(|entry| entry.name == shader.entry).ok_or("no entry point")?;
+    let entry =
+        module.entry_points.iter().find(|entry| entry.name == shader.entry).ok_or("no entry point")?;
     let size = entry.workgroup_size;
     let source = shader.source();
     let declared = source.split("@workgroup_size(").skip(1).find_map(|rest| {
@@ -193,7 +198,8 @@ fn workgroup(module: &Module, shader: &Shader) -> Result<[u32; 3], String> {
 /// Bytes of workgroup memory that the entry point uses.
 fn workgroup_bytes(module: &Module, shader: &Shader) -> Result<u32, String> {
     let Fixed { module, info, shader } = fix(shader, module, Capabilities::all())?;
-    let index = module.entry_points.iter().position(|entry| entry.name == shader.entry).ok_or("no entry point")?;
+    let index =
+        module.entry_points.iter().position(|entry| entry.name == shader.entry).ok_or("no entry point")?;
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(module.to_ctx()).map_err(|error| error.to_string())?;
     let used = info.get_entry_point(index);
@@ -213,10 +219,16 @@ fn every_shader_translates_for_vulkan_metal_and_d3d12_and_agrees_with_the_host()
         if backends::covered().iter().all(|at| matches!(at.device, backends::Device::Cpu)) {
             return;
         }
-        let backend = Wgpu::new(&Options { allow, ..Options::default() }).unwrap_or_else(|error| panic!("{error}"));
+        let backend =
+            Wgpu::new(&Options { allow, ..Options::default() }).unwrap_or_else(|error| panic!("{error}"));
         compile(&backend).unwrap_or_else(|failure| panic!("{allow:?}: {failure}"));
         for shader in backend.shaders() {
-            let name = format!("{} {:?} {:?}", shader.entry, shader.constants, shader.parts.iter().map(|p| p.name).collect::<Vec<_>>());
+            let name = format!(
+                "{} {:?} {:?}",
+                shader.entry,
+                shader.constants,
+                shader.parts.iter().map(|p| p.name).collect::<Vec<_>>()
+            );
             if allow == Variants::CORE {
                 core.insert(name.clone());
             }
@@ -231,7 +243,8 @@ fn every_shader_translates_for_vulkan_metal_and_d3d12_and_agrees_with_the_host()
         used.extend(shader.parts.iter().map(|part| part.name));
         entries.insert(shader.entry);
         let mut complain = |what: &str, reason: String| complaints.push(format!("{name}: {what}: {reason}"));
-        let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities: Capabilities::all() };
+        let options =
+            naga::front::wgsl::Options { parse_doc_comments: false, capabilities: Capabilities::all() };
         let source = shader.source();
         let module = match naga::front::wgsl::Frontend::new_with_options(options).parse(&source) {
             Ok(module) => module,
@@ -263,9 +276,12 @@ fn every_shader_translates_for_vulkan_metal_and_d3d12_and_agrees_with_the_host()
     for part in shaders::ALL.iter().filter(|part| !used.contains(part.name)) {
         complaints.push(format!("shaders/{}.wgsl: no case asks for it", part.name));
     }
-    complaints.extend(files().into_iter().filter(|file| shaders::ALL.iter().all(|part| part.name != file)).map(
-        |file| format!("shaders/{file}.wgsl is not in backend-wgpu/src/shaders.rs"),
-    ));
+    complaints.extend(
+        files()
+            .into_iter()
+            .filter(|file| shaders::ALL.iter().all(|part| part.name != file))
+            .map(|file| format!("shaders/{file}.wgsl is not in backend-wgpu/src/shaders.rs")),
+    );
     backends::say(format_args!(
         "{}portability: {} files, {} modules, {} pipelines of {} entry points, {translations} translations to SPIR-V 1.3, \
          MSL 2.4 and HLSL 6.4, {structs} structs and {numbers} constants as in abi.rs, up to {largest} bytes of \

@@ -30,6 +30,7 @@ constexpr unsigned int SAMPLE_CHUNK = 1024u;
 
 // Tokens that a row of `sample` may keep as candidates; with more it looks at all.
 constexpr unsigned int SAMPLE_CANDIDATES = 4096u;
+
 // Columns, four values each, of a workgroup that adds up splits of `attention`.
 constexpr unsigned int COMBINE_COLUMNS = 32u;
 

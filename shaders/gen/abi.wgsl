@@ -29,6 +29,7 @@ const SAMPLE_CHUNK: u32 = 1024u;
 
 // Tokens that a row of `sample` may keep as candidates; with more it looks at all.
 const SAMPLE_CANDIDATES: u32 = 4096u;
+
 // Columns, four values each, of a workgroup that adds up splits of `attention`.
 const COMBINE_COLUMNS: u32 = 32u;
 

@@ -11,7 +11,7 @@ mod habits;
 mod licences;
 mod links;
 mod spdx;
-mod tests;
+mod tally;
 
 /// Check everything that a change must pass; CI runs this and nothing else.
 ///
@@ -69,7 +69,7 @@ impl Step {
             Step::Licences => licences::check(),
             Step::Duplicates => duplicates::check(),
             Step::Habits => habits::check(),
-            Step::Test => tests::check(),
+            Step::Test => tally::check(),
             Step::Docs => {
                 let mut command = cargo::command(&["doc", "--workspace", "--no-deps", "--locked"]);
                 command.env("RUSTDOCFLAGS", "-D rustdoc::broken_intra_doc_links -D warnings");

@@ -14,6 +14,8 @@ pub(super) fn cases() -> Vec<Case> {
         (7, 257, vec![33]),
         (9, 96, vec![17, 5]),
         (17, 64, vec![8]),
+        // More rows than a narrow tile has, and one more than a wide one.
+        (129, 64, vec![130]),
         (1, 4128, vec![5]),
         (4, 256, vec![65, 63]),
     ]

@@ -53,11 +53,13 @@ impl Tally {
         }
         // `backend: property: N comparisons, more`
         let Some((backend, rest)) = told.split_once(": ") else { return };
-        let Some((what, rest)) = rest.rsplit_once(": ").filter(|(_, rest)| rest.contains(" comparisons")) else {
+        let Some((what, rest)) = rest.rsplit_once(": ").filter(|(_, rest)| rest.contains(" comparisons"))
+        else {
             return;
         };
         if let Some(count) = leading(rest) {
-            *self.comparisons.entry(backend.to_owned()).or_default().entry(what.to_owned()).or_default() += count;
+            *self.comparisons.entry(backend.to_owned()).or_default().entry(what.to_owned()).or_default() +=
+                count;
         }
     }
 
@@ -65,7 +67,10 @@ impl Tally {
         let mut lines = vec![format!("tests passed: {}", self.passed)];
         for (backend, properties) in &self.comparisons {
             let count: u64 = properties.values().sum();
-            lines.push(format!("compared on {backend}: {count} values in {} properties and ops", properties.len()));
+            lines.push(format!(
+                "compared on {backend}: {count} values in {} properties and ops",
+                properties.len()
+            ));
         }
         lines.extend(self.skipped.iter().map(|skipped| format!("skipped: {skipped}")));
         lines
