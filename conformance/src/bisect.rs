@@ -263,7 +263,7 @@ fn parts<'a>(
         output: output.to_owned(),
         row: source.index / cols.max(1),
         column: source.index % cols.max(1),
-        source,
+        source: Box::new(source),
     }
 }
 

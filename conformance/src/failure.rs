@@ -31,7 +31,7 @@ pub enum Failure {
         /// Its column.
         column: usize,
         /// The values there, and how many others there are.
-        source: Mismatch,
+        source: Box<Mismatch>,
     },
     /// Something that should hold does not.
     #[error("{0}")]

@@ -250,8 +250,9 @@ fn pages_come_back_as_they_went() {
             let name = "pool".into();
             let spec = StateSpec { name, span: Span::Global, kv_type, kv_heads, head_dim, pages: 2 };
             let state = backend.state(&spec).expect("it fits");
-            let page =
-                |n: usize| (0..spec.page_bytes()).map(|i| (i * 7 + i / 251 + n) as u8).collect::<Vec<u8>>();
+            let page = |n: usize| {
+                (0..spec.page_bytes()).map(|i| (i * 7 + i / 251 + n).to_le_bytes()[0]).collect::<Vec<u8>>()
+            };
             for n in 0..2 {
                 backend.write_page(&state, narrow(n), &page(n)).expect("it runs");
             }
