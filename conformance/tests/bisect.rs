@@ -88,7 +88,7 @@ const CASES: [Case; 9] = [
         Tiny::dense,
         Mistake::Op(|program, op| match op {
             Op::RmsNorm(norm) if program.weight(norm.weight).name.contains("layers.1.pre_feed") => {
-                norm.eps = 1e-3
+                norm.eps = 1e-3;
             }
             _ => {}
         }),

@@ -71,7 +71,7 @@ const MUTANTS: &[Mutant] = &[
     ("embed", " * params.scale;", ";"),
     ("gather_rows", "let source = picked[group.y] * params.cols;", "let source = group.y * params.cols;"),
     ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),
-    ("linear", "  tiles_put_w(896u, n, Tile4(v.v7));", "  tiles_put_w(896u, n, Tile4(v.v6));"),
+    ("linear", "  narrow_put_w(448u, n, Tile4(v.v7));", "  narrow_put_w(448u, n, Tile4(v.v6));"),
     ("linear", "c < params.cols; c += 32u", "c + 1u < params.cols; c += 32u"),
     (
         "linear",

@@ -71,9 +71,11 @@ fn fix<'a>(shader: &'a Shader, module: &Module, capabilities: Capabilities) -> R
     Ok(Fixed { shader, module: module.into_owned(), info: info.into_owned() })
 }
 
+/// Writes an entry point in a language; returns how much was written.
+type Translate = fn(&Module, &Shader) -> Result<usize, String>;
+
 /// The languages, and the least version of each that has what the shader uses.
-const LANGUAGES: [(&str, fn(&Module, &Shader) -> Result<usize, String>); 3] =
-    [("SPIR-V", spirv), ("MSL", msl), ("HLSL", hlsl)];
+const LANGUAGES: [(&str, Translate); 3] = [("SPIR-V", spirv), ("MSL", msl), ("HLSL", hlsl)];
 
 fn spirv(module: &Module, shader: &Shader) -> Result<usize, String> {
     let Fixed { module, info, .. } = fix(shader, module, back::spv::supported_capabilities())?;

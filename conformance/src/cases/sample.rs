@@ -78,7 +78,7 @@ fn nothing() -> Case {
     }
     finish(case, input, &[0, 33, 0, 69, 33, 69, 0])
         .mutant("a mask without allowed tokens allows none", |case| {
-            case.settings[3].allowed = Some(vec![1, 0, 0])
+            case.settings[3].allowed = Some(vec![1, 0, 0]);
         })
         .mutant("tokens past the mask are allowed", |case| case.settings[4].allowed = Some(vec![u32::MAX; 3]))
 }
@@ -132,7 +132,7 @@ fn crowded() -> Case {
         Sampling { temperature: 0.5, top_k, top_p, seed: r, ..Sampling::default() }
     };
     random("crowds of equal logits", rows, &logits, sampling)
-        .mutant("higher tokens first", |case| case.change(0, |l| l.reverse()))
+        .mutant("higher tokens first", |case| case.change(0, <[f32]>::reverse))
 }
 
 /// As many tokens as Gemma has: the best is far behind, edits and masks reach there, and filters choose few of many.
