@@ -222,14 +222,14 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         match (op, tail) {
             (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
                 rest = after;
-                norm::norm_add_rms_norm(add, norm, cx)
+                norm::norm_add_rms_norm(add, norm, cx);
             }
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
                 rest = after;
-                linear::linear_glu(linear, glu, cx)
+                linear::linear_glu(linear, glu, cx);
             }
-            (op, _) => single(op, cx),
-        }?;
+            (op, _) => single(op, cx)?,
+        }
         let group = cx.groups.last().map_or(0, |group| group + 1);
         cx.groups.resize(program.ops.len() - rest.len(), group);
     }
@@ -240,18 +240,19 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     match op {
         Op::Add(op) => elementwise::add(op, cx),
-        Op::Attention(op) => attention::attention(op, cx),
-        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx),
+        Op::Attention(op) => attention::attention(op, cx)?,
+        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx)?,
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
         Op::Linear(op) => linear::linear(op, cx),
-        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
+        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx)?,
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),
-        Op::Route(op) => route::route(op, cx),
+        Op::Route(op) => route::route(op, cx)?,
         Op::Sample(op) => sample::sample(op, cx),
         Op::Softcap(op) => elementwise::softcap(op, cx),
     }
+    Ok(())
 }

@@ -6,7 +6,6 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Act, Class, Rows};
 
 use super::{Bind, Count, Lowering, linear_tiles, narrow};
-use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Invocations of a workgroup of `common/matvec.wgsl`.
@@ -73,7 +72,7 @@ pub(super) fn fuses(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
 }
 
 /// Both. The parts of two weights of one shape are alike.
-pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     let picked = u32::from(cx.program.spec(linear.x).rows == Rows::Picked);
     let weight = cx.weight(linear.weights[0]).clone();
     let layout = weight.layout();
@@ -99,10 +98,9 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> R
         let [x, y] = split(outputs.div_ceil(OUTPUTS / 2 * THREADS / lanes));
         cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
     }
-    Ok(())
 }
 
-pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
     let picked = u32::from(cx.program.spec(op.x).rows == Rows::Picked);
     let mut first = 0;
     for &handle in &op.weights {
@@ -127,7 +125,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
                 continue;
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
-            if cols % CHUNK != 0 {
+            if !cols.is_multiple_of(CHUNK) {
                 let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
@@ -140,5 +138,4 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
             cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);
         }
     }
-    Ok(())
 }

@@ -5,7 +5,6 @@ use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
 
 use super::{Bind, Lowering, ONE};
-use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Widest row that fits the registers of a workgroup.
@@ -20,7 +19,7 @@ fn shader(cx: &Lowering<'_>, file: Part, entry: &'static str) -> Shader {
     cx.with_reduce(Shader::new(&[cx.reduce(), file], entry))
 }
 
-pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) {
     let cols = cx.cols(op.x);
     let params = NormParams { cols, eps: op.eps, ..NormParams::default() };
     let binds = vec![Bind::Act(op.x), Bind::Weight(op.weight, 0), Bind::ActMut(op.out)];
@@ -30,10 +29,9 @@ pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) -> Result<(), WgpuEr
         shader(cx, shaders::RMS_NORM, "rms_norm")
     };
     cx.launch("rms_norm", shader, binds, &params, [cx.each_row(op.x), ONE, ONE]);
-    Ok(())
 }
 
-pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) {
     let cols = cx.cols(op.y);
     let params = NormParams { cols, eps: op.eps, scale: op.scale, next_eps: 0.0 };
     let grid = [cx.each_row(op.residual), ONE, ONE];
@@ -45,7 +43,6 @@ pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) -> Result<(), WgpuEr
         let shader = shader(cx, shaders::NORM_ADD, "norm_add");
         cx.launch("norm_add", shader, vec![residual, y, weight], &params, grid);
     }
-    Ok(())
 }
 
 /// Whether a `norm_add` and the norm of its sum are one dispatch.
@@ -54,11 +51,7 @@ pub(super) fn fuses(add: &NormAdd, norm: &RmsNorm, cx: &Lowering<'_>) -> bool {
 }
 
 /// Both.
-pub(super) fn norm_add_rms_norm(
-    add: &NormAdd,
-    norm: &RmsNorm,
-    cx: &mut Lowering<'_>,
-) -> Result<(), WgpuError> {
+pub(super) fn norm_add_rms_norm(add: &NormAdd, norm: &RmsNorm, cx: &mut Lowering<'_>) {
     let params = NormParams { cols: cx.cols(add.y), eps: add.eps, scale: add.scale, next_eps: norm.eps };
     let binds = vec![
         Bind::Act(add.y),
@@ -69,5 +62,4 @@ pub(super) fn norm_add_rms_norm(
     ];
     let shader = shader(cx, shaders::NORM_QUADS, "norm_add__rms_norm");
     cx.launch("norm_add", shader, binds, &params, [cx.each_row(add.residual), ONE, ONE]);
-    Ok(())
 }
