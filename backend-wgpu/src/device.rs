@@ -124,7 +124,10 @@ impl Device {
             let core = wgpu::Limits::default();
             for (have, least) in [
                 (&mut limits.max_compute_workgroup_storage_size, core.max_compute_workgroup_storage_size),
-                (&mut limits.max_compute_invocations_per_workgroup, core.max_compute_invocations_per_workgroup),
+                (
+                    &mut limits.max_compute_invocations_per_workgroup,
+                    core.max_compute_invocations_per_workgroup,
+                ),
                 (&mut limits.max_storage_buffers_per_shader_stage, core.max_storage_buffers_per_shader_stage),
             ] {
                 *have = least.min(*have);

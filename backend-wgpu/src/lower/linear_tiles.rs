@@ -20,7 +20,7 @@ struct Tile {
 const WIDE: Tile = Tile { side: 128, file: shaders::LINEAR_TILES, entry: "linear__tiles" };
 const NARROW: Tile = Tile { side: 64, file: shaders::LINEAR_TILES_NARROW, entry: "linear__narrow" };
 
-/// Columns of a tile.
+/// Columns of a chunk, and of two tiles of half a chunk.
 const DEPTH: u32 = 32;
 
 /// Whether tiles take weights of so many columns.
@@ -37,12 +37,12 @@ pub(super) fn launch(
 ) {
     let variants = cx.device.variants;
     let element = if variants.f16 { 2 } else { 4 };
-    let bytes = |tile: &Tile| 2 * DEPTH * tile.side * element + 4 * tile.side;
+    let bytes = |tile: &Tile| 2 * DEPTH * tile.side * element + if variants.f16 { 1024 } else { 0 };
     let enough = bytes(&WIDE) <= cx.device.limits.max_compute_workgroup_storage_size;
     let tile = if enough && cx.program.capacity(out) > NARROW.side as usize { WIDE } else { NARROW };
     let mut parts = shaders::decoder(cx.weight(weight).dtype()).to_vec();
     parts.push(if variants.f16 { shaders::TILE_F16 } else { shaders::TILE_F32 });
-    parts.extend([shaders::VALUES, shaders::LINEAR_TILES_COMMON, tile.file]);
+    parts.extend([shaders::LINEAR_TILES_COMMON, tile.file]);
     let shader = Shader::new(&parts, tile.entry);
     let shader = if variants.f16 { shader.with_f16() } else { shader };
     let grid = [Count::Fixed(params.outputs.div_ceil(tile.side)), cx.rows(out, tile.side, 1), ONE];
