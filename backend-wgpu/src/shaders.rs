@@ -63,8 +63,6 @@ parts! {
     CODES = "common/codes";
     /// Scales of `Q4_K` and `Q5_K`.
     K_SCALES = "common/k_scales";
-    /// Values of chunks of weights.
-    VALUES = "common/values";
     /// Weights of `F32`.
     F32 = "common/f32";
     /// Weights of `F16`.

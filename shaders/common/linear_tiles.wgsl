@@ -3,11 +3,11 @@
 // Spec    core/src/ops/linear.rs
 // Launch  x: tiles of outputs; y: tiles of rows; one dispatch for each part of each weight; see linear_tiles*.wgsl
 //
-// A tile of x and a tile of the weight, both 32 columns deep, are brought in by different invocations, the weight
-// decoded on the way; then every invocation multiplies its own block of outputs. An output is one sum over the columns
-// in the order of the chunks, an fma at a time, whatever tile it is in: both entry points have the same bits.
-// `Tile` is the type of the tiles: f32, or f16 with sums of 32 products in f16 that are added up in f32.
-// The columns of a chunk come in the order of the decoder (`chunk_quad`), which is the same for both tiles.
+// Tiles are 16 columns deep: half a chunk. While one half is multiplied the next is under way from memory, some
+// invocations bringing in activations and others weights, decoded on the way; so there are two tiles of each. Then
+// every invocation multiplies its own block of outputs. An output is one sum over the columns in the order of the
+// chunks, an fma at a time, whatever tile it is in: both entry points have the same bits.
+// `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;    // [rows, cols / 4]
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [outputs, stride / 4]
@@ -16,6 +16,35 @@
 @group(1) @binding(1) var<uniform> step: StepState;
 
 fn row_count() -> u32 { return select(step.rows, step.picked, params.picked != 0u); }
+
+// The activations of half `half` of a row that starts at quad `start`.
+fn fetch_x(start: u32, half: u32, chunks: u32) -> Half {
+  let chunk = half >> 1u;
+  let i = 4u * (half & 1u);
+  return Half(
+    x[start + chunk_quad(chunk, chunks, i)], x[start + chunk_quad(chunk, chunks, i + 1u)],
+    x[start + chunk_quad(chunk, chunks, i + 2u)], x[start + chunk_quad(chunk, chunks, i + 3u)],
+  );
+}
+
+// The largest magnitude of half a chunk.
+fn largest(x: Half) -> f32 {
+  let quads = max(max(abs(x.a), abs(x.b)), max(abs(x.c), abs(x.d)));
+  return max(max(quads.x, quads.y), max(quads.z, quads.w));
+}
+
+// The weights of half `h` of a chunk.
+fn half_values(packed: Chunk, h: u32) -> Half {
+  let s = chunk_scales(packed);
+  let scale = vec4(select(s.scale.x, s.scale.y, h == 1u));
+  let shift = vec4(select(s.shift.x, s.shift.y, h == 1u));
+  let zero = vec4(WEIGHT_ZERO);
+  let code = chunk_half(packed, h);
+  return Half(
+    fma(code.a - zero, scale, shift), fma(code.b - zero, scale, shift),
+    fma(code.c - zero, scale, shift), fma(code.d - zero, scale, shift),
+  );
+}
 
 // Writes four outputs of a row, those that exist.
 fn store(row: u32, output: u32, values: vec4<f32>) {

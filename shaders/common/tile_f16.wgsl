@@ -1,11 +1,11 @@
-// Tiles of f16: 32 products are summed in f16, and such sums in f32.
+// Tiles of f16: 16 products are summed in f16, and such sums in f32.
 //
 // Activations of Gemma 4 overflow f16, so each row of a tile is divided by a power of two, which is exact, and its
 // sums are multiplied by it again.
 
 alias Tile4 = vec4<f16>;
 
-var<workgroup> tile_scales: array<f32, 128>;  // [rows of a tile]
+var<workgroup> tile_scales: array<f32, 256>;  // [2, rows of a tile]
 
 // The power of two at or below the largest magnitude of a row: what is left is below 2.
 fn tile_scale(largest: f32) -> f32 {
