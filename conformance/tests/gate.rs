@@ -63,7 +63,7 @@ const MUTANTS: &[Mutant] = &[
         "let weight = select(0.0, exp(logit - top), key >= seen.first && key <= seen.last);",
         "let weight = exp(logit - top);",
     ),
-    ("attention", "sum = add(sum, s1, v1, i + 1u < count);", ""),
+    ("attention", "sum = add(sum, s1.xy, v1, i + COMBINE_STRANDS < count);", ""),
     ("attention", "rotate_groups(DIM, lane, false);", ""),
     ("attention", "rotate_groups(DIM, lane, true);", ""),
     ("attn_prepare", "  rope(rows[group.y].position, lane);", ""),
@@ -71,7 +71,11 @@ const MUTANTS: &[Mutant] = &[
     ("embed", " * params.scale;", ";"),
     ("gather_rows", "let source = picked[group.y] * params.cols;", "let source = group.y * params.cols;"),
     ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),
-    ("linear", "  narrow_put_w(448u, n, Tile4(v.v7));", "  narrow_put_w(448u, n, Tile4(v.v6));"),
+    (
+        "linear",
+        "  narrow_put_w(tile * 256u + 192u, n, Tile4(v.d));",
+        "  narrow_put_w(tile * 256u + 192u, n, Tile4(v.c));",
+    ),
     ("linear", "c < params.cols; c += 32u", "c + 1u < params.cols; c += 32u"),
     (
         "linear",

@@ -75,12 +75,17 @@ const MISTAKES: [Mistake; 8] = [
     }),
 ];
 
-/// What a driver that computes on the processor is asked for: between them, its two backends do most of it once. The
-/// greedy continuations of every way are decoded token by token.
-fn shortened(name: Name) -> (&'static [Feed], &'static [KvType]) {
-    match name {
-        Name::Cpu | Name::Wgpu => (&[Feed::Whole, Feed::Tokens], &[KvType::F16, KvType::TQ3_0]),
-        Name::WgpuCore => (&[Feed::Chunks(5)], &[KvType::Q8_0, KvType::Q4_0]),
+/// What a driver that computes on the processor is asked for: between its two backends and the three models, everything
+/// once. The greedy continuations of every way are decoded token by token.
+fn shortened(name: Name, model: &str) -> (&'static [Feed], &'static [KvType]) {
+    match (name, model) {
+        (Name::Cpu, _) => (&Feed::ALL, &KvType::ALL),
+        (Name::Wgpu, "dense") => (&[Feed::Whole], &[KvType::F16]),
+        (Name::Wgpu, "moe") => (&[Feed::Tokens], &[KvType::Q8_0]),
+        (Name::Wgpu, _) => (&[Feed::Chunks(5)], &[KvType::TQ3_0]),
+        (Name::WgpuCore, "dense") => (&[Feed::Tokens], &[KvType::TQ3_0]),
+        (Name::WgpuCore, "moe") => (&[Feed::Chunks(16)], &[KvType::F16]),
+        (Name::WgpuCore, _) => (&[Feed::Whole], &[KvType::Q4_0]),
     }
 }
 
@@ -92,7 +97,7 @@ fn agrees(name: &str, mistakes: &[Mistake]) {
     let bound = |kv| target.noise_bound(kv).unwrap_or_else(|error| panic!("{name}: {error}"));
     let bounds: Vec<(KvType, f64)> = lossy().map(|kv| (kv, bound(kv))).collect();
     on_every_backend!(|at, new| {
-        let (short, few) = shortened(at.name);
+        let (short, few) = shortened(at.name, name);
         for &feed in at.pick(&Feed::ALL[..], short) {
             let what = format!("{name}, {feed}");
             let Some(run) = at.judge(&what, target.exact(new(), feed)) else { continue };

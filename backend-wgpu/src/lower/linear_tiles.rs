@@ -18,7 +18,8 @@ struct Tile {
 }
 
 const WIDE: Tile = Tile { rows: 128, outputs: 128, file: shaders::LINEAR_TILES, entry: "linear__tiles" };
-const NARROW: Tile = Tile { rows: 64, outputs: 64, file: shaders::LINEAR_TILES_NARROW, entry: "linear__narrow" };
+const NARROW: Tile =
+    Tile { rows: 64, outputs: 64, file: shaders::LINEAR_TILES_NARROW, entry: "linear__narrow" };
 
 /// Columns of a chunk, and of two tiles of half a chunk.
 const DEPTH: u32 = 32;
@@ -37,7 +38,8 @@ pub(super) fn launch(
 ) {
     let variants = cx.device.variants;
     let element = if variants.f16 { 2 } else { 4 };
-    let bytes = |tile: &Tile| DEPTH * (tile.rows + tile.outputs) * element + if variants.f16 { 1024 } else { 0 };
+    let bytes =
+        |tile: &Tile| DEPTH * (tile.rows + tile.outputs) * element + if variants.f16 { 1024 } else { 0 };
     let enough = bytes(&WIDE) <= cx.device.limits.max_compute_workgroup_storage_size;
     let tile = if enough && cx.program.capacity(out) > NARROW.rows as usize { WIDE } else { NARROW };
     let mut parts = shaders::decoder(cx.weight(weight).dtype()).to_vec();
