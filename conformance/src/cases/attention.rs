@@ -32,6 +32,8 @@ fn all() -> Vec<Case> {
         case(heads(6, 2, 128), f16, Mask::Causal, 120, 11),
         case(heads(12, 1, 64), f16, Mask::Causal, 127, 2),
         case(heads(4, 2, 256), f16, Mask::Window(70), 190, 9),
+        // More splits than partial results are added up at once.
+        case(heads(2, 1, 64), f16, Mask::Causal, 4300, 2),
         broadcast(),
     ];
     cases.extend(rotation_cases());
