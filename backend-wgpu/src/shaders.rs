@@ -129,6 +129,8 @@ parts! {
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `linear`, in 8-bit integers.
+    LINEAR_INT8 = "linear_int8";
     /// Op `linear`, tiles of 128 rows.
     LINEAR_TILES = "linear_tiles";
     /// Op `linear`, tiles of 64 rows.
