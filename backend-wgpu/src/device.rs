@@ -73,7 +73,7 @@ impl Variants {
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) report: AdapterReport,
-    pub(crate) device: wgpu::Device,
+    pub(crate) gpu: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     /// Limits that were granted.
     pub(crate) limits: wgpu::Limits,
@@ -95,7 +95,7 @@ pub(crate) struct Device {
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) entry: &'static str,
-    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) compute: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
@@ -159,7 +159,7 @@ impl Device {
         });
         let granted = report.max_binding();
         Ok(Self {
-            device,
+            gpu: device,
             queue,
             variants,
             subgroup: info.subgroup_min_size,
@@ -199,8 +199,8 @@ impl Device {
         if size > self.limits.max_buffer_size {
             return Err(self.limit(what, size, "bytes", self.limits.max_buffer_size, "max_buffer_size"));
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+        let scope = self.gpu.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size,
             usage,
@@ -214,11 +214,7 @@ impl Device {
 
     /// A buffer with these contents.
     pub(crate) fn filled(&self, what: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: Some(what),
-            contents,
-            usage,
-        })
+        self.gpu.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(what), contents, usage })
     }
 
     /// The error of a limit that is too small.
@@ -264,14 +260,14 @@ impl Device {
     }
 
     fn compile(&self, shader: &Shader, access: &[Access]) -> Result<Pipeline, WgpuError> {
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let scope = self.gpu.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.gpu.push_error_scope(wgpu::ErrorFilter::Internal);
         let source = shader.source();
         let source = match &self.edit {
             Some(ShaderEdit(edit)) => edit(shader, source),
             None => source,
         };
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        let module = self.gpu.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(shader.entry),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
@@ -280,14 +276,14 @@ impl Device {
             .map(|&access| wgpu::BufferBindingType::Storage { read_only: access == Access::Read });
         let layout = self.layout(&storage.map(|ty| (ty, false)).collect::<Vec<_>>());
         let uniforms = self.uniforms();
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let pipeline_layout = self.gpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(shader.entry),
             bind_group_layouts: &[Some(&layout), Some(&uniforms)],
             immediate_size: 0,
         });
         let constants: Vec<(&str, f64)> =
             shader.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let pipeline = self.gpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(shader.entry),
             layout: Some(&pipeline_layout),
             module: &module,
@@ -301,7 +297,7 @@ impl Device {
         });
         let errors = [pollster::block_on(internal.pop()), pollster::block_on(scope.pop())];
         match errors.into_iter().flatten().next() {
-            None => Ok(Pipeline { entry: shader.entry, pipeline, layout }),
+            None => Ok(Pipeline { entry: shader.entry, compute: pipeline, layout }),
             Some(error) => {
                 Err(WgpuError::Shader { shader: shader.entry.to_owned(), message: error.to_string() })
             }
@@ -318,8 +314,7 @@ impl Device {
                 count: None,
             })
             .collect();
-        self.device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+        self.gpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
     }
 
     /// Layout of group 1, the same for every shader: its parameters at an offset, and the state of the step.

@@ -224,30 +224,32 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         let branches = norm::branches(rest, cx);
         rest = tail;
         match (op, tail) {
-            _ if branches.is_some() => branches.map_or(Ok(()), |(branches, after)| {
-                rest = after;
-                branches.launch(cx)
-            }),
+            _ if branches.is_some() => {
+                if let Some((branches, after)) = branches {
+                    rest = after;
+                    branches.launch(cx);
+                }
+            }
             (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
                 if norm::takes_two(add, [one, two], cx) =>
             {
                 rest = after;
-                norm::norm_add_two_norms(add, [one, two], cx)
+                norm::norm_add_two_norms(add, [one, two], cx);
             }
             (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
                 rest = after;
-                norm::norm_add_rms_norm(add, norm, cx)
+                norm::norm_add_rms_norm(add, norm, cx);
             }
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
                 rest = after;
-                linear::linear_glu(linear, glu, cx)
+                linear::linear_glu(linear, glu, cx);
             }
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::gates(linear, glu, cx) => {
                 rest = after;
-                linear::linear_gate(linear, glu, cx)
+                linear::linear_gate(linear, glu, cx);
             }
-            (op, _) => single(op, cx),
-        }?;
+            (op, _) => single(op, cx)?,
+        }
         let group = cx.groups.last().map_or(0, |group| group + 1);
         cx.groups.resize(program.ops.len() - rest.len(), group);
     }
@@ -258,18 +260,19 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     match op {
         Op::Add(op) => elementwise::add(op, cx),
-        Op::Attention(op) => attention::attention(op, cx),
-        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx),
+        Op::Attention(op) => attention::attention(op, cx)?,
+        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx)?,
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
         Op::Linear(op) => linear::linear(op, cx),
-        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
+        Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx)?,
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),
-        Op::Route(op) => route::route(op, cx),
+        Op::Route(op) => route::route(op, cx)?,
         Op::Sample(op) => sample::sample(op, cx),
         Op::Softcap(op) => elementwise::softcap(op, cx),
     }
+    Ok(())
 }

@@ -152,7 +152,7 @@ impl Plan {
                 size: wgpu::BufferSize::new(size),
             })
         };
-        let uniforms = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        let uniforms = device.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("uniforms"),
             layout: &device.uniforms(),
             entries: &[
@@ -202,7 +202,7 @@ impl Plan {
             .zip(binds)
             .map(|(binding, bind)| wgpu::BindGroupEntry { binding, resource: self.resource(bind) })
             .collect();
-        device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        device.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &pipeline.layout,
             entries: &entries,
@@ -266,7 +266,7 @@ impl Plan {
 
     pub(crate) fn run(&mut self, device: &Device, step: &Step<'_>) -> Result<Ticket, WgpuError> {
         self.upload(device, step)?;
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = device.gpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             self.encode(&mut pass, step, |_, _| ());
@@ -317,7 +317,7 @@ impl Plan {
                 continue;
             }
             if current.is_none_or(|current| !Arc::ptr_eq(current, &dispatch.pipeline)) {
-                pass.set_pipeline(&dispatch.pipeline.pipeline);
+                pass.set_pipeline(&dispatch.pipeline.compute);
                 current = Some(&dispatch.pipeline);
             }
             pass.set_bind_group(0, &dispatch.group, &[]);
@@ -372,14 +372,14 @@ impl Plan {
         }
         self.upload(device, step)?;
         let count = lower::narrow(self.dispatches.len() + 1);
-        let set = device.device.create_query_set(&wgpu::QuerySetDescriptor {
+        let set = device.gpu.create_query_set(&wgpu::QuerySetDescriptor {
             label: None,
             ty: wgpu::QueryType::Timestamp,
             count,
         });
         let bytes = u64::from(count) * 8;
         let resolved = device.buffer("timestamps", bytes, Usage::QUERY_RESOLVE | Usage::COPY_SRC)?;
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = device.gpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             self.encode(&mut pass, step, |pass, i| pass.write_timestamp(&set, lower::narrow(i)));
@@ -429,7 +429,7 @@ fn fetch(
     let slice = buffer.slice(..(into.len() as u64).next_multiple_of(4));
     slice.map_async(wgpu::MapMode::Read, |_| ());
     let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-    device.device.poll(wait).map_err(|error| WgpuError::Lost(error.to_string()))?;
+    device.gpu.poll(wait).map_err(|error| WgpuError::Lost(error.to_string()))?;
     device.check()?;
     {
         let view = slice.get_mapped_range().map_err(|error| WgpuError::Lost(error.to_string()))?;
@@ -448,7 +448,7 @@ pub(crate) fn download(
 ) -> Result<(), WgpuError> {
     let bytes = (into.len() as u64).next_multiple_of(4);
     let staging = device.buffer("a download", bytes, Usage::MAP_READ | Usage::COPY_DST)?;
-    let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut encoder = device.gpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     encoder.copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
     let submission = device.queue.submit([encoder.finish()]);
     fetch(device, &staging, submission, into)

@@ -236,7 +236,7 @@ fn send(
         sent += bytes.len();
         if sent >= IN_FLIGHT {
             device.queue.submit([]);
-            let _ = device.device.poll(wgpu::PollType::wait_indefinitely());
+            let _ = device.gpu.poll(wgpu::PollType::wait_indefinitely());
             sent = 0;
         }
     }

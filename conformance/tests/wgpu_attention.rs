@@ -1,6 +1,7 @@
 //! What single cases cannot show of `attn_prepare` and `attention` on wgpu: rows of several sequences in one step, plans
 //! of several sizes, and the bytes of the cache.
 
+use gemma4_conformance::backends::{self, Covered, Device};
 use gemma4_core::backend::{Backend, PageTable, Row, Step};
 use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::KvType;
@@ -10,7 +11,7 @@ use gemma4_core::ops::attn_prepare::{Heads, OwnKeys, Values};
 use gemma4_core::program::{Act, Class, Program, State, StateSpec, Weight, WeightSpec};
 use gemma4_core::reference::Reference;
 use gemma4_core::tensor::{Bytes, DType, Tensor};
-use gemma4_wgpu::{Options, Variants, Wgpu};
+use gemma4_wgpu::Wgpu;
 
 /// Numbers between -1 and 1.
 #[expect(clippy::cast_precision_loss, reason = "24 bits")]
@@ -31,10 +32,13 @@ fn tensor(name: &str, rows: usize, values: &[f32]) -> Tensor {
     Tensor::new(name, DType::F32, shape, Bytes::from_owner(bytes)).expect("shapes fit")
 }
 
-/// Every adapter mode that shaders have variants for.
-fn backends() -> Vec<Wgpu> {
-    let open = |allow| Wgpu::new(&Options { allow, poison: true, ..Options::default() });
-    [Variants::ALL, Variants::CORE].into_iter().map(|allow| open(allow).expect("an adapter")).collect()
+/// A GPU with and without shader variants, as far as this run covers one.
+fn devices() -> Vec<(&'static Covered, &'static Wgpu)> {
+    let wgpu = |at: &'static Covered| match &at.device {
+        Device::Wgpu(wgpu) => Some((at, wgpu)),
+        Device::Cpu => None,
+    };
+    backends::covered().iter().filter_map(wgpu).collect()
 }
 
 fn narrow(count: usize) -> u32 {
@@ -119,7 +123,9 @@ fn company_changes_nothing() {
     let backwards: Vec<Row> = rows.iter().rev().copied().collect();
     let mixed: Vec<Row> = (0..rows.len()).map(|i| rows[i * 7 % rows.len()]).collect();
     assert_ne!(rows.len() % 7, 0, "a shuffle that loses no row");
-    for backend in &backends() {
+    for (at, backend) in devices() {
+        let _turn = at.turn();
+        let mut compared = 0;
         for (heads, mask) in [
             (Heads { heads: 6, kv_heads: 2, head_dim: 128 }, Mask::Causal),
             (Heads { heads: 16, kv_heads: 1, head_dim: 512 }, Mask::Causal),
@@ -135,30 +141,38 @@ fn company_changes_nothing() {
                     for (row, got) in order.iter().zip(&together) {
                         assert!(
                             same_bits(&alone[row.token as usize], got),
-                            "{heads:?} {mask:?} {class:?} {row:?}"
+                            "{}: {heads:?} {mask:?} {class:?} {row:?}",
+                            at.name
                         );
+                        compared += got.len();
                     }
                 }
             }
         }
+        at.report("attention in company", compared);
     }
 }
 
 /// A plan whose partial results do not fit at once has the bits of one where they do.
 #[test]
 fn rounds_of_splits_change_nothing() {
-    let backend = &backends()[0];
-    let heads = Heads { heads: 8, kv_heads: 1, head_dim: 512 };
-    let subject = Subject::new(backend, heads, Mask::Causal, [KvType::Q4_0; 2], 40, 2);
-    let pages: Vec<u32> = (0..40).collect();
-    let tables = [PageTable { global: &pages, local: &[] }];
-    let row = |position, token| Row { token, position, slot: 0 };
-    for rows in [[row(9999, 0), row(10_000, 1)], [row(7000, 0), row(9000, 1)]] {
-        let small = subject.run(Class::Decode, 2, &rows, &tables);
-        let large = subject.run(Class::Decode, 200, &rows, &tables);
-        for (a, b) in small.iter().zip(&large) {
-            assert!(same_bits(a, b), "{rows:?}");
+    for (at, backend) in devices() {
+        let _turn = at.turn();
+        let heads = Heads { heads: 8, kv_heads: 1, head_dim: 512 };
+        let subject = Subject::new(backend, heads, Mask::Causal, [KvType::Q4_0; 2], 40, 2);
+        let pages: Vec<u32> = (0..40).collect();
+        let tables = [PageTable { global: &pages, local: &[] }];
+        let row = |position, token| Row { token, position, slot: 0 };
+        let mut compared = 0;
+        for rows in [[row(9999, 0), row(10_000, 1)], [row(7000, 0), row(9000, 1)]] {
+            let small = subject.run(Class::Decode, 2, &rows, &tables);
+            let large = subject.run(Class::Decode, 200, &rows, &tables);
+            for (a, b) in small.iter().zip(&large) {
+                assert!(same_bits(a, b), "{}: {rows:?}", at.name);
+                compared += a.len();
+            }
         }
+        at.report("attention in rounds of splits", compared);
     }
 }
 
@@ -214,7 +228,9 @@ fn stored<B: Backend>(
 #[test]
 fn stored_bytes_are_those_of_the_reference() {
     let reference = Reference::new(None).expect("threads");
-    for backend in &backends() {
+    for (at, backend) in devices() {
+        let _turn = at.turn();
+        let mut compared = 0;
         for kv_type in KvType::ALL {
             for heads in [
                 Heads { heads: 2, kv_heads: 2, head_dim: 128 },
@@ -235,32 +251,40 @@ fn stored_bytes_are_those_of_the_reference() {
                 println!("{kv_type} {heads:?}: {differ} of {all} bytes");
                 // An f32 itself differs in its last bits; codes only where those cross a border.
                 let most = if kv_type == KvType::F32 { all / 4 } else { all / 2000 };
-                assert!(differ <= most, "{kv_type} {heads:?}: {differ} of {all} bytes");
+                assert!(differ <= most, "{}: {kv_type} {heads:?}: {differ} of {all} bytes", at.name);
+                compared += all;
             }
         }
+        at.report("stored bytes", compared);
     }
 }
 
 /// What is written is what is read.
 #[test]
 fn pages_come_back_as_they_went() {
-    let backend = &backends()[0];
-    for kv_type in KvType::ALL {
-        for (head_dim, kv_heads) in [(128, 3), (256, 1)] {
-            let name = "pool".into();
-            let spec = StateSpec { name, span: Span::Global, kv_type, kv_heads, head_dim, pages: 2 };
-            let state = backend.state(&spec).expect("it fits");
-            let page = |n: usize| {
-                (0..spec.page_bytes()).map(|i| (i * 7 + i / 251 + n).to_le_bytes()[0]).collect::<Vec<u8>>()
-            };
-            for n in 0..2 {
-                backend.write_page(&state, narrow(n), &page(n)).expect("it runs");
-            }
-            for n in 0..2 {
-                let mut bytes = vec![0; spec.page_bytes()];
-                backend.read_page(&state, narrow(n), &mut bytes).expect("it runs");
-                assert_eq!(bytes, page(n), "{kv_type}, {head_dim}");
+    for (at, backend) in devices() {
+        let _turn = at.turn();
+        let mut compared = 0;
+        for kv_type in KvType::ALL {
+            for (head_dim, kv_heads) in [(128, 3), (256, 1)] {
+                let name = "pool".into();
+                let spec = StateSpec { name, span: Span::Global, kv_type, kv_heads, head_dim, pages: 2 };
+                let state = backend.state(&spec).expect("it fits");
+                let page = |n: usize| {
+                    let byte = |i: usize| (i * 7 + i / 251 + n).to_le_bytes()[0];
+                    (0..spec.page_bytes()).map(byte).collect::<Vec<u8>>()
+                };
+                for n in 0..2 {
+                    backend.write_page(&state, narrow(n), &page(n)).expect("it runs");
+                }
+                for n in 0..2 {
+                    let mut bytes = vec![0; spec.page_bytes()];
+                    backend.read_page(&state, narrow(n), &mut bytes).expect("it runs");
+                    assert_eq!(bytes, page(n), "{}: {kv_type}, {head_dim}", at.name);
+                    compared += bytes.len();
+                }
             }
         }
+        at.report("pages there and back", compared);
     }
 }

@@ -32,8 +32,8 @@ What is compared:
   Every op alone with its definition, in 64-bit arithmetic; a value may differ by what its rounding
   explains, and the page says which share of that the worst one used. Every op of the model with the
   reference backend, on the same inputs. Rows alone with the same rows in company, in other orders,
-  chunks and histories, bit for bit. Greedy answers of the model with those of the reference: where a
-  token differs, the page shows both, and how close they were.
+  chunks and histories, bit for bit. Greedy answers of the model with those of the reference: where
+  a token differs, the page shows both, and how close they were.
   The model is the one inside this program, or that of --model, if the processor can run it too: the
   reference reads a prompt and some tokens, which takes it minutes with a model of many gigabytes.
 

@@ -8,7 +8,6 @@ use gemma4_core::ops::softcap::Softcap;
 use gemma4_core::program::Act;
 
 use super::{Bind, Count, Lowering, ONE, narrow};
-use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
 
 /// Elements of a workgroup: four for each invocation.
@@ -19,21 +18,19 @@ fn grid(cx: &Lowering<'_>, act: Act) -> [Count; 3] {
     [Count::Fixed(cx.cols(act).div_ceil(ELEMENTS)), cx.each_row(act), ONE]
 }
 
-pub(super) fn add(op: &Add, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn add(op: &Add, cx: &mut Lowering<'_>) {
     let params = ElementParams { cols: cx.cols(op.x), cap: 0.0 };
     let binds = vec![Bind::ActMut(op.x), Bind::Act(op.y)];
     cx.launch("add", Shader::new(&[shaders::ADD], "add"), binds, &params, grid(cx, op.x));
-    Ok(())
 }
 
-pub(super) fn softcap(op: &Softcap, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn softcap(op: &Softcap, cx: &mut Lowering<'_>) {
     let params = ElementParams { cols: cx.cols(op.x), cap: op.cap };
     let shader = Shader::new(&[shaders::ACTIVATION, shaders::SOFTCAP], "softcap");
     cx.launch("softcap", shader, vec![Bind::ActMut(op.x)], &params, grid(cx, op.x));
-    Ok(())
 }
 
-pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) {
     let params = GluParams {
         cols: cx.cols(op.out),
         gate_cols: cx.cols(op.gate.act),
@@ -49,13 +46,11 @@ pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         &params,
         grid(cx, op.out),
     );
-    Ok(())
 }
 
-pub(super) fn gather_rows(op: &GatherRows, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn gather_rows(op: &GatherRows, cx: &mut Lowering<'_>) {
     let params = ElementParams { cols: cx.cols(op.x), cap: 0.0 };
     let binds = vec![Bind::Act(op.x), Bind::Picked, Bind::ActMut(op.out)];
     let shader = Shader::new(&[shaders::GATHER_ROWS], "gather_rows");
     cx.launch("gather_rows", shader, binds, &params, grid(cx, op.out));
-    Ok(())
 }

@@ -4,10 +4,9 @@ use gemma4_core::abi::EmbedParams;
 use gemma4_core::ops::embed::Embed;
 
 use super::{Bind, Count, Lowering, ONE, narrow};
-use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
 
-pub(super) fn embed(op: &Embed, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn embed(op: &Embed, cx: &mut Lowering<'_>) {
     let table = cx.weight(op.table).clone();
     let layout = table.layout();
     let cols = narrow(table.cols());
@@ -27,5 +26,4 @@ pub(super) fn embed(op: &Embed, cx: &mut Lowering<'_>) -> Result<(), WgpuError> 
         let grid = [Count::Fixed(cols.div_ceil(4 * gemma4_core::abi::ROW_THREADS)), cx.each_row(op.out), ONE];
         cx.launch("embed", shader, binds, &params, grid);
     }
-    Ok(())
 }

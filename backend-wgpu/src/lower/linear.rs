@@ -6,7 +6,6 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Act, Class, Rows, Weight};
 
 use super::{Bind, Count, Lowering, linear_tiles, narrow};
-use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Invocations of a workgroup of `common/matvec.wgsl`.
@@ -85,7 +84,7 @@ pub(super) fn gates(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
 }
 
 /// Both.
-pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     let handle = linear.weights[0];
     let weight = cx.weight(handle).clone();
     let (lanes, rows) = (lanes(narrow(weight.rows()), narrow(weight.cols())), rows_of(cx, linear.x));
@@ -110,7 +109,6 @@ pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> 
         let [x, y] = split(params.outputs.div_ceil(OUTPUTS * THREADS / lanes));
         cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
     }
-    Ok(())
 }
 
 /// What the rows of a weight are like, and which rows of activations it meets.
@@ -161,7 +159,7 @@ fn stack(op: &Linear, handles: &[Weight], first: u32, cx: &mut Lowering<'_>) {
 }
 
 /// Both. The parts of two weights of one shape are alike.
-pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     let weight = cx.weight(linear.weights[0]).clone();
     let (cols, outputs) = (narrow(weight.cols()), narrow(weight.rows()));
     let (lanes, rows) = (lanes(2 * outputs, cols), rows_of(cx, linear.x));
@@ -181,10 +179,9 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) -> R
         let [x, y] = split(params.outputs.div_ceil(OUTPUTS / 2 * THREADS / lanes));
         cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
     }
-    Ok(())
 }
 
-pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
     let mut first = 0;
     let mut rest = &op.weights[..];
     while let &[handle, ref after @ ..] = rest {
@@ -207,7 +204,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
                 continue;
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
-            if params.cols % CHUNK != 0 {
+            if !params.cols.is_multiple_of(CHUNK) {
                 let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
@@ -220,5 +217,4 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
             cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);
         }
     }
-    Ok(())
 }

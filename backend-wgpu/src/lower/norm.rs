@@ -8,7 +8,6 @@ use gemma4_core::ops::rms_norm::RmsNorm;
 use gemma4_core::program::Act;
 
 use super::{Bind, Lowering, ONE};
-use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Widest row that fits the registers of a workgroup.
@@ -23,7 +22,7 @@ fn shader(cx: &Lowering<'_>, file: Part, entry: &'static str) -> Shader {
     cx.with_reduce(Shader::new(&[cx.reduce(), file], entry))
 }
 
-pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) {
     let cols = cx.cols(op.x);
     let params = NormParams { cols, eps: op.eps, ..NormParams::default() };
     let binds = vec![Bind::Act(op.x), Bind::Weight(op.weight, 0), Bind::ActMut(op.out)];
@@ -33,10 +32,9 @@ pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) -> Result<(), WgpuEr
         shader(cx, shaders::RMS_NORM, "rms_norm")
     };
     cx.launch("rms_norm", shader, binds, &params, [cx.each_row(op.x), ONE, ONE]);
-    Ok(())
 }
 
-pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) {
     let cols = cx.cols(op.y);
     let params = NormParams { cols, eps: op.eps, scale: op.scale, next_eps: 0.0 };
     let grid = [cx.each_row(op.residual), ONE, ONE];
@@ -48,7 +46,6 @@ pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) -> Result<(), WgpuEr
         let shader = shader(cx, shaders::NORM_ADD, "norm_add");
         cx.launch("norm_add", shader, vec![residual, y, weight], &params, grid);
     }
-    Ok(())
 }
 
 /// Whether a `norm_add` and the norm of its sum are one dispatch.
@@ -57,11 +54,7 @@ pub(super) fn fuses(add: &NormAdd, norm: &RmsNorm, cx: &Lowering<'_>) -> bool {
 }
 
 /// Both.
-pub(super) fn norm_add_rms_norm(
-    add: &NormAdd,
-    norm: &RmsNorm,
-    cx: &mut Lowering<'_>,
-) -> Result<(), WgpuError> {
+pub(super) fn norm_add_rms_norm(add: &NormAdd, norm: &RmsNorm, cx: &mut Lowering<'_>) {
     let params = NormParams { cols: cx.cols(add.y), eps: add.eps, scale: add.scale, next_eps: norm.eps };
     let binds = vec![
         Bind::Act(add.y),
@@ -72,7 +65,6 @@ pub(super) fn norm_add_rms_norm(
     ];
     let shader = shader(cx, shaders::NORM_QUADS, "norm_add__rms_norm");
     cx.launch("norm_add", shader, binds, &params, [cx.each_row(add.residual), ONE, ONE]);
-    Ok(())
 }
 
 /// Whether another norm of the sum joins them.
@@ -82,14 +74,9 @@ pub(super) fn takes_two(add: &NormAdd, [first, second]: [&RmsNorm; 2], cx: &Lowe
 }
 
 /// All three.
-pub(super) fn norm_add_two_norms(
-    add: &NormAdd,
-    [first, second]: [&RmsNorm; 2],
-    cx: &mut Lowering<'_>,
-) -> Result<(), WgpuError> {
+pub(super) fn norm_add_two_norms(add: &NormAdd, [first, second]: [&RmsNorm; 2], cx: &mut Lowering<'_>) {
     let others = [Bind::ActMut(second.out), Bind::Weight(second.weight, 0)];
     join(add, first, add.y, &others, "norm_add__two_norms", cx);
-    Ok(())
 }
 
 /// Two normed branches, their sum, and the `norm_add` and the norm that follow.
@@ -119,23 +106,15 @@ impl Branches<'_> {
     }
 
     /// The dispatch.
-    pub(super) fn launch(&self, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    pub(super) fn launch(&self, cx: &mut Lowering<'_>) {
         let [a, b] = self.norms;
         let others = [Bind::Act(a.x), Bind::Weight(a.weight, 0), Bind::Weight(b.weight, 0)];
         join(self.add, self.next, b.x, &others, "norm_add__branches", cx);
-        Ok(())
     }
 }
 
 /// An entry point that is more than `norm_add__rms_norm` by some bindings. `x` is the branch, or one of two.
-fn join(
-    add: &NormAdd,
-    norm: &RmsNorm,
-    x: Act,
-    others: &[Bind],
-    entry: &'static str,
-    cx: &mut Lowering<'_>,
-) {
+fn join(add: &NormAdd, norm: &RmsNorm, x: Act, others: &[Bind], entry: &'static str, cx: &mut Lowering<'_>) {
     let params = NormParams { cols: cx.cols(add.y), eps: add.eps, scale: add.scale, next_eps: norm.eps };
     let mut binds = vec![
         Bind::Act(x),

@@ -4,10 +4,9 @@ use gemma4_core::abi::PleInputsParams;
 use gemma4_core::ops::ple_inputs::PleInputs;
 
 use super::{Bind, Count, Lowering, ONE, narrow};
-use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
 
-pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) {
     let table = cx.weight(op.table).clone();
     let layout = table.layout();
     let (cols, ple) = (narrow(table.cols()), narrow(cx.weight(op.norm).cols()));
@@ -37,5 +36,4 @@ pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), Wg
         let grid = [Count::Fixed(cols / ple), cx.each_row(op.out), ONE];
         cx.launch("ple_inputs", shader, binds, &params, grid);
     }
-    Ok(())
 }

@@ -4,10 +4,9 @@ use gemma4_core::abi::{ROW_THREADS, SAMPLE_CANDIDATES, SAMPLE_CHUNK, SampleParam
 use gemma4_core::ops::sample::Sample;
 
 use super::{Bind, Count, Lowering, ONE};
-use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
 
-pub(super) fn sample(op: &Sample, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+pub(super) fn sample(op: &Sample, cx: &mut Lowering<'_>) {
     let vocab = cx.cols(op.logits);
     let slice = slice(vocab);
     let slices = vocab.div_ceil(slice);
@@ -29,7 +28,6 @@ pub(super) fn sample(op: &Sample, cx: &mut Lowering<'_>) -> Result<(), WgpuError
     cx.launch("sample", Shader::new(&parts[..2], "sample__slices"), binds[..4].to_vec(), &params, slices);
     let rows = [cx.each_row(op.logits), ONE, ONE];
     cx.launch("sample", Shader::new(&parts, "sample__choose"), binds, &params, rows);
-    Ok(())
 }
 
 /// Tokens of a slice: one slice at most for each lane of the choice.
