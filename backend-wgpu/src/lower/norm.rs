@@ -128,14 +128,7 @@ impl Branches<'_> {
 }
 
 /// An entry point that is more than `norm_add__rms_norm` by some bindings. `x` is the branch, or one of two.
-fn join(
-    add: &NormAdd,
-    norm: &RmsNorm,
-    x: Act,
-    others: &[Bind],
-    entry: &'static str,
-    cx: &mut Lowering<'_>,
-) {
+fn join(add: &NormAdd, norm: &RmsNorm, x: Act, others: &[Bind], entry: &'static str, cx: &mut Lowering<'_>) {
     let params = NormParams { cols: cx.cols(add.y), eps: add.eps, scale: add.scale, next_eps: norm.eps };
     let mut binds = vec![
         Bind::Act(x),

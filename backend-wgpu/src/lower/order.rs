@@ -58,8 +58,7 @@ mod tests {
     use super::*;
 
     fn program() -> Program {
-        let norm =
-            WeightSpec { name: "norm".to_owned(), dtype: DType::F32, experts: 1, rows: 1, cols: 32 };
+        let norm = WeightSpec { name: "norm".to_owned(), dtype: DType::F32, experts: 1, rows: 1, cols: 32 };
         let mut p = Program::new(Class::Decode, 1, 1, [norm].into(), [].into());
         let [residual, x] = [0, 1].map(|_| p.act(Rows::Step, 32, Elem::F32));
         let w = Weight::new(0);
@@ -95,8 +94,8 @@ mod tests {
         before.ops.insert(2, add);
         let after = ordered(&before);
         let at = |program: &Program| {
-            let [Some(add), Some(norm)] = [&before.ops[2], &before.ops[4]]
-                .map(|wanted| program.ops.iter().position(|op| op == wanted))
+            let [Some(add), Some(norm)] =
+                [&before.ops[2], &before.ops[4]].map(|wanted| program.ops.iter().position(|op| op == wanted))
             else {
                 unreachable!()
             };
