@@ -207,7 +207,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), WgpuError
                 continue;
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
-            if params.cols % CHUNK != 0 {
+            if !params.cols.is_multiple_of(CHUNK) {
                 let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
