@@ -95,7 +95,8 @@ fn narrow_rows(rows: usize, class: Class) -> Vec<Case> {
 
 /// Neighbours of one type, which a backend may take at once: two, more than three, and one alone.
 fn stacked(class: Class) -> Case {
-    let weights = [(DType::Q6_K, 33), (DType::Q6_K, 2), (DType::Q4_K, 65), (DType::Q4_K, 1), (DType::Q4_K, 34)];
+    let weights =
+        [(DType::Q6_K, 33), (DType::Q6_K, 2), (DType::Q4_K, 65), (DType::Q4_K, 1), (DType::Q4_K, 34)];
     let weights = [&weights[..], &[(DType::Q4_K, 3), (DType::Q8_0, 4)]].concat();
     typed(9, 512, class, "neighbours of one type", &weights)
         .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
@@ -127,8 +128,7 @@ fn opened(rows: usize) -> Case {
         // The slope of gelu is below 1.13; the rest as in the cases of glu.
         allowed.push(1.13 * error * up.abs() + 16.0 * U * (gate * up).abs());
     }
-    case.expect(out, want, allowed)
-        .mutant("columns of a neighbour", |case| op!(case, Glu).up.start += 1)
+    case.expect(out, want, allowed).mutant("columns of a neighbour", |case| op!(case, Glu).up.start += 1)
 }
 
 /// A product with weights of several types and so many outputs each.

@@ -84,7 +84,8 @@ impl Joined {
             .expect(out, want, allowed)
             .mutant("the weight of the sum ignored", |case| case.change(3, |w| w.fill(1.0)));
         if let Self::SecondNorm = self {
-            return case.mutant("the weight of the second norm ignored", |case| case.change(7, |w| w.fill(1.0)));
+            return case
+                .mutant("the weight of the second norm ignored", |case| case.change(7, |w| w.fill(1.0)));
         }
         case.mutant("a branch without its weight", |case| case.change(4, |w| w.fill(1.0)))
             .mutant("the other branch without its weight", |case| case.change(5, |w| w.fill(1.0)))
