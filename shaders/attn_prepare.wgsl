@@ -4,6 +4,7 @@
 //
 // Spec    core/src/ops/attn_prepare.rs, core/src/kv_type.rs
 // Launch  queries: x: query heads, y: rows; cache: x: key heads, then value heads, y: rows; ROW_THREADS a workgroup
+//         both: x: query heads, key heads, value heads, y: rows; it needs nine storage buffers
 // Differs from the spec in f32 arithmetic; stored bytes follow from the f32 values exactly.
 
 const HEAD_MAX: u32 = 512u;
@@ -19,22 +20,36 @@ override V_KIND: u32 = 0u;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
 @group(0) @binding(5) var<storage, read_write> k: array<u32>;       // [pages, kv_heads, PAGE, k_stride]
 @group(0) @binding(6) var<storage, read_write> v: array<u32>;       // [pages, kv_heads, PAGE, v_stride]
+@group(0) @binding(7) var<storage, read> key_weight: array<f32>;    // [dim]
+@group(0) @binding(8) var<storage, read_write> queries: array<f32>; // [rows, heads * dim]
 @group(1) @binding(0) var<uniform> params: PrepareParams;
 
 var<workgroup> head_values: array<f32, HEAD_MAX>;
 
-// Loads the head that starts at `start` and norms it, with a weight or without. Ends with a barrier.
-fn load_head(start: u32, weighted: bool, lane: u32) {
+// Loads the head that starts at `start` and returns what norms it. Each invocation has its own values from here.
+fn load_head(start: u32, lane: u32) -> f32 {
   var squares = 0.0;
   for (var i = lane; i < params.dim; i += ROW_THREADS) {
     let x = qkv[start + i];
     squares = fma(x, x, squares);
     head_values[i] = x;
   }
-  let scale = inverseSqrt(workgroup_sum(squares, lane) / f32(params.dim) + params.eps);
-  for (var i = lane; i < params.dim; i += ROW_THREADS) {
-    head_values[i] = head_values[i] * scale * select(1.0, norm_weight[i], weighted);
-  }
+  return inverseSqrt(workgroup_sum(squares, lane) / f32(params.dim) + params.eps);
+}
+
+// Norms the head with `norm_weight`, with `key_weight` or with none. Each ends with a barrier.
+fn norm_head(scale: f32, lane: u32) {
+  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale * norm_weight[i]; }
+  workgroupBarrier();
+}
+
+fn norm_key(scale: f32, lane: u32) {
+  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale * key_weight[i]; }
+  workgroupBarrier();
+}
+
+fn norm_value(scale: f32, lane: u32) {
+  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale; }
   workgroupBarrier();
 }
 
@@ -68,40 +83,73 @@ fn rope(position: u32, lane: u32) {
   workgroupBarrier();
 }
 
+// First element of head `head` of row `r`, among heads from column `first` on.
+fn head_start(r: u32, first: u32, head: u32) -> u32 { return r * params.width + first + head * params.dim; }
+
 @compute @workgroup_size(ROW_THREADS)
 fn attn_prepare__queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  load_head(group.y * params.width + group.x * params.dim, true, lane);
+  norm_head(load_head(head_start(group.y, 0u, group.x), lane), lane);
   rope(rows[group.y].position, lane);
   let to = (group.y * params.heads + group.x) * params.dim;
   for (var i = lane; i < params.dim; i += ROW_THREADS) { out[to + i] = head_values[i]; }
 }
 
+// The row of a pool where a head goes.
+fn row_of(r: u32, head: u32) -> u32 {
+  let info = rows[r];
+  return first_row(page_of(info.slot, info.position, params.local), head, params.kv_heads) + info.position % PAGE;
+}
+
+fn store_value(row: u32, lane: u32) {
+  let dim = params.dim;
+  scale_head(V_KIND, dim, lane);
+  let to = row * params.v_stride;
+  for (var w = lane; w < code_words(V_KIND, dim); w += ROW_THREADS) { v[to + w] = code_word(V_KIND, w); }
+  if V_KIND == KV_TQ3_0 && lane < dim / 32u { v[to + high_plane(dim) + lane] = high_word(lane); }
+  if V_KIND >= KV_Q8_0 && lane < (dim / 32u + 1u) / 2u {
+    v[to + scale_plane(V_KIND, dim) + lane] = scale_word(V_KIND, dim, lane);
+  }
+}
+
+fn store_key(row: u32, lane: u32) {
+  let dim = params.dim;
+  scale_head(K_KIND, dim, lane);
+  let to = row * params.k_stride;
+  for (var w = lane; w < code_words(K_KIND, dim); w += ROW_THREADS) { k[to + w] = code_word(K_KIND, w); }
+  if K_KIND == KV_TQ3_0 && lane < dim / 32u { k[to + high_plane(dim) + lane] = high_word(lane); }
+  if K_KIND >= KV_Q8_0 && lane < (dim / 32u + 1u) / 2u {
+    k[to + scale_plane(K_KIND, dim) + lane] = scale_word(K_KIND, dim, lane);
+  }
+}
+
 @compute @workgroup_size(ROW_THREADS)
 fn attn_prepare__cache(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let info = rows[group.y];
-  let is_value = group.x >= params.kv_heads;
-  let head = select(group.x, group.x - params.kv_heads, is_value);
-  let first = select(params.heads * params.dim, params.value_start, is_value);
-  let dim = params.dim;
-  load_head(group.y * params.width + first + head * dim, !is_value, lane);
-  let page = page_of(info.slot, info.position, params.local);
-  let row = first_row(page, head, params.kv_heads) + info.position % PAGE;
-  if is_value {
-    scale_head(V_KIND, dim, lane);
-    let to = row * params.v_stride;
-    for (var w = lane; w < code_words(V_KIND, dim); w += ROW_THREADS) { v[to + w] = code_word(V_KIND, w); }
-    if V_KIND == KV_TQ3_0 && lane < dim / 32u { v[to + high_plane(dim) + lane] = high_word(lane); }
-    if V_KIND >= KV_Q8_0 && lane < (dim / 32u + 1u) / 2u {
-      v[to + scale_plane(V_KIND, dim) + lane] = scale_word(V_KIND, dim, lane);
-    }
-  } else {
-    rope(info.position, lane);
-    scale_head(K_KIND, dim, lane);
-    let to = row * params.k_stride;
-    for (var w = lane; w < code_words(K_KIND, dim); w += ROW_THREADS) { k[to + w] = code_word(K_KIND, w); }
-    if K_KIND == KV_TQ3_0 && lane < dim / 32u { k[to + high_plane(dim) + lane] = high_word(lane); }
-    if K_KIND >= KV_Q8_0 && lane < (dim / 32u + 1u) / 2u {
-      k[to + scale_plane(K_KIND, dim) + lane] = scale_word(K_KIND, dim, lane);
-    }
+  if group.x >= params.kv_heads {
+    let head = group.x - params.kv_heads;
+    norm_value(load_head(head_start(group.y, params.value_start, head), lane), lane);
+    store_value(row_of(group.y, head), lane);
+    return;
   }
+  norm_head(load_head(head_start(group.y, params.heads * params.dim, group.x), lane), lane);
+  rope(rows[group.y].position, lane);
+  store_key(row_of(group.y, group.x), lane);
+}
+
+@compute @workgroup_size(ROW_THREADS)
+fn attn_prepare__both(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  if group.x >= params.heads + params.kv_heads {
+    let head = group.x - params.heads - params.kv_heads;
+    norm_value(load_head(head_start(group.y, params.value_start, head), lane), lane);
+    store_value(row_of(group.y, head), lane);
+    return;
+  }
+  let scale = load_head(head_start(group.y, 0u, group.x), lane);
+  if group.x >= params.heads { norm_key(scale, lane); } else { norm_head(scale, lane); }
+  rope(rows[group.y].position, lane);
+  if group.x >= params.heads {
+    store_key(row_of(group.y, group.x - params.heads), lane);
+    return;
+  }
+  let to = (group.y * params.heads + group.x) * params.dim;
+  for (var i = lane; i < params.dim; i += ROW_THREADS) { queries[to + i] = head_values[i]; }
 }

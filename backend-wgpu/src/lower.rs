@@ -11,6 +11,7 @@ mod linear;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
+mod order;
 mod ple_inputs;
 mod route;
 mod sample;
@@ -21,6 +22,8 @@ use gemma4_core::program::{Act, Program, Rows, State, Weight};
 use crate::device::{Access, Device};
 use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
+
+pub(crate) use order::ordered;
 
 /// A storage buffer of a dispatch.
 #[derive(Clone, Debug)]
@@ -218,8 +221,21 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let mut rest = program.ops.as_slice();
     while let [op, tail @ ..] = rest {
         cx.taken = 0;
+        let branches = norm::branches(rest, cx);
         rest = tail;
         match (op, tail) {
+            _ if branches.is_some() => {
+                if let Some((branches, after)) = branches {
+                    rest = after;
+                    branches.launch(cx);
+                }
+            }
+            (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
+                if norm::takes_two(add, [one, two], cx) =>
+            {
+                rest = after;
+                norm::norm_add_two_norms(add, [one, two], cx);
+            }
             (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
                 rest = after;
                 norm::norm_add_rms_norm(add, norm, cx);
@@ -227,6 +243,10 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
                 rest = after;
                 linear::linear_glu(linear, glu, cx);
+            }
+            (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::gates(linear, glu, cx) => {
+                rest = after;
+                linear::linear_gate(linear, glu, cx);
             }
             (op, _) => single(op, cx)?,
         }

@@ -47,6 +47,8 @@ parts! {
     WEIGHTS = "common/weights";
     /// Weights bound as `w` and `up`.
     WEIGHTS_PAIR = "common/weights_pair";
+    /// Weights bound as `w`, `w1` and `w2`.
+    WEIGHTS_STACK = "common/weights_stack";
     /// What decoders are made of.
     WORDS = "common/words";
     /// Where the values of a block are.
@@ -129,16 +131,24 @@ parts! {
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `linear`, in 8-bit integers.
+    LINEAR_INT8 = "linear_int8";
     /// Op `linear`, tiles of 128 rows.
     LINEAR_TILES = "linear_tiles";
     /// Op `linear`, tiles of 64 rows.
     LINEAR_TILES_NARROW = "linear_tiles_narrow";
     /// Ops `rms_norm` and `norm_add` of rows that fit registers.
     NORM_QUADS = "norm_quads";
+    /// The same with more of what is around them.
+    NORM_JOIN = "norm_join";
     /// Op `linear`.
     LINEAR = "linear";
+    /// Op `linear` with the `glu` whose gate it is.
+    LINEAR_GATE = "linear_gate";
     /// Op `linear` with the `glu` that follows.
     LINEAR_GLU = "linear_glu";
+    /// Op `linear`, several weights at once.
+    LINEAR_STACK = "linear_stack";
     /// Op `moe_ffn`.
     MOE_FFN = "moe_ffn";
     /// Op `moe_ffn` in the decode class.

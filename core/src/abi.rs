@@ -317,6 +317,14 @@ abi! {
         outputs: u32,
         /// 1 if the rows are the picked ones of the step.
         picked: u32,
+        /// Rows of the second weight; `linear__stack` alone, as the next.
+        second: u32,
+        /// Rows of the third weight.
+        third: u32,
+        /// Elements of a row of the other operand; `linear__gate` alone, as the next.
+        up_cols: u32,
+        /// First column of the other operand.
+        up_start: u32,
     }
     /// `ple_inputs`, for one part of its table.
     PleInputsParams {

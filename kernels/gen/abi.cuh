@@ -184,8 +184,16 @@ struct LinearParams {
     unsigned int outputs;
     // 1 if the rows are the picked ones of the step.
     unsigned int picked;
+    // Rows of the second weight; `linear__stack` alone, as the next.
+    unsigned int second;
+    // Rows of the third weight.
+    unsigned int third;
+    // Elements of a row of the other operand; `linear__gate` alone, as the next.
+    unsigned int up_cols;
+    // First column of the other operand.
+    unsigned int up_start;
 };
-static_assert(sizeof(LinearParams) == 28, "LinearParams must have no padding");
+static_assert(sizeof(LinearParams) == 44, "LinearParams must have no padding");
 
 // `ple_inputs`, for one part of its table.
 struct PleInputsParams {

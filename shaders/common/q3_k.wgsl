@@ -36,3 +36,6 @@ fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale, vec2(0.0)
 
 const WEIGHT_ZERO = 4.0;
 const WEIGHT_SHIFTS = false;
+
+// The codes of half a chunk, four signed bytes a word.
+fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return pairs_of(packed.pairs, h) | (fifth_bits(packed.high, h) >> vec4(2u)); }

@@ -24,3 +24,6 @@ fn chunk_scales(packed: Chunk) -> Scales { return Scales(vec2(packed.scale), vec
 
 const WEIGHT_ZERO = 16.0;
 const WEIGHT_SHIFTS = false;
+
+// The codes of half a chunk, four signed bytes a word.
+fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | fifth_bits(packed.high, h); }

@@ -22,3 +22,6 @@ fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx, packed
 
 const WEIGHT_ZERO = 0.0;
 const WEIGHT_SHIFTS = true;
+
+// The codes of half a chunk, four signed bytes a word.
+fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | fifth_bits(packed.high, h); }

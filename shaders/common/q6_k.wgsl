@@ -28,3 +28,6 @@ fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale, vec2(0.0)
 
 const WEIGHT_ZERO = 32.0;
 const WEIGHT_SHIFTS = false;
+
+// The codes of half a chunk, four signed bytes a word.
+fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | (pairs_of(packed.high, h) << vec4(4u)); }

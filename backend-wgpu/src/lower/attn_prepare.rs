@@ -1,4 +1,5 @@
-//! `attn_prepare`: a dispatch for the queries, and one for the keys and values that go to the cache.
+//! `attn_prepare`: a dispatch for all heads, or, where bindings are few, one for the queries and one for the keys and
+//! values that go to the cache.
 
 use gemma4_core::abi::{self, PrepareParams};
 use gemma4_core::kv_type::KvType;
@@ -11,6 +12,9 @@ use crate::shaders::{self, Shader};
 
 /// Widest head that the shaders take.
 const HEAD_MAX: usize = 512;
+
+/// Storage buffers of `attn_prepare__both`.
+const BOTH: u32 = 9;
 
 /// What shaders know a stored type by.
 pub(super) fn kind(kv_type: KvType) -> u32 {
@@ -55,9 +59,12 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     let rows = cx.each_row(op.out);
     let mut common =
         [Bind::Act(op.qkv), Bind::Weight(op.q_norm, 0), Bind::Weight(op.frequency, 0), Bind::Rows];
-    let binds = [&common[..], &[Bind::ActMut(op.out)]].concat();
-    let shader = Shader::new(&parts, "attn_prepare__queries");
-    cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(heads), rows, ONE]);
+    let both = op.own.is_some() && cx.device.limits.max_storage_buffers_per_shader_stage >= BOTH;
+    if !both {
+        let binds = [&common[..], &[Bind::ActMut(op.out)]].concat();
+        let shader = Shader::new(&parts, "attn_prepare__queries");
+        cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(heads), rows, ONE]);
+    }
 
     let Some(own) = op.own else { return Ok(()) };
     let (k, v) = (cx.state(own.k), cx.state(own.v));
@@ -67,11 +74,17 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     };
     params.local = local(k.spec().span);
     (params.k_stride, params.v_stride) = (narrow(k.row_words()), narrow(v.row_words()));
-    let shader = Shader::new(&parts, "attn_prepare__cache")
-        .with("K_KIND", kind(k.spec().kv_type))
-        .with("V_KIND", kind(v.spec().kv_type));
-    common[1] = Bind::Weight(own.k_norm, 0);
-    let binds = [&common[..], &[Bind::Tables, Bind::StateMut(own.k), Bind::StateMut(own.v)]].concat();
-    cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(2 * kv_heads), rows, ONE]);
+    let kinds = [k, v].map(|state| kind(state.spec().kv_type));
+    let pools = [Bind::Tables, Bind::StateMut(own.k), Bind::StateMut(own.v)];
+    let (entry, workgroups, more) = if both {
+        let more = vec![Bind::Weight(own.k_norm, 0), Bind::ActMut(op.out)];
+        ("attn_prepare__both", heads + 2 * kv_heads, more)
+    } else {
+        common[1] = Bind::Weight(own.k_norm, 0);
+        ("attn_prepare__cache", 2 * kv_heads, vec![])
+    };
+    let shader = Shader::new(&parts, entry).with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
+    let binds = [&common[..], &pools, &more].concat();
+    cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(workgroups), rows, ONE]);
     Ok(())
 }

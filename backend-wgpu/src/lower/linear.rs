@@ -1,9 +1,9 @@
-//! `linear`: a dispatch for each part of each weight.
+//! `linear`: a dispatch for each part of each weight, or for up to three weights of one type.
 
 use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::glu::Glu;
 use gemma4_core::ops::linear::Linear;
-use gemma4_core::program::{Act, Class, Rows};
+use gemma4_core::program::{Act, Class, Rows, Weight};
 
 use super::{Bind, Count, Lowering, linear_tiles, narrow};
 use crate::shaders::{self, Part, Shader};
@@ -71,11 +71,96 @@ pub(super) fn fuses(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
         && cx.program.read_once(linear.out)
 }
 
+/// Whether a product is one dispatch with the `glu` whose gate it is, where another activation is what the gate opens.
+pub(super) fn gates(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
+    let &[gate] = &linear.weights[..] else { return false };
+    let gate = cx.weight(gate);
+    cx.program.class == Class::Decode
+        && gate.cols().is_multiple_of(CHUNK as usize)
+        && (glu.gate.act, glu.gate.start) == (linear.out, 0)
+        && ![linear.out, linear.x].contains(&glu.up.act)
+        && cx.program.cols(glu.out) == gate.rows()
+        && cx.program.read_once(linear.out)
+}
+
+/// Both.
+pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
+    let handle = linear.weights[0];
+    let weight = cx.weight(handle).clone();
+    let (lanes, rows) = (lanes(narrow(weight.rows()), narrow(weight.cols())), rows_of(cx, linear.x));
+    let parts = [shaders::ACTIVATION, shaders::LINEAR_GATE];
+    let shader = matvec(cx, shaders::decoder(weight.dtype()), &parts, "linear__gate");
+    let shader = shader.with("LANES", lanes).with("ROWS", rows);
+    for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
+        let params = LinearParams {
+            out_cols: cx.cols(glu.out),
+            first: narrow(range.start),
+            outputs: narrow(range.len()),
+            up_cols: cx.cols(glu.up.act),
+            up_start: narrow(glu.up.start),
+            ..of_weight(&weight, linear, cx)
+        };
+        let binds = vec![
+            Bind::Act(linear.x),
+            Bind::Weight(handle, part),
+            Bind::ActMut(glu.out),
+            Bind::Act(glu.up.act),
+        ];
+        let [x, y] = split(params.outputs.div_ceil(OUTPUTS * THREADS / lanes));
+        cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
+    }
+}
+
+/// What the rows of a weight are like, and which rows of activations it meets.
+fn of_weight(weight: &crate::Weight, op: &Linear, cx: &Lowering<'_>) -> LinearParams {
+    let layout = weight.layout();
+    LinearParams {
+        cols: narrow(weight.cols()),
+        out_cols: cx.cols(op.out),
+        stride: layout.stride,
+        tails: layout.tails,
+        picked: u32::from(cx.program.spec(op.x).rows == Rows::Picked),
+        ..LinearParams::default()
+    }
+}
+
+/// Most weights of a dispatch.
+const STACK: usize = 3;
+
+/// How many of the first of these weights are one dispatch: those of the first one's type, all in one part.
+fn stacked(handles: &[Weight], cx: &Lowering<'_>) -> usize {
+    let first = cx.weight(handles[0]);
+    let alike = |weight: &crate::Weight| weight.dtype() == first.dtype() && weight.parts().len() == 1;
+    if cx.program.class != Class::Decode || !first.cols().is_multiple_of(CHUNK as usize) {
+        return 1;
+    }
+    handles.iter().take(STACK).take_while(|&&handle| alike(cx.weight(handle))).count().max(1)
+}
+
+/// Up to three weights, whose outputs follow one another from column `first` on.
+fn stack(op: &Linear, handles: &[Weight], first: u32, cx: &mut Lowering<'_>) {
+    let weight = cx.weight(handles[0]).clone();
+    let outputs: [u32; STACK] =
+        std::array::from_fn(|i| handles.get(i).map_or(0, |&handle| narrow(cx.weight(handle).rows())));
+    let [one, second, third] = outputs;
+    let params = LinearParams { first, outputs: one, second, third, ..of_weight(&weight, op, cx) };
+    let (lanes, rows) = (lanes(outputs.iter().sum(), params.cols), rows_of(cx, op.x));
+    // The decoder's first part reads one weight.
+    let decoder = [&[shaders::WEIGHTS_STACK], &shaders::decoder(weight.dtype())[1..]].concat();
+    let shader = matvec(cx, &decoder, &[shaders::LINEAR_STACK], "linear__stack");
+    let shader = shader.with("LANES", lanes).with("ROWS", rows);
+    // A binding needs a buffer, if none is read from it.
+    let weights = [0, 1, 2].map(|i| Bind::Weight(*handles.get(i).unwrap_or(&handles[0]), 0));
+    let binds = [&[Bind::Act(op.x), Bind::ActMut(op.out)], &weights[..]].concat();
+    // No workgroup has outputs of two weights.
+    let groups = outputs.iter().map(|outputs| outputs.div_ceil(OUTPUTS * THREADS / lanes)).sum();
+    let [x, y] = split(groups);
+    cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);
+}
+
 /// Both. The parts of two weights of one shape are alike.
 pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
-    let picked = u32::from(cx.program.spec(linear.x).rows == Rows::Picked);
     let weight = cx.weight(linear.weights[0]).clone();
-    let layout = weight.layout();
     let (cols, outputs) = (narrow(weight.cols()), narrow(weight.rows()));
     let (lanes, rows) = (lanes(2 * outputs, cols), rows_of(cx, linear.x));
     // The decoder's first part reads one weight.
@@ -83,55 +168,49 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     let shader = matvec(cx, &decoder, &[shaders::ACTIVATION, shaders::LINEAR_GLU], "linear__glu");
     let shader = shader.with("LANES", lanes).with("ROWS", rows);
     for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
-        let outputs = narrow(range.len());
         let params = LinearParams {
-            cols,
             out_cols: cx.cols(glu.out),
-            stride: layout.stride,
-            tails: layout.tails,
             first: narrow(range.start),
-            outputs,
-            picked,
+            outputs: narrow(range.len()),
+            ..of_weight(&weight, linear, cx)
         };
         let [gate, up] = [0, 1].map(|i| Bind::Weight(linear.weights[i], part));
         let binds = vec![Bind::Act(linear.x), gate, Bind::ActMut(glu.out), up];
-        let [x, y] = split(outputs.div_ceil(OUTPUTS / 2 * THREADS / lanes));
+        let [x, y] = split(params.outputs.div_ceil(OUTPUTS / 2 * THREADS / lanes));
         cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
     }
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
-    let picked = u32::from(cx.program.spec(op.x).rows == Rows::Picked);
     let mut first = 0;
-    for &handle in &op.weights {
+    let mut rest = &op.weights[..];
+    while let &[handle, ref after @ ..] = rest {
         let weight = cx.weight(handle).clone();
-        let layout = weight.layout();
-        let cols = narrow(weight.cols());
+        let several = stacked(rest, cx);
+        if several > 1 {
+            let (these, after) = rest.split_at(several);
+            stack(op, these, first, cx);
+            first += these.iter().map(|&handle| narrow(cx.weight(handle).rows())).sum::<u32>();
+            rest = after;
+            continue;
+        }
+        rest = after;
         let decoder = shaders::decoder(weight.dtype());
         for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
-            let out_cols = cx.cols(op.out);
-            let params = LinearParams {
-                cols,
-                out_cols,
-                stride: layout.stride,
-                tails: layout.tails,
-                first,
-                outputs,
-                picked,
-            };
+            let params = LinearParams { first, outputs, ..of_weight(&weight, op, cx) };
             first += outputs;
             if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
                 linear_tiles::launch((op.x, op.out), (handle, part), &params, cx);
                 continue;
             }
             let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
-            if !cols.is_multiple_of(CHUNK) {
+            if !params.cols.is_multiple_of(CHUNK) {
                 let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
                 let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
                 cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
                 continue;
             }
-            let (lanes, rows) = (lanes(narrow(weight.rows()), cols), rows_of(cx, op.x));
+            let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, op.x));
             let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear");
             let shader = shader.with("LANES", lanes).with("ROWS", rows);
             let [x, y] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));

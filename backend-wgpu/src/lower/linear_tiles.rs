@@ -7,6 +7,8 @@ use gemma4_core::abi::LinearParams;
 use gemma4_core::program::{Act, Weight};
 
 use super::{Bind, Count, Lowering, ONE};
+use gemma4_core::tensor::DType;
+
 use crate::shaders::{self, Shader};
 
 /// A size of tiles.
@@ -29,6 +31,18 @@ pub(super) fn fits(cols: usize) -> bool {
     cols.is_multiple_of(DEPTH as usize)
 }
 
+/// Whether products of a type can be made of 8-bit integers: its values are whole numbers by a scale.
+fn is_whole(dtype: DType) -> bool {
+    use DType::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    matches!(dtype, Q2_K | Q3_K | Q4_0 | Q4_1 | Q4_K | Q5_0 | Q5_1 | Q5_K | Q6_K | Q8_0)
+}
+
+/// Rows and outputs of a tile of 8-bit integers.
+const INT8: u32 = 128;
+
+/// Workgroup memory that such tiles and their scales take.
+const INT8_BYTES: u32 = 23 << 10;
+
 /// One product: part `part` of a weight.
 pub(super) fn launch(
     (x, out): (Act, Act),
@@ -37,17 +51,26 @@ pub(super) fn launch(
     cx: &mut Lowering<'_>,
 ) {
     let variants = cx.device.variants;
+    let dtype = cx.weight(weight).dtype();
+    let binds = vec![Bind::Act(x), Bind::Weight(weight, part), Bind::ActMut(out)];
+    let memory = cx.device.limits.max_compute_workgroup_storage_size;
+    if variants.int8 && is_whole(dtype) && INT8_BYTES <= memory {
+        let shader =
+            Shader::new(&[shaders::decoder(dtype), &[shaders::LINEAR_INT8]].concat(), "linear__int8");
+        let grid = [Count::Fixed(params.outputs.div_ceil(INT8)), cx.rows(out, INT8, 1), ONE];
+        cx.launch("linear", shader, binds, params, grid);
+        return;
+    }
     let element = if variants.f16 { 2 } else { 4 };
     let bytes =
         |tile: &Tile| DEPTH * (tile.rows + tile.outputs) * element + if variants.f16 { 1024 } else { 0 };
-    let enough = bytes(&WIDE) <= cx.device.limits.max_compute_workgroup_storage_size;
+    let enough = bytes(&WIDE) <= memory;
     let tile = if enough && cx.program.capacity(out) > NARROW.rows as usize { WIDE } else { NARROW };
-    let mut parts = shaders::decoder(cx.weight(weight).dtype()).to_vec();
+    let mut parts = shaders::decoder(dtype).to_vec();
     parts.push(if variants.f16 { shaders::TILE_F16 } else { shaders::TILE_F32 });
     parts.extend([shaders::LINEAR_TILES_COMMON, tile.file]);
     let shader = Shader::new(&parts, tile.entry);
     let shader = if variants.f16 { shader.with_f16() } else { shader };
     let grid = [Count::Fixed(params.outputs.div_ceil(tile.outputs)), cx.rows(out, tile.rows, 1), ONE];
-    let binds = vec![Bind::Act(x), Bind::Weight(weight, part), Bind::ActMut(out)];
     cx.launch("linear", shader, binds, params, grid);
 }

@@ -1,8 +1,11 @@
 //! `rms_norm` and `norm_add`: a workgroup for each row.
 
 use gemma4_core::abi::{NormParams, ROW_THREADS};
+use gemma4_core::ops::Op;
+use gemma4_core::ops::add::Add;
 use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
+use gemma4_core::program::Act;
 
 use super::{Bind, Lowering, ONE};
 use crate::shaders::{self, Part, Shader};
@@ -62,4 +65,75 @@ pub(super) fn norm_add_rms_norm(add: &NormAdd, norm: &RmsNorm, cx: &mut Lowering
     ];
     let shader = shader(cx, shaders::NORM_QUADS, "norm_add__rms_norm");
     cx.launch("norm_add", shader, binds, &params, [cx.each_row(add.residual), ONE, ONE]);
+}
+
+/// Whether another norm of the sum joins them.
+pub(super) fn takes_two(add: &NormAdd, [first, second]: [&RmsNorm; 2], cx: &Lowering<'_>) -> bool {
+    let same = |norm: &RmsNorm| (norm.x, norm.eps.to_bits());
+    fuses(add, first, cx) && same(first) == same(second) && first.out != second.out
+}
+
+/// All three.
+pub(super) fn norm_add_two_norms(add: &NormAdd, [first, second]: [&RmsNorm; 2], cx: &mut Lowering<'_>) {
+    let others = [Bind::ActMut(second.out), Bind::Weight(second.weight, 0)];
+    join(add, first, add.y, &others, "norm_add__two_norms", cx);
+}
+
+/// Two normed branches, their sum, and the `norm_add` and the norm that follow.
+pub(super) struct Branches<'a> {
+    pub(super) norms: [&'a RmsNorm; 2],
+    pub(super) sum: &'a Add,
+    pub(super) add: &'a NormAdd,
+    pub(super) next: &'a RmsNorm,
+}
+
+impl Branches<'_> {
+    /// Whether all of it is one dispatch: nothing else may read the branches.
+    pub(super) fn fuse(&self, cx: &Lowering<'_>) -> bool {
+        let &Self { norms: [a, b], sum, add, next } = self;
+        let outs = [a.out, b.out];
+        let users = |act: Act| {
+            cx.program.ops.iter().filter(|op| op.reads().contains(&act) || op.writes().contains(&act)).count()
+        };
+        let eps = add.eps.to_bits();
+        fuses(add, next, cx)
+            && (outs == [sum.x, sum.y] || outs == [sum.y, sum.x])
+            && add.y == sum.x
+            && [a.eps.to_bits(), b.eps.to_bits()] == [eps, eps]
+            && ![a.x, b.x].contains(&add.residual)
+            && (users(sum.x), users(sum.y)) == (3, 2)
+            && !outs.iter().any(|out| cx.program.outputs.contains(out))
+    }
+
+    /// The dispatch.
+    pub(super) fn launch(&self, cx: &mut Lowering<'_>) {
+        let [a, b] = self.norms;
+        let others = [Bind::Act(a.x), Bind::Weight(a.weight, 0), Bind::Weight(b.weight, 0)];
+        join(self.add, self.next, b.x, &others, "norm_add__branches", cx);
+    }
+}
+
+/// An entry point that is more than `norm_add__rms_norm` by some bindings. `x` is the branch, or one of two.
+fn join(add: &NormAdd, norm: &RmsNorm, x: Act, others: &[Bind], entry: &'static str, cx: &mut Lowering<'_>) {
+    let params = NormParams { cols: cx.cols(add.y), eps: add.eps, scale: add.scale, next_eps: norm.eps };
+    let mut binds = vec![
+        Bind::Act(x),
+        Bind::Weight(add.weight, 0),
+        Bind::ActMut(add.residual),
+        Bind::ActMut(norm.out),
+        Bind::Weight(norm.weight, 0),
+    ];
+    binds.extend_from_slice(others);
+    let shader = Shader::new(&[cx.reduce(), shaders::NORM_QUADS, shaders::NORM_JOIN], entry);
+    cx.launch("norm_add", cx.with_reduce(shader), binds, &params, [cx.each_row(add.residual), ONE, ONE]);
+}
+
+/// The ops of [`Branches`], where these are the next ones; with what comes after them.
+pub(super) fn branches<'a>(ops: &'a [Op], cx: &Lowering<'_>) -> Option<(Branches<'a>, &'a [Op])> {
+    let [Op::RmsNorm(a), Op::RmsNorm(b), Op::Add(sum), Op::NormAdd(add), Op::RmsNorm(next), after @ ..] = ops
+    else {
+        return None;
+    };
+    let all = Branches { norms: [a, b], sum, add, next };
+    all.fuse(cx).then_some((all, after))
 }

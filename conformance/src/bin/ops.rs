@@ -25,6 +25,12 @@ struct Args {
     /// Leave out every optional ability of the GPU.
     #[arg(long)]
     core: bool,
+    /// Multiply prompts in 8-bit integers.
+    #[arg(long)]
+    int8: bool,
+    /// Multiply prompts in 16-bit floats.
+    #[arg(long)]
+    f16: bool,
     /// Number of a GPU, or a part of its name.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
@@ -66,7 +72,8 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
         BackendName::Cpu => check(&Reference::new(None)?, &args.ops),
         BackendName::Wgpu => {
-            let allow = if args.core { Variants::CORE } else { Variants::EXACT };
+            let exact = if args.core { Variants::CORE } else { Variants::EXACT };
+            let allow = Variants { f16: args.f16, int8: args.int8, ..exact };
             let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;

@@ -25,6 +25,8 @@ pub(super) fn cases() -> Vec<Case> {
         let types = [1, 2, 5, 9].map(|rows| quantised(rows, class));
         types.into_iter().chain(narrow_rows(1, class)).chain(narrow_rows(3, class))
     }))
+    .chain(CLASSES.map(stacked))
+    .chain([1, 3].map(opened))
     .chain(
         [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
             .into_iter()
@@ -89,6 +91,44 @@ fn narrow_rows(rows: usize, class: Class) -> Vec<Case> {
         .into();
     cases.extend([1, 31, 33, 257].map(|cols| typed(rows, cols, class, "odd widths", &with(&floats, 9))));
     cases
+}
+
+/// Neighbours of one type, which a backend may take at once: two, more than three, and one alone.
+fn stacked(class: Class) -> Case {
+    let weights =
+        [(DType::Q6_K, 33), (DType::Q6_K, 2), (DType::Q4_K, 65), (DType::Q4_K, 1), (DType::Q4_K, 34)];
+    let weights = [&weights[..], &[(DType::Q4_K, 3), (DType::Q8_0, 4)]].concat();
+    typed(9, 512, class, "neighbours of one type", &weights)
+        .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
+}
+
+/// A gate, and what it opens in another activation.
+fn opened(rows: usize) -> Case {
+    let (cols, outputs, start, dtype) = (512, 33, 5, DType::Q4_K);
+    let mut case = Case::new("linear", rows, format!("{outputs} gates of another activation"));
+    case.program.class = Class::Decode;
+    case.settings = vec![Settings::default(); rows];
+    let x: Vec<f32> = plain(rows * cols, 16).into_iter().map(|x| x / 128.0).collect();
+    let input = case.input(&x);
+    let other_cols = outputs + start + 2;
+    let other = plain(rows * other_cols, 17);
+    let up = case.input(&other);
+    let data = blocks(dtype, outputs, cols);
+    let mut decoded = vec![0.0f32; outputs * cols];
+    gemma4_core::quant::decode(dtype, &data, &mut decoded);
+    let weight = case.raw_weight(dtype, [1, outputs, cols], data);
+    let gate = case.program.linear(input, &[weight]).expect("the widths agree");
+    let (gate, up) = (Columns { act: gate, start: 0 }, Columns { act: up, start });
+    let out = case.program.glu(gate, up, outputs).expect("the columns fit");
+    let (gates, errors) = product(&wide(&x), &wide(&decoded), cols);
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for (i, (gate, error)) in gates.into_iter().zip(errors).enumerate() {
+        let up = f64::from(other[i / outputs * other_cols + start + i % outputs]);
+        want.push(gelu(gate) * up);
+        // The slope of gelu is below 1.13; the rest as in the cases of glu.
+        allowed.push(1.13 * error * up.abs() + 16.0 * U * (gate * up).abs());
+    }
+    case.expect(out, want, allowed).mutant("columns of a neighbour", |case| op!(case, Glu).up.start += 1)
 }
 
 /// A product with weights of several types and so many outputs each.
@@ -159,7 +199,8 @@ fn gated(rows: usize, dtype: DType) -> Case {
 pub fn company_cases() -> Vec<Case> {
     let types = CLASSES.map(|class| quantised(9, class));
     let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)]));
-    types.into_iter().chain(odd).chain([gated(9, DType::Q4_K)]).collect()
+    let fused = CLASSES.map(stacked).into_iter().chain([opened(9), gated(9, DType::Q4_K)]);
+    types.into_iter().chain(odd).chain(fused).collect()
 }
 
 /// Rows of a type with all kinds of codes.

@@ -5,7 +5,91 @@ use gemma4_core::numeric::round;
 use super::{Case, U, around_one, inputs, inverse_rms, op, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
-    [(1, 32), (3, 255), (4, 257), (2, 5376)].map(|(rows, cols)| case(rows, cols)).into()
+    let alone = [(1, 32), (3, 255), (4, 257), (2, 5376)].map(|(rows, cols)| case(rows, cols));
+    let joined = [(1, 32), (3, 255), (4, 1028), (2, 2816)];
+    let joined = joined.into_iter().flat_map(|(rows, cols)| Joined::ALL.map(|of| of.case(rows, cols)));
+    alone.into_iter().chain(joined).collect()
+}
+
+/// Numbers of a row, and how far each may be off.
+type Row = Vec<(f64, f64)>;
+
+/// The norm of a row whose numbers are off already.
+fn normed(x: &[(f64, f64)], weight: &[f32], eps: f32) -> Row {
+    let values: Vec<f64> = x.iter().map(|x| x.0).collect();
+    let norm = inverse_rms(&values, f64::from(eps));
+    let length = |of: fn(&(f64, f64)) -> f64| x.iter().map(|x| of(x).powi(2)).sum::<f64>().sqrt();
+    // A row of zeros has no error.
+    let off = length(|x| x.1) / length(|x| x.0).max(f64::MIN_POSITIVE) + sum_error(x.len());
+    let one = |(&(x, error), &w): (&(f64, f64), &f32)| {
+        let scale = norm * f64::from(w);
+        (x * scale, (error * scale).abs() + (x * scale).abs() * off)
+    };
+    x.iter().zip(weight).map(one).collect()
+}
+
+fn sum(a: &[(f64, f64)], b: &[(f64, f64)]) -> Row {
+    a.iter().zip(b).map(|(a, b)| (a.0 + b.0, a.1 + b.1 + 2.0 * U * (a.0.abs() + b.0.abs()))).collect()
+}
+
+/// Ops around a `norm_add` that a backend may take at once, and which of their results is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Joined {
+    /// Of two norms of the sum, the second.
+    SecondNorm,
+    /// The residual, where the branch is a sum of two normed ones.
+    Branches,
+    /// The norm of that residual.
+    NormOfBranches,
+}
+
+impl Joined {
+    const ALL: [Self; 3] = [Self::SecondNorm, Self::Branches, Self::NormOfBranches];
+
+    fn case(self, rows: usize, cols: usize) -> Case {
+        let eps = 1e-6f32;
+        let mut case = Case::new("norm_add", rows, format!("{cols} columns, {self:?}"));
+        let (r, a, b) = (plain(rows * cols, 6), inputs(rows, cols, 7), inputs(rows, cols, 9));
+        let weights = [10, 11, 12, 13, 14].map(|seed| around_one(cols, seed));
+        let [residual, x, y] = [&r, &a, &b].map(|values| case.input(values));
+        let [w, wa, wb, first, second] = [0, 1, 2, 3, 4].map(|i| case.weight([1, 1, cols], &weights[i]));
+        let p = &mut case.program;
+        let out = if let Self::SecondNorm = self {
+            p.norm_add(residual, x, w, 1.0, eps).expect("the widths agree");
+            p.rms_norm(residual, first, eps).expect("the widths agree");
+            p.rms_norm(residual, second, eps).expect("the widths agree")
+        } else {
+            let x = p.rms_norm(x, wa, eps).expect("the widths agree");
+            let y = p.rms_norm(y, wb, eps).expect("the widths agree");
+            p.add(x, y).expect("the widths agree");
+            p.norm_add(residual, x, w, 1.0, eps).expect("the widths agree");
+            let next = p.rms_norm(residual, second, eps).expect("the widths agree");
+            if let Self::Branches = self { residual } else { next }
+        };
+        let exact = |x: &[f32]| x.iter().map(|&x| (f64::from(x), 0.0)).collect::<Row>();
+        let (mut want, mut allowed) = (Vec::new(), Vec::new());
+        for ((r, a), b) in r.chunks(cols).zip(a.chunks(cols)).zip(b.chunks(cols)) {
+            let mut branch = exact(a);
+            if !matches!(self, Self::SecondNorm) {
+                branch = sum(&normed(&branch, &weights[1], eps), &normed(&exact(b), &weights[2], eps));
+            }
+            let mut row = sum(&exact(r), &normed(&branch, &weights[0], eps));
+            if !matches!(self, Self::Branches) {
+                row = normed(&row, &weights[4], eps);
+            }
+            want.extend(row.iter().map(|x| x.0));
+            allowed.extend(row.iter().map(|x| x.1));
+        }
+        let case = case
+            .expect(out, want, allowed)
+            .mutant("the weight of the sum ignored", |case| case.change(3, |w| w.fill(1.0)));
+        if let Self::SecondNorm = self {
+            return case
+                .mutant("the weight of the second norm ignored", |case| case.change(7, |w| w.fill(1.0)));
+        }
+        case.mutant("a branch without its weight", |case| case.change(4, |w| w.fill(1.0)))
+            .mutant("the other branch without its weight", |case| case.change(5, |w| w.fill(1.0)))
+    }
 }
 
 fn case(rows: usize, cols: usize) -> Case {
