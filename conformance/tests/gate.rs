@@ -67,7 +67,12 @@ const MUTANTS: &[Mutant] = &[
     ("attention", "rotate_groups(DIM, lane, false);", ""),
     ("attention", "rotate_groups(DIM, lane, true);", ""),
     ("attn_prepare", "  rope(rows[group.y].position, lane);", ""),
-    ("attn_prepare", "    rope(info.position, lane);", ""),
+    ("attn_prepare", "  rope(rows[group.y].position, lane);\n  let to", "  let to"),
+    (
+        "attn_prepare",
+        "if group.x >= params.heads { norm_key(scale, lane); } else { norm_head(scale, lane); }",
+        "norm_head(scale, lane);",
+    ),
     ("embed", " * params.scale;", ";"),
     ("gather_rows", "let source = picked[group.y] * params.cols;", "let source = group.y * params.cols;"),
     ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),
