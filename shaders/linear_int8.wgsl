@@ -99,13 +99,12 @@ fn store_w(tile: u32, n: u32, packed: Chunk) {
   tile_w[at + 80u][four][one] = high.y;
   tile_w[at + 96u][four][one] = high.z;
   tile_w[at + 112u][four][one] = high.w;
-  let s = chunk_scales(packed);
-  let shift = fma(s.scale, vec2(-WEIGHT_ZERO), s.shift);
+  let s = code_scales(packed);
   let half = tile * 32u + n / 8u;
   scale_w[half][four][one] = s.scale.x;
   scale_w[half + 16u][four][one] = s.scale.y;
-  shift_w[half][four][one] = shift.x;
-  shift_w[half + 16u][four][one] = shift.y;
+  shift_w[half][four][one] = s.shift.x;
+  shift_w[half + 16u][four][one] = s.shift.y;
 }
 
 // A whole number below 2^22 as a float, without a conversion instruction.

@@ -92,7 +92,7 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     var s5_0 = tile_begin(t5_0); var s5_1 = tile_begin(t5_1);
     var s6_0 = tile_begin(t6_0); var s6_1 = tile_begin(t6_1);
     var s7_0 = tile_begin(t7_0); var s7_1 = tile_begin(t7_1);
-    for (var k = 0u; k < 512u; k += 64u) {
+    for (var k = 0u; k < 512u; k += 128u) {
       let a00 = tiles_x[start_x + k]; let a01 = tiles_x[start_x + k + 16u];
       let b00 = tiles_w[start_w + k]; let b01 = tiles_w[start_w + k + 16u];
       s0_0 = fma(Tile4(a00.x), b00, s0_0);
@@ -129,6 +129,42 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
       s6_1 = fma(Tile4(a11.z), b11, s6_1);
       s7_0 = fma(Tile4(a11.w), b10, s7_0);
       s7_1 = fma(Tile4(a11.w), b11, s7_1);
+      let a20 = tiles_x[start_x + k + 64u]; let a21 = tiles_x[start_x + k + 64u + 16u];
+      let b20 = tiles_w[start_w + k + 64u]; let b21 = tiles_w[start_w + k + 64u + 16u];
+      s0_0 = fma(Tile4(a20.x), b20, s0_0);
+      s0_1 = fma(Tile4(a20.x), b21, s0_1);
+      s1_0 = fma(Tile4(a20.y), b20, s1_0);
+      s1_1 = fma(Tile4(a20.y), b21, s1_1);
+      s2_0 = fma(Tile4(a20.z), b20, s2_0);
+      s2_1 = fma(Tile4(a20.z), b21, s2_1);
+      s3_0 = fma(Tile4(a20.w), b20, s3_0);
+      s3_1 = fma(Tile4(a20.w), b21, s3_1);
+      s4_0 = fma(Tile4(a21.x), b20, s4_0);
+      s4_1 = fma(Tile4(a21.x), b21, s4_1);
+      s5_0 = fma(Tile4(a21.y), b20, s5_0);
+      s5_1 = fma(Tile4(a21.y), b21, s5_1);
+      s6_0 = fma(Tile4(a21.z), b20, s6_0);
+      s6_1 = fma(Tile4(a21.z), b21, s6_1);
+      s7_0 = fma(Tile4(a21.w), b20, s7_0);
+      s7_1 = fma(Tile4(a21.w), b21, s7_1);
+      let a30 = tiles_x[start_x + k + 96u]; let a31 = tiles_x[start_x + k + 96u + 16u];
+      let b30 = tiles_w[start_w + k + 96u]; let b31 = tiles_w[start_w + k + 96u + 16u];
+      s0_0 = fma(Tile4(a30.x), b30, s0_0);
+      s0_1 = fma(Tile4(a30.x), b31, s0_1);
+      s1_0 = fma(Tile4(a30.y), b30, s1_0);
+      s1_1 = fma(Tile4(a30.y), b31, s1_1);
+      s2_0 = fma(Tile4(a30.z), b30, s2_0);
+      s2_1 = fma(Tile4(a30.z), b31, s2_1);
+      s3_0 = fma(Tile4(a30.w), b30, s3_0);
+      s3_1 = fma(Tile4(a30.w), b31, s3_1);
+      s4_0 = fma(Tile4(a31.x), b30, s4_0);
+      s4_1 = fma(Tile4(a31.x), b31, s4_1);
+      s5_0 = fma(Tile4(a31.y), b30, s5_0);
+      s5_1 = fma(Tile4(a31.y), b31, s5_1);
+      s6_0 = fma(Tile4(a31.z), b30, s6_0);
+      s6_1 = fma(Tile4(a31.z), b31, s6_1);
+      s7_0 = fma(Tile4(a31.w), b30, s7_0);
+      s7_1 = fma(Tile4(a31.w), b31, s7_1);
     }
     let scale0 = tile_noted(tile * 128u + 4u * m + 0u);
     t0_0 = tile_end(s0_0, t0_0, scale0); t0_1 = tile_end(s0_1, t0_1, scale0);

@@ -1,5 +1,7 @@
 //! The opened GPU: its limits, the shader variants it can run, and its pipelines.
 
+mod probe;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -86,6 +88,8 @@ pub(crate) struct Device {
     pub(crate) poison: bool,
     /// Whether single dispatches can be timed.
     pub(crate) timestamps: bool,
+    /// Whether subnormal halves are numbers; WGSL lets a device take them for zeros, so it was tried.
+    pub(crate) subnormal_halves: bool,
     edit: Option<ShaderEdit>,
     pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
     lost: Arc<Mutex<Option<String>>>,
@@ -158,7 +162,7 @@ impl Device {
             }
         });
         let granted = report.max_binding();
-        Ok(Self {
+        let mut opened = Self {
             gpu: device,
             queue,
             variants,
@@ -171,7 +175,10 @@ impl Device {
             lost,
             limits,
             report,
-        })
+            subnormal_halves: false,
+        };
+        opened.subnormal_halves = options.allow != Variants::CORE && probe::subnormal_halves(&opened)?;
+        Ok(opened)
     }
 
     /// The first thing that went wrong outside of a call, if anything did.

@@ -153,11 +153,16 @@ impl<'a> Lowering<'a> {
     pub(crate) fn launch<P: bytemuck::Pod>(
         &mut self,
         op: &'static str,
-        shader: Shader,
+        mut shader: Shader,
         binds: Vec<Bind>,
         params: &P,
         grid: [Count; 3],
     ) {
+        if !self.device.subnormal_halves {
+            for part in shader.parts.iter_mut().filter(|part| **part == shaders::SMALL_HALVES) {
+                *part = shaders::SMALL_INTEGERS;
+            }
+        }
         let params = bytemuck::bytes_of(params).to_vec();
         self.launches.push(Launch { op, shader, binds, params, grid });
     }

@@ -51,6 +51,10 @@ parts! {
     WEIGHTS_STACK = "common/weights_stack";
     /// What decoders are made of.
     WORDS = "common/words";
+    /// Codes as subnormal halves.
+    SMALL_HALVES = "common/small_halves";
+    /// Codes as integers.
+    SMALL_INTEGERS = "common/small_integers";
     /// Where the values of a block are.
     BLOCKS = "common/blocks";
     /// Where floats are.
@@ -159,6 +163,8 @@ parts! {
     NORM_ADD = "norm_add";
     /// Op `ple_inputs`.
     PLE_INPUTS = "ple_inputs";
+    /// Whether subnormal halves are kept.
+    PROBE = "probe";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
     /// Op `route`.
@@ -179,16 +185,16 @@ pub fn decoder(dtype: DType) -> &'static [Part] {
         DType::F32 => &[WEIGHTS, WORDS, FLOATS, F32],
         DType::F16 => &[WEIGHTS, WORDS, FLOATS, F16],
         DType::BF16 => &[WEIGHTS, WORDS, FLOATS, BF16],
-        DType::Q4_0 => &[WEIGHTS, WORDS, BLOCKS, Q4_0],
+        DType::Q4_0 => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, Q4_0],
         DType::Q4_1 => &[WEIGHTS, WORDS, BLOCKS, Q4_1],
         DType::Q5_0 => &[WEIGHTS, WORDS, BLOCKS, Q5_0],
         DType::Q5_1 => &[WEIGHTS, WORDS, BLOCKS, Q5_1],
         DType::Q8_0 => &[WEIGHTS, WORDS, BLOCKS, Q8_0],
         DType::Q2_K => &[WEIGHTS, WORDS, BLOCKS, Q2_K],
         DType::Q3_K => &[WEIGHTS, WORDS, BLOCKS, Q3_K],
-        DType::Q4_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q4_K],
-        DType::Q5_K => &[WEIGHTS, WORDS, BLOCKS, K_SCALES, Q5_K],
-        DType::Q6_K => &[WEIGHTS, WORDS, BLOCKS, Q6_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, Q6_K],
         DType::IQ4_NL => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_NL],
         DType::IQ4_XS => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_XS],
         DType::MXFP4 => &[WEIGHTS, WORDS, BLOCKS, CODES, MXFP4],

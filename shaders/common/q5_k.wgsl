@@ -14,18 +14,23 @@ struct Chunk { low: vec4<u32>, high: u32, scale: vec2<f32> }
 fn load_chunk(row: u32, tails: u32, chunk: u32, chunks: u32) -> Chunk {
   let block = (row >> 2u) + 11u * (chunk >> 3u);
   let group = chunk & 7u;
-  let scale = k_scale_min(weight_quad(block), group);
+  let scale = k_scale_min_small(weight_quad(block), group);
   return Chunk(weight_quad(block + 3u + group), weight_word(4u * block + 4u + group), scale);
 }
 
 fn chunk_half(packed: Chunk, h: u32) -> Half {
-  return half_of(nibbles_of(packed.low, h) | fifth_bits(packed.high, h));
+  return small_half(nibbles_of(packed.low, h) | fifth_bits(packed.high, h), 0x00ff00ffu);
 }
 
-fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx, -packed.scale.yy); }
+fn chunk_scales(packed: Chunk) -> Scales { return Scales(packed.scale.xx * (SMALL * SMALL), packed.scale.yy * -SMALL); }
 
 const WEIGHT_ZERO = 0.0;
 const WEIGHT_SHIFTS = true;
 
 // The codes of half a chunk, four signed bytes a word.
 fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | fifth_bits(packed.high, h); }
+
+// Scale and shift of plain codes, the zero in the shift.
+fn code_scales(packed: Chunk) -> Scales {
+  return Scales(packed.scale.xx * SMALL, packed.scale.yy * -SMALL);
+}
