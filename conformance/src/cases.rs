@@ -12,6 +12,7 @@ mod embed;
 mod gather_rows;
 mod glu;
 mod linear;
+mod lossy;
 mod moe_ffn;
 mod norm_add;
 mod ple_inputs;
@@ -30,6 +31,7 @@ use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
 pub use attention::rotation_cases;
+pub use lossy::{Lossy, lossy_cases};
 pub use linear::company_cases;
 
 /// Unit roundoff of `f32`.
@@ -213,6 +215,12 @@ impl Case {
         let tensor = Tensor::new(&name, DType::F32, shape, Bytes::from_owner(bytes(values)));
         self.tensors[weight] = tensor.expect("a case's shapes fit");
         self.program.weights = self.tensors.iter().map(WeightSpec::of).collect();
+    }
+
+    /// Whether its rows are a prompt's.
+    #[must_use]
+    pub fn is_prompt(&self) -> bool {
+        self.program.class == Class::Prefill
     }
 
     /// Runs the program and reads the output, indices as numbers.

@@ -1,8 +1,11 @@
 //! Every op of every backend computes its definition, and no case lets a mutant through.
 
+use gemma4_conformance::backends::{self, Device, Name};
 use gemma4_conformance::ops::{Mutants, check};
-use gemma4_conformance::{cases, on_every_backend};
+use gemma4_conformance::cases::{self, Case};
+use gemma4_conformance::on_every_backend;
 use gemma4_core::ops::Op;
+use gemma4_wgpu::{Variants, Wgpu};
 
 #[test]
 fn every_op_computes_its_definition_and_every_mutant_is_rejected() {
@@ -54,4 +57,35 @@ fn a_row_of_a_product_has_the_same_bits_in_any_company() {
         }
         at.report("company", compared);
     });
+}
+
+#[test]
+fn products_in_fewer_bits_lose_no_more_than_they_may_and_more_than_f32() {
+    use cases::{Lossy, lossy_cases};
+    for at in backends::covered().iter().filter(|at| at.name == Name::Wgpu) {
+        let Device::Wgpu(wgpu) = &at.device else { continue };
+        let turn = at.turn();
+        for (kind, allow) in [
+            (Lossy::F16, Variants { f16: true, ..Variants::EXACT }),
+            (Lossy::Int8, Variants { int8: true, ..Variants::EXACT }),
+        ] {
+            if wgpu.adapter().variants(allow) != allow {
+                backends::say(format_args!("skipped: {kind:?} products: {} has none", wgpu.adapter().title()));
+                continue;
+            }
+            let backend = Wgpu::new(&backends::options(allow)).expect("it was opened before");
+            let (mut compared, mut share, mut exact) = (0, 0.0f64, true);
+            let plain = lossy_cases(kind).into_iter().zip(cases::of("linear").into_iter().filter(Case::is_prompt));
+            for (case, strict) in plain {
+                let Some(got) = at.judge("fewer bits", case.run(&backend)) else { continue };
+                let Some(agreement) = at.judge("fewer bits", case.compare(&got)) else { continue };
+                compared += agreement.count;
+                share = share.max(agreement.share);
+                exact &= strict.compare(&got).is_ok();
+            }
+            assert!(!exact, "{kind:?}: the bounds of f32 hold, so fewer bits were not used");
+            at.report_with(format!("{kind:?} products"), compared, &format!("{:.1} % of the bound", 100.0 * share));
+        }
+        drop(turn);
+    }
 }
