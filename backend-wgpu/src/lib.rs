@@ -1,6 +1,6 @@
 //! Gemma 4 on any GPU that wgpu reaches: Vulkan, Metal, D3D12.
 //!
-//! A program becomes a list of dispatches once ([`plan`]), and a step replays that list in one command buffer.
+//! A program becomes a list of dispatches once (`plan`), and a step replays that list in one command buffer.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -2,7 +2,7 @@
 //!
 //! Errors of a whole step add up in ways that no bound describes tightly. So every op is a program of its own here: its
 //! inputs, as the first backend computed them, come from tables through `embed`, which copies; its weights and pools
-//! are those of the model. Then its outputs may differ only by what one op errs, which [`bounds`] derives. What goes
+//! are those of the model. Then its outputs may differ only by what one op errs, which `bounds` derives. What goes
 //! to the cache is compared as it is stored, and then replaced by what the first backend stored.
 //!
 //! An op that a backend fuses with its neighbours in the whole program runs alone here. That fusing changes nothing

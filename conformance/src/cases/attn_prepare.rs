@@ -14,6 +14,8 @@ use super::{Case, around_one, inputs, inverse_rms, op, sum_error, wide};
 /// What is compared.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Out {
+    /// Queries of a layer that reads the keys of another.
+    Alone,
     Queries,
     Keys,
     Values,
@@ -27,7 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
         (8, 1, 512, 64, Values::RawKeys),
     ] {
         let heads = Heads { heads, kv_heads, head_dim };
-        for out in [Out::Queries, Out::Keys, Out::Values] {
+        for out in [Out::Alone, Out::Queries, Out::Keys, Out::Values] {
             cases.push(case(heads, live, values, out));
         }
     }
@@ -42,7 +44,12 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
     let start = 256 * first - 1;
     (0..).zip(&mut case.rows).for_each(|(i, row)| row.position = start + i);
     case.local = vec![0, 1];
-    let columns = q_heads + kv_heads * if values == Values::RawKeys { 1 } else { 2 };
+    let stored = match (which, values) {
+        (Out::Alone, _) => 0,
+        (_, Values::RawKeys) => 1,
+        (_, Values::Projected) => 2,
+    };
+    let columns = q_heads + kv_heads * stored;
     let x = inputs(rows, columns * dim, 31);
     let (q_norm, k_norm) = (around_one(dim, 32), around_one(dim, 33));
     let frequency: Vec<f32> = (0..dim / 2)
@@ -63,10 +70,10 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
     let bytes = spec("k").page_bytes() * 2;
     let k = case.state(spec("k"), vec![0xFF; bytes]);
     let v = case.state(spec("v"), vec![0xFF; bytes]);
-    let own = Some(OwnKeys { k_norm: k_weight, values, k, v });
+    let own = (which != Out::Alone).then_some(OwnKeys { k_norm: k_weight, values, k, v });
     let q = case.program.attn_prepare(input, heads, (q_weight, f_weight), own, 1e-6).expect("widths agree");
     let out = match which {
-        Out::Queries => q,
+        Out::Alone | Out::Queries => q,
         Out::Keys => case.program.attention(q, heads, (k, k), Mask::Window(1)).expect("widths agree"),
         Out::Values => case.program.attention(q, heads, (k, v), Mask::Window(1)).expect("widths agree"),
     };
@@ -76,7 +83,7 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
         for head in 0..q_heads {
             let kv = head / (q_heads / kv_heads);
             let (at, norm) = match (which, values) {
-                (Out::Queries, _) => (head, Some(&q_norm)),
+                (Out::Alone | Out::Queries, _) => (head, Some(&q_norm)),
                 (Out::Keys, _) => (q_heads + kv, Some(&k_norm)),
                 (Out::Values, Values::RawKeys) => (q_heads + kv, None),
                 (Out::Values, Values::Projected) => (q_heads + kv_heads + kv, None),
@@ -120,8 +127,9 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
             case.change(3, |f| f.iter_mut().for_each(|f| *f = f.max(1e-3)));
         })
         .mutant("keys and values swapped", |case| {
-            let own = op!(case, AttnPrepare).own.as_mut().expect("it has its own");
-            (own.k, own.v) = (own.v, own.k);
+            if let Some(own) = &mut op!(case, AttnPrepare).own {
+                (own.k, own.v) = (own.v, own.k);
+            }
         });
     if which == Out::Values {
         case.mutant("values are the normed keys", |case| {
