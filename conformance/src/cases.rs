@@ -31,8 +31,8 @@ use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
 pub use attention::rotation_cases;
-pub use lossy::{Lossy, lossy_cases};
 pub use linear::company_cases;
+pub use lossy::{Lossy, lossy_cases};
 
 /// Unit roundoff of `f32`.
 pub const U: f64 = 5.960_464_477_539_063e-8;

@@ -1,9 +1,9 @@
 //! Every op of every backend computes its definition, and no case lets a mutant through.
 
 use gemma4_conformance::backends::{self, Device, Name};
-use gemma4_conformance::ops::{Mutants, check};
 use gemma4_conformance::cases::{self, Case};
 use gemma4_conformance::on_every_backend;
+use gemma4_conformance::ops::{Mutants, check};
 use gemma4_core::ops::Op;
 use gemma4_wgpu::{Variants, Wgpu};
 
@@ -70,12 +70,16 @@ fn products_in_fewer_bits_lose_no_more_than_they_may_and_more_than_f32() {
             (Lossy::Int8, Variants { int8: true, ..Variants::EXACT }),
         ] {
             if wgpu.adapter().variants(allow) != allow {
-                backends::say(format_args!("skipped: {kind:?} products: {} has none", wgpu.adapter().title()));
+                backends::say(format_args!(
+                    "skipped: {kind:?} products: {} has none",
+                    wgpu.adapter().title()
+                ));
                 continue;
             }
             let backend = Wgpu::new(&backends::options(allow)).expect("it was opened before");
             let (mut compared, mut share, mut exact) = (0, 0.0f64, true);
-            let plain = lossy_cases(kind).into_iter().zip(cases::of("linear").into_iter().filter(Case::is_prompt));
+            let plain =
+                lossy_cases(kind).into_iter().zip(cases::of("linear").into_iter().filter(Case::is_prompt));
             for (case, strict) in plain {
                 let Some(got) = at.judge("fewer bits", case.run(&backend)) else { continue };
                 let Some(agreement) = at.judge("fewer bits", case.compare(&got)) else { continue };
@@ -84,7 +88,11 @@ fn products_in_fewer_bits_lose_no_more_than_they_may_and_more_than_f32() {
                 exact &= strict.compare(&got).is_ok();
             }
             assert!(!exact, "{kind:?}: the bounds of f32 hold, so fewer bits were not used");
-            at.report_with(format!("{kind:?} products"), compared, &format!("{:.1} % of the bound", 100.0 * share));
+            at.report_with(
+                format!("{kind:?} products"),
+                compared,
+                &format!("{:.1} % of the bound", 100.0 * share),
+            );
         }
         drop(turn);
     }

@@ -1,6 +1,7 @@
 //! From `--model` to a model on a device.
 
 use std::io::IsTerminal;
+#[cfg(feature = "pocket")]
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use gemma4_core::engine::{CHUNK, Engine, Options};
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{MemoryPlan, Target};
 use gemma4_core::session::BORDERS;
+#[cfg(feature = "pocket")]
 use gemma4_core::tensor::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

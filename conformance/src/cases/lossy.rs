@@ -70,7 +70,8 @@ fn lost(x: &[f32], w: &[f32], kind: Lossy) -> f64 {
             match kind {
                 Lossy::Int8 => largest / 254.0 * weights,
                 Lossy::F16 => {
-                    18.0 * half_ulp * terms + subnormal * (largest * weights + x.iter().map(size).sum::<f64>())
+                    18.0 * half_ulp * terms
+                        + subnormal * (largest * weights + x.iter().map(size).sum::<f64>())
                 }
             }
         })
