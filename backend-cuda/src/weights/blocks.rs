@@ -4,7 +4,7 @@
 
 use gemma4_core::tensor::DType;
 
-use super::BLOCK;
+use super::layout::BLOCK;
 
 /// Up to 256 consecutive values of a row.
 #[derive(Clone, Debug)]

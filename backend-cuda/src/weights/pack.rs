@@ -9,7 +9,7 @@ use gemma4_core::quant;
 use gemma4_core::tensor::DType;
 
 use super::blocks::Block;
-use super::{BLOCK, CHUNK, Layout, PLANES, Scales, TILE};
+use super::layout::{BLOCK, CHUNK, Layout, PLANES, Scales, TILE};
 
 /// Products in a chunk.
 const PRODUCTS: usize = CHUNK / 16;
@@ -95,7 +95,7 @@ fn lane_words(
 
 /// Word and first bit of the upper bits of register `r` of a product. Registers 0 and 1, and 2 and 3, are as far apart
 /// as their places in the code, so that one shift brings both there.
-fn extra_place(bits: usize, extra_bits: usize, product: usize, r: usize) -> (usize, usize) {
+pub(super) fn extra_place(bits: usize, extra_bits: usize, product: usize, r: usize) -> (usize, usize) {
     let above = if r % 2 == 1 { bits } else { 0 };
     match (bits, extra_bits) {
         (4, 2) => {
