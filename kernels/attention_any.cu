@@ -1,7 +1,7 @@
 // attention, for what the other kernels do not take: heads of other widths, caches of f32. Slow and exact.
 //
 // Spec    core/src/ops/attention.rs
-// Launch  x: query heads, y: rows; 256 threads; 1024 floats of shared memory
+// Launch  x: rows, y: query heads; 256 threads; 1024 floats of shared memory
 //
 // A block takes a query through its keys in tiles of 256 at absolute positions: a thread makes the logit of a key, then
 // adds up one or two columns of all values of the tile.
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(KEYS, 1) attention__any(
     const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
   __shared__ float query[DIM_MAX], weights[KEYS], across[KEYS / 32];
-  const u32 head = blockIdx.x, row = blockIdx.y, lane = threadIdx.x % 32, dim = params.dim;
+  const u32 head = blockIdx.y, row = blockIdx.x, lane = threadIdx.x % 32, dim = params.dim;
   if (row >= step->rows) return;
   const RowInfo info = rows[row];
   const u32 kv_head = head / params.group, first = first_seen(info.position, params.window);

@@ -3,7 +3,7 @@
 //   cache    key = rope(n(k[r, h]) * k_norm), value = n(v[r, h])
 //
 // Spec    core/src/ops/attn_prepare.rs, core/src/kv_type.rs
-// Launch  x: heads + 2 kv_heads in blocks of HEADS_EACH, y: rows; a warp a head; 512 floats of shared memory a warp
+// Launch  x: rows, y: heads + 2 kv_heads in blocks of HEADS_EACH; a warp a head; 512 floats of shared memory a warp
 //
 // Differs from the spec in f32 arithmetic; stored bytes follow from the f32 values exactly.
 
@@ -31,8 +31,8 @@ extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH) attn_prepare(
     const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
     const u32* __restrict__ tables, CudaPrepareParams params, const StepState* __restrict__ step) {
   __shared__ float shared[HEADS_EACH][128 * GROUPS];
-  const u32 lane = threadIdx.x % 32, row = blockIdx.y, dim = params.dim;
-  const u32 head = blockIdx.x * HEADS_EACH + threadIdx.x / 32;
+  const u32 lane = threadIdx.x % 32, row = blockIdx.x, dim = params.dim;
+  const u32 head = blockIdx.y * HEADS_EACH + threadIdx.x / 32;
   if (row >= step->rows || head >= params.heads + 2 * params.kv_heads) return;
   const bool query = head < params.heads, value = head >= params.heads + params.kv_heads;
   const u32 first = value ? params.value_start + (head - params.heads - params.kv_heads) * dim : head * dim;
