@@ -62,7 +62,9 @@ impl FromStr for Arch {
         let number = plain.strip_suffix('a').unwrap_or(&plain).parse::<u32>();
         match number {
             Ok(number @ 80..=999) => Ok(Self(number)),
-            _ => Err(format!("`{text}` is no architecture that kernels run on, such as sm_80, sm_86 or sm_90")),
+            _ => {
+                Err(format!("`{text}` is no architecture that kernels run on, such as sm_80, sm_86 or sm_90"))
+            }
         }
     }
 }
@@ -248,8 +250,7 @@ fn make(unit: &Unit, target: &Target, more: &[&str]) -> Result<nvrtc::Compiled, 
     let mut options = options(unit, target);
     options.extend(more.iter().map(|&option| option.to_owned()));
     let name = format!("{}.cu", unit.file);
-    let source =
-        Source { name: &name, text: unit.text(), headers: &unit.headers(), options: &options };
+    let source = Source { name: &name, text: unit.text(), headers: &unit.headers(), options: &options };
     nvrtc::compile(&source, target.output)?.map_err(|log| CudaError::Compile {
         unit: unit.to_string(),
         arch: target.to_string(),

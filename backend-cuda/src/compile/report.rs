@@ -69,10 +69,7 @@ ptxas info    : Used 40 registers, 372 bytes cmem[0]
             spilled,
             shared,
         };
-        assert_eq!(
-            parse(LOG),
-            [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)]
-        );
+        assert_eq!(parse(LOG), [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)]);
         assert_eq!(parse(""), []);
     }
 }
