@@ -21,8 +21,6 @@ abi! {
         /// Groups of 16 bytes to read.
         quads: u32,
     }
-<<<<<<< HEAD
-
     /// `attn_prepare`.
     CudaPrepareParams {
         /// Elements of a row of the projections.
@@ -48,7 +46,6 @@ abi! {
         /// Added to the mean squares.
         eps: f32,
     }
-
     /// `attention`.
     CudaAttentionParams {
         /// Query heads.
@@ -73,7 +70,7 @@ abi! {
         v_kind: u32,
         /// Values of a head.
         dim: u32,
-=======
+    }
     /// `linear`, for up to three weights of one type.
     CudaLinearParams {
         /// Elements of a row of the output.
@@ -124,6 +121,5 @@ abi! {
         first: u32,
         /// Elements from one plane of the output to the next.
         plane_stride: u32,
->>>>>>> main
     }
 }
