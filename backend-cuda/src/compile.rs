@@ -272,8 +272,10 @@ fn first_error(log: &str) -> String {
 ///
 /// If there is no NVRTC, or the unit does not compile.
 pub fn report(unit: &Unit, arch: Arch) -> Result<Vec<KernelReport>, CudaError> {
-    let compiled = make(unit, &Target::machine(arch), &["--ptxas-options=-v"])?;
-    Ok(report::parse(&compiled.log))
+    // For a real architecture there is machine code too, so the assembler has run and said what it thinks.
+    let target = Target { output: Output::Ptx, ..Target::machine(arch) };
+    let compiled = make(unit, &target, &["--ptxas-options=-v"])?;
+    Ok(report::parse(&compiled.log, &String::from_utf8_lossy(&compiled.image)))
 }
 
 /// The version of the NVRTC of this machine.

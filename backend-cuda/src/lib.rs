@@ -39,4 +39,4 @@ pub use error::CudaError;
 pub use lower::{LaunchReport, launches};
 pub use plan::{Plan, Span};
 pub use state::State;
-pub use weights::Weight;
+pub use weights::{Weight, device_bytes};

@@ -202,7 +202,8 @@ impl Plan {
             self.sides[at].graph = None;
             let mut calls = Vec::with_capacity(self.launches.len());
             for (launch, function) in self.launches.iter().zip(&self.functions) {
-                let arguments = launch.args.iter().map(|arg| self.argument(arg, launch, base, at));
+                let arguments =
+                    launch.args.iter().map(|arg| self.argument(device, arg, (launch.entry, base, at)));
                 let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
                 calls.push(Call::new(function.clone(), &arguments, launch.block, launch.shared)?);
             }
@@ -212,15 +213,16 @@ impl Plan {
         Ok(())
     }
 
-    /// The bytes of an argument.
-    fn argument(&self, arg: &Arg, launch: &Launch, base: u64, side: usize) -> Result<Vec<u8>, CudaError> {
-        let wrong = |what: &str| CudaError::Launch { entry: launch.entry.to_owned(), what: what.to_owned() };
-        let place =
-            |thing| self.places.start(thing).map(|start| base + start).ok_or_else(|| wrong("no place"));
-        let view = |weight: gemma4_core::program::Weight| {
-            let view = self.weights[weight.index()].view();
-            view.ok_or_else(|| wrong("a vector is taken for a matrix"))
-        };
+    /// The bytes of an argument of `entry` on one side, with scratch memory at `base`.
+    fn argument(
+        &self,
+        device: &Device,
+        arg: &Arg,
+        (entry, base, side): (&str, u64, usize),
+    ) -> Result<Vec<u8>, CudaError> {
+        let nowhere = || CudaError::Launch { entry: entry.to_owned(), what: format!("{arg:?} has no place") };
+        let place = |thing| self.places.start(thing).map(|start| base + start).ok_or_else(nowhere);
+        let weight = |weight: gemma4_core::program::Weight| &self.weights[weight.index()];
         let step = self.step.address();
         let address = match arg {
             Arg::Params(bytes) => return Ok(bytes.clone()),
@@ -230,10 +232,10 @@ impl Plan {
             Arg::Prepared(act) => {
                 return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
             }
-            Arg::View(weight) => return Ok(view(*weight)?.to_vec()),
-            Arg::Views(weights) => {
-                let views = weights.iter().map(|&weight| view(weight)).collect::<Result<Vec<_>, _>>()?;
-                return Ok(views.concat());
+            Arg::View(matrix) => return Ok(weight(*matrix).view(device)?.to_vec()),
+            Arg::Views(matrices) => {
+                let views = matrices.iter().map(|&matrix| weight(matrix).view(device));
+                return Ok(views.collect::<Result<Vec<_>, _>>()?.concat());
             }
             Arg::Act(act) => match self.outputs.iter().find(|output| output.act == *act) {
                 Some(output) => output.memory[side].address(),
@@ -242,14 +244,8 @@ impl Plan {
             Arg::Scratch(Scratch::Op(at)) => place(Thing::Scratch(*at))?,
             Arg::Scratch(Scratch::Plan(at)) => self.kept[*at].address(),
             Arg::Null => 0,
-            Arg::Weight(weight) => {
-                let vector = self.weights[weight.index()].vector();
-                vector.ok_or_else(|| wrong("a matrix is taken for a vector"))?
-            }
-            Arg::HostTable(weight) => {
-                let table = self.weights[weight.index()].host_table();
-                table.ok_or_else(|| wrong("a weight on the device is taken for one in main memory"))?
-            }
+            Arg::Weight(vector) => weight(*vector).vector(device)?,
+            Arg::HostTable(table) => weight(*table).table(device)?,
             Arg::State(state) => self.states[state.index()].buffer().address(),
             Arg::Rows => step + self.sections.rows,
             Arg::Picked => step + self.sections.picked,

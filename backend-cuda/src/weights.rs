@@ -13,7 +13,7 @@ mod pack;
 mod tests;
 mod upload;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gemma4_core::program::WeightSpec;
 use gemma4_core::quant;
@@ -41,19 +41,12 @@ struct Inner {
     experts: usize,
     rows: usize,
     cols: usize,
-    memory: Memory,
-}
-
-#[derive(Debug)]
-enum Memory {
-    /// A vector of `f32`.
-    Vector(Buffer),
-    /// Planes.
-    Matrix(Layout, Buffer),
-    /// Rows of the file.
-    Host(HostBuffer),
-    /// Nothing, where a program is lowered without a device.
-    Planned,
+    /// None where a program is lowered without a device.
+    tensor: Option<Tensor>,
+    /// The forms that it has: the usual one since it was loaded, another since a plan asked for it.
+    vector: OnceLock<Buffer>,
+    matrix: OnceLock<(Layout, Buffer)>,
+    table: OnceLock<HostBuffer>,
 }
 
 /// Whether a weight is the table of per-layer embeddings: its name in GGUF files, or in folders.
@@ -63,29 +56,26 @@ fn in_main_memory(name: &str) -> bool {
 
 impl Weight {
     pub(crate) fn upload(device: &Device, tensor: &Tensor) -> Result<Self, CudaError> {
-        let memory = if in_main_memory(&tensor.name) {
-            Memory::Host(upload::host(device, tensor)?)
+        let weight = Self::new(&WeightSpec::of(tensor), Some(tensor.clone()));
+        if in_main_memory(&tensor.name) {
+            weight.table(device)?;
         } else if tensor.experts * tensor.rows == 1 {
-            let mut values = vec![0.0f32; tensor.cols];
-            quant::decode(tensor.dtype, &tensor.data, &mut values);
-            let buffer = Buffer::new(&device.context, &tensor.name, (values.len() * 4) as u64)?;
-            upload::bytes(device, bytemuck::cast_slice(&values), &buffer)?;
-            Memory::Vector(buffer)
+            weight.vector(device)?;
         } else {
-            let layout = Layout::new(tensor);
-            let (_, bytes) = layout.planes();
-            let buffer = Buffer::new(&device.context, &tensor.name, bytes)?;
-            upload::matrix(device, tensor, &layout, &buffer)?;
-            Memory::Matrix(layout, buffer)
-        };
-        let Tensor { dtype, experts, rows, cols, .. } = *tensor;
-        Ok(Self { inner: Arc::new(Inner { dtype, experts, rows, cols, memory }) })
+            weight.view(device)?;
+        }
+        Ok(weight)
     }
 
     /// A weight that no memory is allocated for.
     pub(crate) fn planned(spec: &WeightSpec) -> Self {
+        Self::new(spec, None)
+    }
+
+    fn new(spec: &WeightSpec, tensor: Option<Tensor>) -> Self {
         let WeightSpec { dtype, experts, rows, cols, .. } = *spec;
-        Self { inner: Arc::new(Inner { dtype, experts, rows, cols, memory: Memory::Planned }) }
+        let (vector, matrix, table) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { inner: Arc::new(Inner { dtype, experts, rows, cols, tensor, vector, matrix, table }) }
     }
 
     /// Element type in the file.
@@ -108,27 +98,58 @@ impl Weight {
         self.inner.cols
     }
 
-    /// Address of a vector's values.
-    pub(crate) fn vector(&self) -> Option<u64> {
-        match &self.inner.memory {
-            Memory::Vector(buffer) => Some(buffer.address()),
-            _ => None,
-        }
+    fn tensor(&self) -> &Tensor {
+        self.inner.tensor.as_ref().expect("weights of a plan have contents")
+    }
+
+    /// Address of the values of a vector, or of the rows of a matrix one after another, as `f32`.
+    pub(crate) fn vector(&self, device: &Device) -> Result<u64, CudaError> {
+        let buffer = made(&self.inner.vector, || {
+            let tensor = self.tensor();
+            let mut values = vec![0.0f32; tensor.experts * tensor.rows * tensor.cols];
+            quant::decode(tensor.dtype, &tensor.data, &mut values);
+            let buffer = Buffer::new(&device.context, &tensor.name, (values.len() * 4) as u64)?;
+            upload::bytes(device, bytemuck::cast_slice(&values), &buffer)?;
+            Ok(buffer)
+        })?;
+        Ok(buffer.address())
     }
 
     /// A matrix as kernels take it: a `WeightView` by value.
-    pub(crate) fn view(&self) -> Option<[u8; VIEW]> {
-        match &self.inner.memory {
-            Memory::Matrix(layout, buffer) => Some(layout.view(buffer.address())),
-            _ => None,
-        }
+    pub(crate) fn view(&self, device: &Device) -> Result<[u8; VIEW], CudaError> {
+        let (layout, buffer) = made(&self.inner.matrix, || {
+            let layout = Layout::new(self.tensor());
+            let buffer = Buffer::new(&device.context, &self.tensor().name, layout.planes().1)?;
+            upload::matrix(device, self.tensor(), &layout, &buffer)?;
+            Ok((layout, buffer))
+        })?;
+        Ok(layout.view(buffer.address()))
     }
 
-    /// Address of rows in main memory, as the device sees it.
-    pub(crate) fn host_table(&self) -> Option<u64> {
-        match &self.inner.memory {
-            Memory::Host(buffer) => Some(buffer.address()),
-            _ => None,
-        }
+    /// Address of the rows of the file in main memory, as the device sees it.
+    pub(crate) fn table(&self, device: &Device) -> Result<u64, CudaError> {
+        let buffer = made(&self.inner.table, || upload::host(device, self.tensor()))?;
+        Ok(buffer.address())
+    }
+}
+
+/// What is in a cell, made if nothing is.
+fn made<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, CudaError>) -> Result<&T, CudaError> {
+    if let Some(there) = cell.get() {
+        return Ok(there);
+    }
+    let new = make()?;
+    Ok(cell.get_or_init(|| new))
+}
+
+/// Bytes of GPU memory that a tensor takes in its usual form.
+#[must_use]
+pub fn device_bytes(tensor: &Tensor) -> u64 {
+    if in_main_memory(&tensor.name) {
+        0
+    } else if tensor.experts * tensor.rows == 1 {
+        (tensor.cols * 4) as u64
+    } else {
+        Layout::new(tensor).planes().1
     }
 }
