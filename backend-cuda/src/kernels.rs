@@ -21,6 +21,7 @@ files! {
     "bandwidth.cu",
     "common/activation.cuh",
     "common/attend.cuh",
+    "common/attend_columns.cuh",
     "common/attend_logits.cuh",
     "common/copy.cuh",
     "common/half.cuh",
