@@ -63,7 +63,10 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
 
   const u32 group = block * 8 + lane / 4, h = lane % 4 / 2, t = lane % 2 * 2;
   const u32 columns = out.split ? 2 : 1;
-  for (u32 part = 0; part < columns; part++) {
+  // Unrolled, so that `high` and `low` stay in registers.
+#pragma unroll
+  for (u32 part = 0; part < 2; part++) {
+    if (part == columns) break;
     const u32 n = row * columns + part;
     u16* to = out.column(n) + size_t(group) * 256 + t * 8 + h * 4;
     const u16(&from)[8] = part ? low : high;
