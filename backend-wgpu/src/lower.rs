@@ -11,7 +11,6 @@ mod linear;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
-mod order;
 mod ple_inputs;
 mod route;
 mod sample;
@@ -22,8 +21,6 @@ use gemma4_core::program::{Act, Program, Rows, State, Weight};
 use crate::device::{Access, Device};
 use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
-
-pub(crate) use order::ordered;
 
 /// A storage buffer of a dispatch.
 #[derive(Clone, Debug)]

@@ -104,7 +104,7 @@ impl Plan {
         states: &[crate::State],
         sampled: &wgpu::Buffer,
     ) -> Result<Self, WgpuError> {
-        let program = &lower::ordered(program);
+        let program = &program.ordered();
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
         let Lowering { launches, scratch, groups, .. } = lowering;

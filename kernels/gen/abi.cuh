@@ -87,6 +87,12 @@ static __device__ constexpr int MXFP4_VALUES[16] = {
     0, -1, -2, -3, -4, -6, -8, -12,
 };
 
+// Threads of a warp.
+constexpr unsigned int WARP = 32u;
+
+// Columns of a row that one warp prepares for a product: eight for each of its lanes.
+constexpr unsigned int PREPARED_BLOCK = 256u;
+
 // What the host tells the device about one row of a step.
 struct RowInfo {
     // Token id; ignored where bit 0 of `flags` is set.
@@ -371,3 +377,10 @@ struct SampleParams {
     unsigned int nothing;
 };
 static_assert(sizeof(SampleParams) == 16, "SampleParams must have no padding");
+
+// `bandwidth`, which is no op: it measures what a device reads in a second.
+struct BandwidthParams {
+    // Groups of 16 bytes to read.
+    unsigned int quads;
+};
+static_assert(sizeof(BandwidthParams) == 4, "BandwidthParams must have no padding");
