@@ -21,11 +21,11 @@ static __device__ __forceinline__ void glu_block(const float* __restrict__ gate,
 #pragma unroll
   for (unsigned i = 0; i < EACH; i++) g[i] = gelu_tanh(g[i]) * u[i];
   // Padding rows are read like others and not written; so are blocks past the end of the row.
-  if (row >= (params.picked ? step->picked : step->rows) || block * BLOCK_COLUMNS >= cols) return;
+  if (row >= (params.picked ? step->picked : step->rows) || block * PREPARED_BLOCK >= cols) return;
   put<QUADS>(g, out, prepared, row, block, cols);
 }
 
-extern "C" __global__ void __launch_bounds__(GLU_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(GLU_WARPS * WARP)
 glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gate_start
     const float* __restrict__ up,    // [up_planes][rows, up_cols], from up_start
     float* __restrict__ out,         // [rows, cols], or 0

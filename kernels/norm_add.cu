@@ -72,7 +72,7 @@ static __device__ __forceinline__ void row_of(const float* __restrict__ y, const
   finish_row<QUADS, NEXT>(branch, factor, old, next_w, next, residual, prepared, params, step);
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 norm_add(const float* __restrict__ y,   // [planes][rows, cols]
          const float* __restrict__ w,   // [cols]
          float* __restrict__ residual,  // [rows, cols], in place
@@ -87,7 +87,7 @@ norm_add(const float* __restrict__ y,   // [planes][rows, cols]
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
                    const float* __restrict__ w,       // [cols]
                    const float* __restrict__ next_w,  // [cols]
@@ -104,7 +104,7 @@ norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
                     const float* __restrict__ w,        // [cols]
                     const float* __restrict__ next_w,   // [cols]
@@ -148,7 +148,7 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
   finish_row<QUADS, 1>(a, factor, old, next_w, next, residual, Prepared{}, params, step);
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, cols]
                    const float* __restrict__ dense_w,  // [cols]
                    const float* __restrict__ x,        // [planes][rows, cols]
@@ -176,7 +176,7 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
                CudaNormParams params,
                const StepState* __restrict__ step) {
   __shared__ float partial[WARP];
-  const unsigned blocks = (params.cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+  const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (blockIdx.x >= (params.picked ? step->picked : step->rows)) return;
   const size_t start = size_t(blockIdx.x) * params.cols;
   float v[EACH], factor[EACH], old[EACH];

@@ -34,7 +34,7 @@ static __device__ __forceinline__ void norm_row(const float* __restrict__ x, con
   put<QUADS>(out, y, prepared, row, block, params.cols);
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
          const float* __restrict__ w,  // [cols]
          float* __restrict__ y,        // [rows, cols], or 0
@@ -48,7 +48,7 @@ rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * 32, 1)
+extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 gather_rows__rms_norm(const float* __restrict__ x,          // [rows, cols]
                       const unsigned* __restrict__ picked,  // [picked]
                       const float* __restrict__ w,          // [cols]
@@ -72,7 +72,7 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
                CudaNormParams params,
                const StepState* __restrict__ step) {
   __shared__ float partial[WARP];
-  const unsigned row = blockIdx.x, blocks = (params.cols + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS;
+  const unsigned row = blockIdx.x, blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (row >= (params.picked ? step->picked : step->rows)) return;
   x += size_t(row) * params.cols;
   float v[EACH], factor[EACH];

@@ -28,7 +28,8 @@ struct Segment {
   float mass;
 };
 
-constexpr unsigned SEGMENT = 4 * WARP;
+static_assert(SAMPLE_SEGMENT == 4 * WARP && SAMPLE_SLICE == 4 * SAMPLE_THREADS, "a thread has 4 tokens");
+static_assert(SAMPLE_SLICE <= SAMPLE_CANDIDATES, "a slice is edited where candidates will be");
 
 static __device__ __forceinline__ DrawInfo draw_of(const unsigned* __restrict__ draws, unsigned row) {
   DrawInfo draw = reinterpret_cast<const DrawInfo*>(draws)[row];
@@ -122,7 +123,7 @@ static __device__ __forceinline__ Best best_of_slice(float* logits, const unsign
       for (unsigned i = 0; i < 4; i++) mass += v[i] > NOTHING ? expf((v[i] - best.value) / draw.temperature) : 0.f;
       mass = warp_sum(mass);
     }
-    const unsigned segment = first / SEGMENT;
+    const unsigned segment = first / SAMPLE_SEGMENT;
     if (lane_id() == 0 && segment < params.segments) {
       segments[size_t(blockIdx.y) * params.segments + segment] = Segment{best.value, mass};
     }
@@ -142,7 +143,7 @@ static __device__ unsigned gather(Choice& choice, const float* row, const Segmen
     const unsigned segment = start + lane_id();
     unsigned wanted = __ballot_sync(ALL_LANES, segment < params.segments && __ldcg(&segments[segment].value) >= bound);
     for (; wanted; wanted &= wanted - 1) {
-      const unsigned first = (start + __ffs(wanted) - 1) * SEGMENT;
+      const unsigned first = (start + __ffs(wanted) - 1) * SAMPLE_SEGMENT;
       float v[4];
 #pragma unroll
       for (unsigned i = 0; i < 4; i++) {

@@ -4,7 +4,8 @@
 // the same two numbers on both of its sides, and addition commutes.
 #pragma once
 
-constexpr unsigned WARP = 32u;
+#include "gen/abi.cuh"
+
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 static __device__ __forceinline__ unsigned lane_id() { return threadIdx.x % WARP; }

@@ -7,12 +7,11 @@
 #include "common/prepare.cuh"
 #include "common/reduce.cuh"
 
-constexpr unsigned BLOCK_COLUMNS = 256u;
 // Columns of a lane.
 constexpr unsigned EACH = 8u;
 
 // First column of this lane in a block.
-static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * BLOCK_COLUMNS + lane_id() * EACH; }
+static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * PREPARED_BLOCK + lane_id() * EACH; }
 
 // Columns c to c + 7 of a row of `cols`.
 template <bool QUADS>
