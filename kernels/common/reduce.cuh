@@ -54,17 +54,19 @@ static __device__ __forceinline__ float block_max(float value, float* partial) {
   return warp_max(lane_id() < blockDim.x / WARP ? partial[lane_id()] : -__int_as_float(0x7f800000));
 }
 
-// Whether this block is the last of `blocks` to get here, which all threads are told: it may then read what the others
-// wrote to global memory before they came. `arrived` counts them; it is 0 before and after.
+// Whether this block is the last of `blocks` to get here, which all threads are told: it may then read, past the first
+// cache (`__ldcg`), what the others wrote to global memory before they came. `arrived` counts them; it is 0 before and
+// after.
 static __device__ __forceinline__ bool last_block(unsigned* arrived, unsigned blocks) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    // What the block wrote goes before its arrival, for the barrier put it before this fence.
+    __threadfence();
     last = atomicAdd(arrived, 1u) == blocks - 1;
     if (last) *arrived = 0;
+    __threadfence();
   }
   __syncthreads();
-  if (last) __threadfence();
   return last;
 }
