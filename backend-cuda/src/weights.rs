@@ -1,5 +1,11 @@
 //! Weights on the device.
 
+mod blocks;
+mod layout;
+mod pack;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use gemma4_core::tensor::DType;

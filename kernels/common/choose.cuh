@@ -174,5 +174,6 @@ static __device__ Place cut(Choice& choice, Domain domain, Place start, Want wan
   }
   const Place last = choice.prefix;
   __syncthreads();
-  return last;
+  // A bin with one place in it is not looked into: its lower digits may be before those of `start`.
+  return not_after(last, start) ? last : start;
 }

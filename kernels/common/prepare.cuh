@@ -51,6 +51,7 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
 
   u16 high[8], low[8];
   float sum = 0.f;
+#pragma unroll
   for (int i = 0; i < 8; i++) {
     const float x = v[i] * down;
     high[i] = half_of(x);
@@ -63,16 +64,20 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
 
   const u32 group = block * 8 + lane / 4, h = lane % 4 / 2, t = lane % 2 * 2;
   const u32 columns = out.split ? 2 : 1;
-  // Unrolled, so that `high` and `low` stay in registers.
 #pragma unroll
   for (u32 part = 0; part < 2; part++) {
     if (part == columns) break;
     const u32 n = row * columns + part;
     u16* to = out.column(n) + size_t(group) * 256 + t * 8 + h * 4;
-    const u16(&from)[8] = part ? low : high;
+#pragma unroll
     for (int i = 0; i < 2; i++) {
-      const u32 a = from[4 * i] | u32(from[4 * i + 1]) << 16, b = from[4 * i + 2] | u32(from[4 * i + 3]) << 16;
-      *reinterpret_cast<uint2*>(to + 8 * i) = make_uint2(a, b);
+      u32 words[2];
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        const int at = 4 * i + 2 * k;
+        words[k] = part ? low[at] | u32(low[at + 1]) << 16 : high[at] | u32(high[at + 1]) << 16;
+      }
+      *reinterpret_cast<uint2*>(to + 8 * i) = make_uint2(words[0], words[1]);
     }
     // The sums belong to the first part; the second adds nothing to them.
     const u32 at = (n / 8) * out.blocks + block;

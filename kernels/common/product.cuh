@@ -1,0 +1,318 @@
+// Products of 16 rows of a weight with a few prepared rows of activations: one warp, a range of blocks of 256 columns.
+//
+// The order of a row's sums is that of the columns: groups of 16 or 32 inside `mma`, then groups of a block, then blocks.
+// It is the same for every row and every number of them.
+//
+// A warp copies its weights to shared memory a few blocks ahead, in a ring of its own, so that what is on its way takes no
+// registers and waits for no other warp.
+#pragma once
+
+#include "common/copy.cuh"
+#include "common/prepare.cuh"
+#include "common/weights.cuh"
+
+// Where the rows of `NT` tiles of 4 split rows are. Lane (g, t) feeds column g of each tile, which is part g % 2 of row
+// g / 2, and takes the sums of row t out. Addresses move on with the steps.
+template <int NT>
+struct Lanes {
+  bool valid[NT];         // whether there is a row to feed
+  const uint4* part[NT];  // of column g
+  const uint2* min[NT];   // of column g, in `mins32` or `mins16`
+  const float* sum[NT];   // of row t, in `sums32` or `sums16`
+  const float* scale[NT]; // of row t
+
+  // `feeds` and `takes` are the rows for g / 2 and for t; `sixteen` says how long groups are.
+  __device__ __forceinline__ void set(int nt, const Prepared& x, bool sixteen, u32 feeds, bool is_valid, u32 takes) {
+    const u32 lane = threadIdx.x % 32, n = 2 * feeds + lane / 4 % 2, t = lane % 4;
+    valid[nt] = is_valid;
+    part[nt] = reinterpret_cast<const uint4*>(x.base) + (size_t(n / 8) * x.groups() * 8 + n % 8) * 4 + t;
+    const u32 many = sixteen ? 2 : 1;
+    min[nt] = reinterpret_cast<const uint2*>(sixteen ? x.mins16() : x.mins32()) + (size_t(n / 8) * x.blocks * many * 8 + n % 8) * 4 + t;
+    sum[nt] = (sixteen ? x.sums16() : x.sums32()) + size_t(takes / 4) * x.groups() * many * 4 + takes % 4;
+    scale[nt] = x.scales() + size_t(takes) * x.blocks;
+  }
+  // Goes on by so many chunks.
+  template <class W>
+  __device__ __forceinline__ void forward(u32 chunks) {
+#pragma unroll
+    for (int nt = 0; nt < NT; nt++) {
+      part[nt] += chunks * 64;
+      if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) min[nt] += chunks / 4 * (W::GROUP == 16 ? 64 : 32);
+      if constexpr (W::OFFSET != 0 || W::SCALES == HALF_MIN) sum[nt] += chunks * (W::GROUP == 16 ? 16 : 8);
+    }
+  }
+};
+
+// A step of a warp: a block of 256 columns, or a chunk of 64 where values are halves or floats.
+template <class W>
+struct Stage {
+  static constexpr int CHUNKS = W::SCALES == ROW ? 1 : 4;
+  static constexpr int CODES = CHUNKS * 128 * W::BITS, EXTRA = CHUNKS * 128 * W::EXTRA;
+  static constexpr int SCALES = W::SCALES == ROW ? 0 : W::SCALES == HALF_MIN ? 512 : W::SCALES == BYTE32 ? 128 : 256;
+  static constexpr int DELTAS = W::SCALES == BYTE16 || W::SCALES == BYTE32 ? 32 : W::SCALES == NIBBLE ? 64 : 0;
+  static constexpr int BYTES = CODES + EXTRA + SCALES + DELTAS;
+  // As many as four warps have room for in 48 KiB.
+  static constexpr int DEPTH = BYTES * 16 <= 49152 ? 4 : BYTES * 12 <= 49152 ? 3 : 2;
+
+  const u8* at;
+
+  // Starts the copy of step `step` of `tile`, which counts from the first of all experts.
+  static __device__ __forceinline__ void copy(u8* to, const WeightView& w, size_t tile, u32 step) {
+    const size_t chunk = tile * w.chunks + CHUNKS * step;
+    const u32 count = W::PARTIAL ? min(u32(CHUNKS), w.chunks - CHUNKS * step) : CHUNKS;
+    warp_copy<CODES>(to, w.codes + chunk * (128 * W::BITS), count * (128 * W::BITS));
+    if constexpr (EXTRA != 0) warp_copy<EXTRA>(to + CODES, w.extra + chunk * (128 * W::EXTRA), count * (128 * W::EXTRA));
+    if constexpr (SCALES != 0) warp_copy<SCALES>(to + CODES + EXTRA, w.scales + chunk * (SCALES / 4), count * (SCALES / 4));
+    if constexpr (DELTAS != 0) warp_copy<DELTAS>(to + CODES + EXTRA + SCALES, w.deltas + chunk * (DELTAS / 4), DELTAS);
+  }
+
+  // The lane's words of chunk `c`.
+  template <int WORDS>
+  __device__ __forceinline__ void words(u32 (&to)[WORDS], int plane, int c) const {
+    const u8* from = at + plane + (c * 32 + threadIdx.x % 32) * (4 * WORDS);
+    if constexpr (WORDS % 4 == 0) {
+#pragma unroll
+      for (int i = 0; i < WORDS / 4; i++) {
+        const uint4 v = reinterpret_cast<const uint4*>(from)[i];
+        to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < WORDS; i++) to[i] = reinterpret_cast<const u32*>(from)[i];
+    }
+  }
+
+  __device__ __forceinline__ const u8* scales() const { return at + CODES + EXTRA; }
+  __device__ __forceinline__ const u8* deltas() const { return at + CODES + EXTRA + SCALES; }
+};
+
+// The scales of a block for rows g and g + 8, as far as they are held in registers.
+template <class W>
+struct Head {
+  uint4 scales[2];
+  u32 deltas[2];
+
+  __device__ __forceinline__ explicit Head(const Stage<W>& stage) {
+    const u32 g = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const u32 row = g + 8 * i;
+      if constexpr (W::SCALES == SIX_BIT || W::SCALES == BYTE16 || W::SCALES == NIBBLE)
+        scales[i] = reinterpret_cast<const uint4*>(stage.scales())[row];
+      if constexpr (W::SCALES == BYTE32) {
+        const uint2 v = reinterpret_cast<const uint2*>(stage.scales())[row];
+        scales[i].x = v.x, scales[i].y = v.y;
+      }
+      if constexpr (Stage<W>::DELTAS == 32) deltas[i] = reinterpret_cast<const u16*>(stage.deltas())[row];
+      if constexpr (Stage<W>::DELTAS == 64) deltas[i] = reinterpret_cast<const u32*>(stage.deltas())[row];
+    }
+  }
+
+  // HALF, HALF_MIN: takes the scales of chunk `c`.
+  __device__ __forceinline__ void chunk(const Stage<W>& stage, int c) {
+    const u32 at = c * 8 + threadIdx.x % 32 / 4;
+    if constexpr (W::SCALES == HALF) {
+      const uint2 v = reinterpret_cast<const uint2*>(stage.scales())[at];
+      scales[0].x = v.x, scales[0].y = v.y;
+    }
+    if constexpr (W::SCALES == HALF_MIN) scales[0] = reinterpret_cast<const uint4*>(stage.scales())[at];
+  }
+
+  // The scale of group `j` (of W::GROUP columns) for row g (`i` = 0) or g + 8.
+  __device__ __forceinline__ float scale(int j, int i) const {
+    if constexpr (W::SCALES == HALF || W::SCALES == HALF_MIN) {
+      const u32 v = i ? scales[0].y : scales[0].x;
+      return scale16<W>(j % 2 ? v >> 16 : v & 0xffffu);
+    } else if constexpr (W::SCALES == SIX_BIT) {
+      const uint4 v = scales[i];
+      if (j < 5) return small(v.w >> (6 * j) & 63u);
+      if (j < 7) return small((j == 5 ? v.y : v.z) >> 12 & 15u | (j == 5 ? v.y : v.z) >> 24 & 0x30u);
+      return small(v.y >> 30 | v.z >> 30 << 2 | v.w >> 30 << 4);
+    } else if constexpr (W::SCALES == BYTE16) {
+      const u32 v = j / 4 == 0 ? scales[i].x : j / 4 == 1 ? scales[i].y : j / 4 == 2 ? scales[i].z : scales[i].w;
+      return signed_byte(v, j % 4);
+    } else if constexpr (W::SCALES == BYTE32) {
+      return signed_byte(j / 4 == 0 ? scales[i].x : scales[i].y, j % 4);
+    } else if constexpr (W::SCALES == NIBBLE) {
+      return small((j / 8 == 0 ? scales[i].x : scales[i].y) >> (4 * (j % 8)) & 15u);
+    }
+    return 1.f;
+  }
+
+  // HALF_MIN: the offset of group `j`.
+  __device__ __forceinline__ float min(int j, int i) const {
+    const u32 v = i ? scales[0].w : scales[0].z;
+    return float_of(u16(j % 2 ? v >> 16 : v));
+  }
+
+  // What every group of the block is multiplied with, for row g or g + 8.
+  __device__ __forceinline__ float factor(int i) const {
+    const float unit = i ? W::UNIT / W::ABOVE : W::UNIT;
+    if constexpr (W::SCALES == SIX_BIT) return low_half(scales[i].x) * unit;
+    if constexpr (Stage<W>::DELTAS != 0) return low_half(deltas[i]) * unit;
+    return unit;
+  }
+
+  // SIX_BIT, NIBBLE: the codes of the mins of a half of the block (of all of it), twice over, and their factor.
+  __device__ __forceinline__ void mins(int half, u32 (&a)[4]) const {
+    const u32 t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const uint4 v = scales[i];
+      if constexpr (W::SCALES == SIX_BIT) a[i] = (t < 2 ? v.y : v.z) >> (t % 2 * 6) & 0x003f003fu;
+      else a[i] = (half ? v.w : v.z) >> (4 * t) & 0x000f000fu;
+      a[i + 2] = a[i];
+    }
+  }
+  __device__ __forceinline__ float min_factor(int i) const {
+    return (W::SCALES == SIX_BIT ? high_half(scales[i].x) : high_half(deltas[i])) * W::UNIT;
+  }
+};
+
+// Sums of NT tiles of rows: of tile nt, `g[nt]` is row g of the weight with row t, `above[nt]` row g + 8.
+template <int NT>
+struct Sums {
+  float g[NT], above[NT];
+};
+
+// Adds the mins of a block, multiplied with the sums of its groups.
+template <class W, int NT>
+__device__ __forceinline__ void subtract_mins(const Head<W>& head, const Lanes<NT>& lanes, const float (&scale)[NT],
+                                              Sums<NT>& sums) {
+  constexpr int halves = W::SCALES == SIX_BIT ? 1 : 2;
+  float c[NT][4] = {};
+#pragma unroll
+  for (int half = 0; half < halves; half++) {
+    u32 a[4];
+    head.mins(half, a);
+#pragma unroll
+    for (int nt = 0; nt < NT; nt++) {
+      const uint2 b = lanes.valid[nt] ? __ldg(lanes.min[nt] + half * 32) : make_uint2(0, 0);
+      mma(c[nt], a, b.x, b.y);
+    }
+  }
+#pragma unroll
+  for (int nt = 0; nt < NT; nt++) {
+    sums.g[nt] = __fmaf_rn(__fmul_rn(-head.min_factor(0), scale[nt]), c[nt][0], sums.g[nt]);
+    sums.above[nt] = __fmaf_rn(__fmul_rn(-head.min_factor(1), scale[nt]), c[nt][2], sums.above[nt]);
+  }
+}
+
+// Adds the products of one step.
+template <class W, int NT>
+__device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const Lanes<NT>& lanes, u32 block,
+                                         Sums<NT>& sums) {
+  Head<W> head(stage);
+  float part[NT][4] = {}, rest[W::BITS == 32 ? NT : 1][4] = {}, min[2][NT] = {};
+#pragma unroll
+  for (int c = 0; c < Stage<W>::CHUNKS; c++) {
+    if (W::PARTIAL && c >= count) break;
+    // Keeps loads of later chunks from being moved up here, where they would fill the registers.
+    __syncwarp();
+    u32 codes[W::BITS], extra[W::EXTRA ? W::EXTRA : 1];
+    stage.template words<W::BITS>(codes, 0, c);
+    if constexpr (W::EXTRA != 0) stage.template words<W::EXTRA>(extra, Stage<W>::CODES, c);
+    head.chunk(stage, c);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int group = 2 * c + h;
+      uint4 b[NT];
+#pragma unroll
+      for (int nt = 0; nt < NT; nt++)
+        b[nt] = lanes.valid[nt] ? __ldg(lanes.part[nt] + group * 32) : make_uint4(0, 0, 0, 0);
+      u32 a[2][4];
+      fragment<W>(codes, extra, 2 * h, a[0]);
+      fragment<W>(codes, extra, 2 * h + 1, a[1]);
+      if constexpr (W::SCALES == ROW) {
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++) {
+          mma(part[nt], a[0], b[nt].x, b[nt].y);
+          mma(part[nt], a[1], b[nt].z, b[nt].w);
+        }
+        if constexpr (W::BITS == 32) {
+          fragment<W>(codes + 16, extra, 2 * h, a[0]);
+          fragment<W>(codes + 16, extra, 2 * h + 1, a[1]);
+#pragma unroll
+          for (int nt = 0; nt < NT; nt++) {
+            mma(rest[nt], a[0], b[nt].x, b[nt].y);
+            mma(rest[nt], a[1], b[nt].z, b[nt].w);
+          }
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 32 / W::GROUP; i++) {
+          const int j = (2 * c + h) * (32 / W::GROUP) + i;
+          const float s0 = head.scale(j, 0), s1 = head.scale(j, 1);
+#pragma unroll
+          for (int nt = 0; nt < NT; nt++) {
+            float sum = 0.f;
+            if constexpr (W::OFFSET != 0 || W::SCALES == HALF_MIN) {
+              sum = __ldg(lanes.sum[nt] + j * 4);
+            }
+            constexpr float offset = -W::OFFSET / W::UNIT;
+            float now[4] = {offset * sum, 0.f, offset * W::ABOVE * sum, 0.f};
+            const u32(&first)[4] = a[W::GROUP == 16 ? i : 0];
+            const u32 x = W::GROUP == 16 && i == 1 ? b[nt].z : b[nt].x, y = W::GROUP == 16 && i == 1 ? b[nt].w : b[nt].y;
+            if constexpr (W::OFFSET == 0) mma_from_zero(now, first, x, y);
+            else mma(now, first, x, y);
+            if constexpr (W::GROUP != 16) mma(now, a[1], b[nt].z, b[nt].w);
+            part[nt][0] = __fmaf_rn(s0, now[0], part[nt][0]);
+            part[nt][1] = __fmaf_rn(s0, now[1], part[nt][1]);
+            part[nt][2] = __fmaf_rn(s1, now[2], part[nt][2]);
+            part[nt][3] = __fmaf_rn(s1, now[3], part[nt][3]);
+            if constexpr (W::SCALES == HALF_MIN) {
+              min[0][nt] = __fmaf_rn(head.min(j, 0), sum, min[0][nt]);
+              min[1][nt] = __fmaf_rn(head.min(j, 1), sum, min[1][nt]);
+            }
+          }
+        }
+      }
+    }
+  }
+  float scale[NT];
+#pragma unroll
+  for (int nt = 0; nt < NT; nt++) {
+    scale[nt] = __ldg(lanes.scale[nt] + block);
+    if constexpr (W::BITS == 32)
+      for (int i = 0; i < 4; i++) part[nt][i] = __fmaf_rn(rest[nt][i], 1.f / 2048, part[nt][i]);
+    const float low = __fmaf_rn(part[nt][1], 1.f / 2048, part[nt][0]), high = __fmaf_rn(part[nt][3], 1.f / 2048, part[nt][2]);
+    sums.g[nt] = __fmaf_rn(__fmul_rn(head.factor(0), scale[nt]), low, sums.g[nt]);
+    sums.above[nt] = __fmaf_rn(__fmul_rn(head.factor(1), scale[nt]), high, sums.above[nt]);
+    if constexpr (W::SCALES == HALF_MIN) {
+      sums.g[nt] = __fmaf_rn(scale[nt], min[0][nt], sums.g[nt]);
+      sums.above[nt] = __fmaf_rn(scale[nt], min[1][nt], sums.above[nt]);
+    }
+  }
+  if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, NT>(head, lanes, scale, sums);
+}
+
+// The products of tile `tile` with part `split` of `splits` of its columns. `ring` is the warp's shared memory.
+template <class W, int NT>
+__device__ __forceinline__ Sums<NT> product(u8* ring, const WeightView& w, size_t tile, Lanes<NT> lanes, u32 split,
+                                            u32 splits) {
+  constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
+  const u32 steps = (w.chunks + CHUNKS - 1) / CHUNKS;
+  const u32 first = steps * split / splits, end = steps * (split + 1) / splits;
+  u32 ahead = first;
+  for (int i = 0; i < DEPTH - 1; i++, ahead++) {
+    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    copies_end();
+  }
+  Sums<NT> sums = {};
+  lanes.template forward<W>(CHUNKS * first);
+#pragma unroll 1
+  for (u32 step = first; step < end; step++, ahead++) {
+    copies_wait<DEPTH - 2>();
+    __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
+    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    copies_end();
+    const Stage<W> stage = {ring + step % DEPTH * BYTES};
+    add_step<W, NT>(stage, w.chunks - CHUNKS * step, lanes, CHUNKS * step / 4, sums);
+    lanes.template forward<W>(CHUNKS);
+  }
+  if constexpr (W::SCALES == ROW) {
+    const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;
+    for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
+  }
+  return sums;
+}
