@@ -2,21 +2,17 @@
 //                             + table[token[r], l, i] * sqrt(ple)) / sqrt(2)
 //
 // Spec    core/src/ops/ple_inputs.rs
-// Launch  x: layers, PLE_WARPS a block, a warp each; y: rows. A unit for each type of the table and place of it: HOST 1 is
-//         a table in host memory as files have it, HOST 0 one on the device.
+// Launch  x: layers, PLE_WARPS a block, a warp each; y: rows. A unit for each type of the table.
 // Differs from the spec in the order of the sum (f32: 8 columns of a lane, lanes) and in rsqrtf.
 //
-// What a warp needs of a table in host memory it reads once, 16 bytes a lane, before anything else: each read crosses the
-// bus. The bytes around it are read too, up to the 16 bytes that it begins and ends in: memory is mapped by the page.
+// The table lies in host memory, as files have it. What a warp needs of it is read once, 16 bytes a lane, before anything
+// else: each read crosses the bus. The bytes around it are read too, up to the 16 bytes that it begins and ends in: memory is
+// mapped by the page.
 
 #include "common/raw.cuh"
 #include "common/row.cuh"
-#if HOST
-using Table = const u8*;
-#else
-#include "common/weight_at.cuh"
-using Table = WeightView;
-#endif
+
+using W = raw::WEIGHT;
 
 // The bytes of up to 256 columns of a row of the table, on their way through registers to shared memory.
 struct Window {
@@ -27,7 +23,6 @@ struct Window {
   unsigned skew;  // of the first block that is needed, in bytes
 
   __device__ __forceinline__ void fetch(const u8* row, unsigned c, unsigned columns) {
-    using W = raw::WEIGHT;
     const unsigned start = c / W::VALUES * W::BYTES, end = (c + columns + W::VALUES - 1) / W::VALUES * W::BYTES;
     const u8* from = row + start;
     skew = reinterpret_cast<size_t>(from) % 16;
@@ -48,15 +43,13 @@ struct Window {
 };
 
 template <bool QUADS>
-static __device__ __forceinline__ void layer_of(const float* __restrict__ context, const Table& table,
+static __device__ __forceinline__ void layer_of(const float* __restrict__ context, const u8* __restrict__ table,
                                                 const float* __restrict__ norm, float* __restrict__ out, u8* bytes,
                                                 unsigned token, unsigned layer, const CudaPleInputsParams& params) {
   const unsigned ple = params.ple, first = layer * ple, own = lane_id() * EACH;
-#if HOST
   const u8* row = table + size_t(token) * params.row_bytes;
   Window window = {};
   window.fetch(row, first, min(PREPARED_BLOCK, ple));
-#endif
   context += first;
   float v[EACH], w[EACH];
   float squares = 0.f;
@@ -69,8 +62,6 @@ static __device__ __forceinline__ void layer_of(const float* __restrict__ contex
   for (unsigned start = 0; start < ple; start += PREPARED_BLOCK) {
     load<QUADS>(v, context, start + own, ple);
     load<QUADS>(w, norm, start + own, ple);
-#if HOST
-    using W = raw::WEIGHT;
     __syncwarp();
     window.put(bytes);
     __syncwarp();
@@ -79,19 +70,14 @@ static __device__ __forceinline__ void layer_of(const float* __restrict__ contex
       const unsigned next = start + PREPARED_BLOCK;
       window.fetch(row, first + next, min(PREPARED_BLOCK, ple - next));
     }
-#endif
 #pragma unroll
     for (unsigned i = 0; i < EACH; i++) {
       const unsigned c = first + start + own + i;
       float a = 0.f;
       if (start + own + i < ple) {
-#if HOST
         // Counted from the first block of the window.
         const unsigned at = c - (first + start) / W::VALUES * W::VALUES;
         a = W::at(blocks + at / W::VALUES * W::BYTES, at % W::VALUES);
-#else
-        a = weight_at(table, token, c);
-#endif
       }
       v[i] = fmaf(v[i] * scale, w[i], a * params.table_scale) * 0.70710678f;
     }
@@ -101,14 +87,14 @@ static __device__ __forceinline__ void layer_of(const float* __restrict__ contex
 
 extern "C" __global__ void __launch_bounds__(PLE_WARPS * WARP)
 ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
-           const Table table,                     // [vocab, layers * ple]
+           const u8* __restrict__ table,          // [vocab, layers * ple]
            const float* __restrict__ norm,        // [ple]
            const RowInfo* __restrict__ rows,      // [rows]
            const unsigned* __restrict__ sampled,  // [SLOTS]
            float* __restrict__ out,               // [rows, layers, ple]
            CudaPleInputsParams params,
            const StepState* __restrict__ step) {
-  __shared__ __align__(16) u8 windows[PLE_WARPS][HOST ? Window::BYTES : 16];
+  __shared__ __align__(16) u8 windows[PLE_WARPS][Window::BYTES];
   u8* bytes = windows[warp_id()];
   const unsigned row = blockIdx.y, layer = blockIdx.x * PLE_WARPS + warp_id();
   if (row >= step->rows || layer * params.ple >= params.cols) return;

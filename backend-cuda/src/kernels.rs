@@ -14,14 +14,37 @@ macro_rules! files {
 
 // Sorted; a test compares it with the folder.
 files! {
+    "add.cu",
     "bandwidth.cu",
+    "common/activation.cuh",
+    "common/choose.cuh",
     "common/copy.cuh",
+    "common/gumbel.cuh",
     "common/half.cuh",
+    "common/head.cuh",
     "common/prepare.cuh",
     "common/product.cuh",
+    "common/raw.cuh",
+    "common/reduce.cuh",
+    "common/row.cuh",
+    "common/tiles.cuh",
+    "common/weight_at.cuh",
     "common/weights.cuh",
+    "embed.cu",
+    "gather_rows.cu",
     "gen/abi.cuh",
+    "glu.cu",
     "linear.cu",
+    "linear_tiles.cu",
+    "moe_ffn.cu",
+    "moe_tiles.cu",
+    "norm_add.cu",
+    "ple_inputs.cu",
+    "prepare.cu",
+    "rms_norm.cu",
+    "route.cu",
+    "sample.cu",
+    "softcap.cu",
 }
 
 /// What becomes one binary: a file of `kernels/` with values for its macros.

@@ -9,6 +9,7 @@ mod attn_prepare;
 mod embed;
 mod gather_rows;
 mod glu;
+mod group;
 mod linear;
 mod moe_ffn;
 mod norm_add;
@@ -17,6 +18,7 @@ mod prepared;
 mod report;
 mod rms_norm;
 mod route;
+mod rows;
 mod sample;
 mod softcap;
 
@@ -26,6 +28,7 @@ use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
+use group::Group;
 
 pub(crate) use prepared::Prepared;
 pub use report::{LaunchReport, launches};
@@ -310,24 +313,10 @@ pub(crate) fn units() -> Vec<Unit> {
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
-    while let [op, tail @ ..] = rest {
-        let (norms, after) = match (op, tail) {
-            (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
-                if norm_add::fuses(add, &[one, two], cx) =>
-            {
-                (vec![one, two], after)
-            }
-            (Op::NormAdd(add), [Op::RmsNorm(one), after @ ..]) if norm_add::fuses(add, &[one], cx) => {
-                (vec![one], after)
-            }
-            (_, after) => (vec![], after),
-        };
+    while !rest.is_empty() {
+        let (group, after) = Group::first(rest, cx);
+        group.lower(cx)?;
         rest = after;
-        cx.next = program.ops.len() - rest.len();
-        match op {
-            Op::NormAdd(add) => norm_add::norm_add(add, &norms, cx)?,
-            op => single(op, cx)?,
-        }
     }
     Ok(())
 }
@@ -347,7 +336,7 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => rms_norm::rms_norm(op, cx),
         Op::Route(op) => route::route(op, cx),
-        Op::Sample(op) => sample::sample(op, cx),
+        Op::Sample(op) => sample::sample(op, None, cx),
         Op::Softcap(op) => softcap::softcap(op, cx),
     }
 }

@@ -5,7 +5,7 @@ use gemma4_core::ops::embed::Embed;
 use gemma4_core::ops::rms_norm::RmsNorm;
 use gemma4_core::tensor::DType;
 
-use super::rows::{block, device_dtype, fits, result};
+use super::rows::{block, fits, result};
 use super::{Arg, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -64,7 +64,7 @@ pub(super) fn embed_rms_norm(op: &Embed, norm: &RmsNorm, cx: &mut Lowering<'_>) 
 
 fn launch(op: &Embed, entry: &'static str, args: Vec<Arg>, cx: &mut Lowering<'_>) {
     let grid = [cx.each_row(op.out), ONE, ONE];
-    let unit = unit(device_dtype(op.table, cx));
+    let unit = unit(cx.weight(op.table).dtype());
     let block = block(cx.cols(op.out));
     cx.launch(Launch { op: "embed", unit, entry, args, grid, block, shared: 0 });
 }

@@ -4,20 +4,18 @@ use gemma4_core::abi::{CudaPleInputsParams, PLE_WARPS, WARP};
 use gemma4_core::ops::ple_inputs::PleInputs;
 use gemma4_core::tensor::DType;
 
-use super::rows::{device_dtype, whole};
+use super::rows::whole;
 use super::{Arg, Count, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
-use crate::weights::in_main_memory;
 
-/// `host`: the table is in main memory, as the file has it.
-fn unit(dtype: DType, host: bool) -> Unit {
-    Unit::new("ple_inputs").with("WEIGHT", dtype.name()).with("HOST", if host { "1" } else { "0" })
+fn unit(dtype: DType) -> Unit {
+    Unit::new("ple_inputs").with("WEIGHT", dtype.name())
 }
 
 /// What it is compiled as.
 pub(super) fn units() -> Vec<Unit> {
-    DType::ALL.into_iter().flat_map(|dtype| [false, true].map(|host| unit(dtype, host))).collect()
+    DType::ALL.map(unit).into()
 }
 
 pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
@@ -26,12 +24,6 @@ pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), Cu
     let table = cx.weight(op.table);
     let Some(row_bytes) = table.dtype().row_bytes(table.cols()) else {
         return Err(cx.unsupported("ple_inputs", format!("rows of its table are no whole blocks of {}", table.dtype())));
-    };
-    let host = in_main_memory(&cx.program.weights[op.table.index()].name);
-    let (dtype, from) = if host {
-        (table.dtype(), Arg::HostTable(op.table))
-    } else {
-        (device_dtype(op.table, cx), Arg::View(op.table))
     };
     let params = CudaPleInputsParams {
         cols,
@@ -44,7 +36,7 @@ pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), Cu
     };
     let args = vec![
         Arg::Act(op.context),
-        from,
+        Arg::HostTable(op.table),
         Arg::Weight(op.norm),
         Arg::Rows,
         Arg::Sampled,
@@ -55,7 +47,7 @@ pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), Cu
     let grid = [Count::Fixed((cols / ple).div_ceil(PLE_WARPS)), cx.each_row(op.out), ONE];
     cx.launch(Launch {
         op: "ple_inputs",
-        unit: unit(dtype, host),
+        unit: unit(cx.weight(op.table).dtype()),
         entry: "ple_inputs",
         args,
         grid,

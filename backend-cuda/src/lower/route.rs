@@ -7,7 +7,7 @@ use gemma4_core::ops::route::Route;
 use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
-use super::rows::{device_dtype, whole};
+use super::rows::whole;
 use super::{Arg, Count, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -60,7 +60,7 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), CudaError> 
     let grid = [Count::Fixed(blocks), cx.rows(op.x, rows, 1), ONE];
     cx.launch(Launch {
         op: "route",
-        unit: unit(device_dtype(op.proj, cx)),
+        unit: unit(cx.weight(op.proj).dtype()),
         entry,
         args,
         grid,

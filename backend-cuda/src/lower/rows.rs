@@ -1,8 +1,7 @@
 //! What ops that take rows one at a time have in common.
 
 use gemma4_core::abi::{PREPARED_BLOCK, ROW_WARPS, ROW_WIDE_THREADS, WARP};
-use gemma4_core::program::{Act, Weight};
-use gemma4_core::tensor::DType;
+use gemma4_core::program::Act;
 
 use super::{Arg, Lowering};
 use crate::error::CudaError;
@@ -37,10 +36,4 @@ pub(super) fn whole(op: &'static str, acts: &[Act], cx: &Lowering<'_>) -> Result
         Some(&act) => Err(cx.unsupported(op, format!("{act} is a sum of {} planes, expected 1", cx.planes(act)))),
         None => Ok(()),
     }
-}
-
-/// What a weight is on the device where single values of it are read: vectors are floats.
-pub(super) fn device_dtype(weight: Weight, cx: &Lowering<'_>) -> DType {
-    let weight = cx.weight(weight);
-    if weight.experts() * weight.rows() == 1 { DType::F32 } else { weight.dtype() }
 }
