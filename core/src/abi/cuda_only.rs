@@ -45,21 +45,6 @@ abi! {
         /// Groups of 16 bytes to read.
         quads: u32,
     }
-    /// `linear`, for up to three weights of one type.
-    CudaLinearParams {
-        /// Elements of a row of the output.
-        out_cols: u32,
-        /// Elements from one plane of the output to the next.
-        plane_stride: u32,
-        /// Column of the first output.
-        first: u32,
-        /// 1 if the rows are the picked ones of the step.
-        picked: u32,
-        /// Weights.
-        weights: u32,
-    }
-    /// `prepare`, which is no op of its own: it puts activations into the form that products read.
-    PrepareFormParams {
     /// `rms_norm`, `norm_add`, and what fuses with them.
     CudaNormParams {
         /// Elements of a row.
@@ -87,37 +72,6 @@ abi! {
         cols: u32,
         /// 1 if the rows are the picked ones of the step.
         picked: u32,
-        /// Planes that are added up.
-        planes: u32,
-        /// Elements from one plane to the next.
-        plane_stride: u32,
-    }
-    /// `moe_ffn`.
-    CudaMoeParams {
-        /// Experts that a row chooses.
-        top_k: u32,
-        /// Experts of the layer.
-        experts: u32,
-        /// Most pairs of a tile.
-        tile: u32,
-        /// Tiles that there is room for.
-        tiles: u32,
-        /// 1 if the rows are the picked ones of the step.
-        picked: u32,
-        /// Pairs that there is room for.
-        pairs: u32,
-        /// Columns of `down`.
-        ffn: u32,
-        /// Elements of a row of the output.
-        cols: u32,
-        /// Planes of the products with gate and up.
-        splits: u32,
-        /// Weights of the launch, whose outputs follow one another.
-        weights: u32,
-        /// Column of the first output.
-        first: u32,
-        /// Elements from one plane of the output to the next.
-        plane_stride: u32,
         /// Largest magnitude; `softcap` alone.
         cap: f32,
     }
@@ -195,5 +149,56 @@ abi! {
         segments: u32,
         /// Largest magnitude of a capped logit; 0 caps none.
         cap: f32,
+    }
+    /// `linear`, for up to three weights of one type.
+    CudaLinearParams {
+        /// Elements of a row of the output.
+        out_cols: u32,
+        /// Elements from one plane of the output to the next.
+        plane_stride: u32,
+        /// Column of the first output.
+        first: u32,
+        /// 1 if the rows are the picked ones of the step.
+        picked: u32,
+        /// Weights.
+        weights: u32,
+    }
+    /// `prepare`, which is no op of its own: it puts activations into the form that products read.
+    PrepareFormParams {
+        /// Elements of a row.
+        cols: u32,
+        /// 1 if the rows are the picked ones of the step.
+        picked: u32,
+        /// Planes that are added up.
+        planes: u32,
+        /// Elements from one plane to the next.
+        plane_stride: u32,
+    }
+    /// `moe_ffn`.
+    CudaMoeParams {
+        /// Experts that a row chooses.
+        top_k: u32,
+        /// Experts of the layer.
+        experts: u32,
+        /// Most pairs of a tile.
+        tile: u32,
+        /// Tiles that there is room for.
+        tiles: u32,
+        /// 1 if the rows are the picked ones of the step.
+        picked: u32,
+        /// Pairs that there is room for.
+        pairs: u32,
+        /// Columns of `down`.
+        ffn: u32,
+        /// Elements of a row of the output.
+        cols: u32,
+        /// Planes of the products with gate and up.
+        splits: u32,
+        /// Weights of the launch, whose outputs follow one another.
+        weights: u32,
+        /// Column of the first output.
+        first: u32,
+        /// Elements from one plane of the output to the next.
+        plane_stride: u32,
     }
 }
