@@ -62,7 +62,9 @@ impl FromStr for Arch {
         let number = plain.strip_suffix('a').unwrap_or(&plain).parse::<u32>();
         match number {
             Ok(number @ 80..=999) => Ok(Self(number)),
-            _ => Err(format!("`{text}` is no architecture that kernels run on, such as sm_80, sm_86 or sm_90")),
+            _ => {
+                Err(format!("`{text}` is no architecture that kernels run on, such as sm_80, sm_86 or sm_90"))
+            }
         }
     }
 }
@@ -248,8 +250,7 @@ fn make(unit: &Unit, target: &Target, more: &[&str]) -> Result<nvrtc::Compiled, 
     let mut options = options(unit, target);
     options.extend(more.iter().map(|&option| option.to_owned()));
     let name = format!("{}.cu", unit.file);
-    let source =
-        Source { name: &name, text: unit.text(), headers: &unit.headers(), options: &options };
+    let source = Source { name: &name, text: unit.text(), headers: &unit.headers(), options: &options };
     nvrtc::compile(&source, target.output)?.map_err(|log| CudaError::Compile {
         unit: unit.to_string(),
         arch: target.to_string(),
@@ -271,8 +272,10 @@ fn first_error(log: &str) -> String {
 ///
 /// If there is no NVRTC, or the unit does not compile.
 pub fn report(unit: &Unit, arch: Arch) -> Result<Vec<KernelReport>, CudaError> {
-    let compiled = make(unit, &Target::machine(arch), &["--ptxas-options=-v"])?;
-    Ok(report::parse(&compiled.log))
+    // For a real architecture there is machine code too, so the assembler has run and said what it thinks.
+    let target = Target { output: Output::Ptx, ..Target::machine(arch) };
+    let compiled = make(unit, &target, &["--ptxas-options=-v"])?;
+    Ok(report::parse(&compiled.log, &String::from_utf8_lossy(&compiled.image)))
 }
 
 /// The version of the NVRTC of this machine.

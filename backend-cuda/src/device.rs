@@ -19,6 +19,8 @@ pub struct Options {
     pub arch_limit: Option<Arch>,
     /// The GPU is treated as if it had no more memory than this, in bytes.
     pub vram_limit: Option<u64>,
+    /// Products of prompts are exact to `f32`; otherwise their operands are halves, with errors of some parts in a thousand.
+    pub exact_prompts: bool,
     /// Decoding steps are captured and replayed; otherwise kernels are always launched one by one.
     pub graphs: bool,
     /// Scratch is NaN when a step begins, so that a value that was never written is noticed: for tests.
@@ -35,6 +37,7 @@ impl Default for Options {
             device: Choice::Best,
             arch_limit: None,
             vram_limit: None,
+            exact_prompts: false,
             graphs: true,
             poison: false,
             cache: Folder::User,
@@ -85,12 +88,15 @@ pub(crate) struct Device {
     pub(crate) stream: Stream,
     /// Where outputs are copied, beside later steps.
     pub(crate) downloads: Stream,
+    /// Where steps are captured; only while [`Device::arena`] is held.
+    pub(crate) recorder: Stream,
     pub(crate) context: Arc<Context>,
 }
 
 impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, CudaError> {
-        let (info, report) = devices::take(&options.device)?;
+        let (mut info, report) = devices::take(&options.device)?;
+        info.exact_prompts = options.exact_prompts;
         let driver = symbols::driver()?;
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
@@ -106,6 +112,7 @@ impl Device {
             uploader: Mutex::default(),
             stream: Stream::new(&context)?,
             downloads: Stream::new(&context)?,
+            recorder: Stream::new(&context)?,
             context,
         })
     }

@@ -162,7 +162,10 @@ mod tests {
             choose(&reports, &choice).map(|report| report.index)
         };
         assert_eq!(choose(&reports, &Choice::Best).map(|report| report.index), Some(1));
-        assert_eq!([taken("2"), taken("rtx 3090"), taken("nvidia"), taken("titan")], [Some(2), Some(2), Some(1), Some(0)]);
+        assert_eq!(
+            [taken("2"), taken("rtx 3090"), taken("nvidia"), taken("titan")],
+            [Some(2), Some(2), Some(1), Some(0)]
+        );
         assert_eq!([taken("3"), taken("voodoo")], [None, None]);
         assert_eq!(choose(&reports[..1], &Choice::Best), None);
     }

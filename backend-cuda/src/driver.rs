@@ -22,6 +22,7 @@ pub(crate) mod nvrtc;
 mod stream;
 pub(crate) mod symbols;
 
+pub use context::Memory;
 pub(crate) use context::{Context, DeviceInfo, devices};
 pub(crate) use graph::Graph;
 pub(crate) use launch::Call;

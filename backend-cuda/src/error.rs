@@ -39,7 +39,9 @@ pub enum CudaError {
         package: &'static str,
     },
     /// The compiler lacks a function.
-    #[error("NVRTC {version} is too old: it has no {symbol}; install a newer one with `pip install {package}`")]
+    #[error(
+        "NVRTC {version} is too old: it has no {symbol}; install a newer one with `pip install {package}`"
+    )]
     OldCompiler {
         /// Its version.
         version: String,

@@ -15,7 +15,13 @@ macro_rules! files {
 // Sorted; a test compares it with the folder.
 files! {
     "bandwidth.cu",
+    "common/copy.cuh",
+    "common/half.cuh",
+    "common/prepare.cuh",
+    "common/product.cuh",
+    "common/weights.cuh",
     "gen/abi.cuh",
+    "linear.cu",
 }
 
 /// What becomes one binary: a file of `kernels/` with values for its macros.

@@ -116,8 +116,11 @@ fn matches(base: &Path, pattern: &str) -> Vec<PathBuf> {
                 let name = name.to_str().unwrap_or_default();
                 name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
             };
-            let mut paths: Vec<PathBuf> =
-                entries.flatten().filter(|entry| fits(&entry.file_name())).map(|entry| entry.path()).collect();
+            let mut paths: Vec<PathBuf> = entries
+                .flatten()
+                .filter(|entry| fits(&entry.file_name()))
+                .map(|entry| entry.path())
+                .collect();
             paths.sort_by_key(|path| std::cmp::Reverse(numbers(path)));
             next.extend(paths);
         }

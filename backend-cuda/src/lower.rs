@@ -14,21 +14,21 @@ mod moe_ffn;
 mod norm_add;
 mod ple_inputs;
 mod prepared;
+mod report;
 mod rms_norm;
 mod route;
 mod sample;
 mod softcap;
 
 use gemma4_core::ops::Op;
-use gemma4_core::program::{Act, Program, Rows, State, Weight};
+use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 
-use crate::device::Device;
+use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
-use crate::weights::Plane;
 
-#[expect(unused_imports, reason = "the plan comes next")]
 pub(crate) use prepared::Prepared;
+pub use report::{LaunchReport, launches};
 
 /// One argument of a kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,8 +41,14 @@ pub(crate) enum Arg {
     NoPrepared,
     /// An address that says that something is not wanted.
     Null,
-    /// A plane of a weight.
-    Weight(Weight, Plane),
+    /// The `f32` values of a weight that is a vector.
+    Weight(Weight),
+    /// A matrix: a `WeightView` by value.
+    View(Weight),
+    /// Three matrices: a `Stack` by value.
+    Views([Weight; 3]),
+    /// Rows of a weight in main memory, as the file has them.
+    HostTable(Weight),
     /// A pool of the cache.
     State(State),
     /// Scratch beyond activations.
@@ -51,9 +57,9 @@ pub(crate) enum Arg {
     Rows,
     /// `unsigned[]`: picked rows.
     Picked,
-    /// `unsigned[]`: page tables, behind a `TableInfo[SLOTS]`; see [`crate::step`].
+    /// `unsigned[]`: page tables, behind a `TableInfo[SLOTS]`; see [`gemma4_core::abi::step`].
     Tables,
-    /// `unsigned[]`: settings of the draws; see [`crate::step`].
+    /// `unsigned[]`: settings of the draws; see [`gemma4_core::abi::step`].
     Draws,
     /// `unsigned[SLOTS]`: the last sampled token of each slot, read or written.
     Sampled,
@@ -75,9 +81,9 @@ impl Arg {
 }
 
 /// A scratch buffer of a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scratch {
-    /// Memory of one op, which the next one may use too.
+    /// Memory from the first launch that names it to the last.
     Op(usize),
     /// Memory of the plan, from one step to the next.
     Plan(usize),
@@ -124,7 +130,7 @@ pub(crate) struct Launch {
 /// A program on its way to launches.
 #[derive(Debug)]
 pub(crate) struct Lowering<'a> {
-    pub(crate) device: &'a Device,
+    pub(crate) device: &'a DeviceInfo,
     pub(crate) program: &'a Program,
     pub(crate) weights: &'a [crate::Weight],
     pub(crate) states: &'a [crate::State],
@@ -133,14 +139,10 @@ pub(crate) struct Lowering<'a> {
     pub(crate) scratch: Vec<u64>,
     /// Bytes of each scratch buffer of the plan, and whether it starts as zeros.
     pub(crate) kept: Vec<(u64, bool)>,
-    /// For each op so far the group of ops that it is lowered with.
-    pub(crate) groups: Vec<usize>,
     /// Planes of each activation.
     pub(crate) planes: Vec<u32>,
     /// Activations that were written in the form of products.
     pub(crate) prepared: Vec<bool>,
-    /// Scratch buffers that the current op has asked for.
-    taken: usize,
     /// The first op after those that are being lowered.
     next: usize,
 }
@@ -148,7 +150,7 @@ pub(crate) struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     /// Nothing yet.
     pub(crate) fn new(
-        device: &'a Device,
+        device: &'a DeviceInfo,
         program: &'a Program,
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
@@ -161,10 +163,8 @@ impl<'a> Lowering<'a> {
             launches: Vec::new(),
             scratch: Vec::new(),
             kept: Vec::new(),
-            groups: Vec::new(),
             planes: vec![1; program.acts.len()],
             prepared: vec![false; program.acts.len()],
-            taken: 0,
             next: 0,
         }
     }
@@ -174,15 +174,10 @@ impl<'a> Lowering<'a> {
         self.launches.push(launch);
     }
 
-    /// A scratch buffer of so many bytes for this op alone: the next op may use the same memory.
+    /// A scratch buffer of so many bytes for this op alone: others may use the same memory.
     pub(crate) fn scratch(&mut self, bytes: u64) -> Scratch {
-        let at = self.taken;
-        self.taken += 1;
-        if at == self.scratch.len() {
-            self.scratch.push(0);
-        }
-        self.scratch[at] = self.scratch[at].max(bytes);
-        Scratch::Op(at)
+        self.scratch.push(bytes);
+        Scratch::Op(self.scratch.len() - 1)
     }
 
     /// A scratch buffer that keeps its contents from one step to the next, of zeros at first if `zeroed`.
@@ -232,6 +227,13 @@ impl<'a> Lowering<'a> {
             Op::MoeFfn(op) => op.x == act && moe_ffn::reads_prepared(op, self),
             _ => false,
         }
+    }
+
+    /// The form of `act` for products. Generated and drafted rows are always two halves a value, and so are rows of a
+    /// prompt where these are to be exact.
+    pub(crate) fn prepared_form(&self, act: Act) -> Prepared {
+        let split = self.program.class == Class::Decode || self.device.exact_prompts;
+        Prepared::of(self.program.capacity(act), self.program.cols(act), split)
     }
 
     /// Whether `act` was written in the form of products.
@@ -309,7 +311,6 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
     while let [op, tail @ ..] = rest {
-        cx.taken = 0;
         let (norms, after) = match (op, tail) {
             (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
                 if norm_add::fuses(add, &[one, two], cx) =>
@@ -327,8 +328,6 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
             Op::NormAdd(add) => norm_add::norm_add(add, &norms, cx)?,
             op => single(op, cx)?,
         }
-        let group = cx.groups.last().map_or(0, |group| group + 1);
-        cx.groups.resize(cx.next, group);
     }
     Ok(())
 }

@@ -43,9 +43,9 @@ pub(crate) enum Bind {
     Rows,
     /// `array<u32>`: picked rows.
     Picked,
-    /// `array<u32>`: page tables; see [`crate::step`].
+    /// `array<u32>`: page tables; see [`gemma4_core::abi::step`].
     Tables,
-    /// `array<u32>`: settings of the draws; see [`crate::step`].
+    /// `array<u32>`: settings of the draws; see [`gemma4_core::abi::step`].
     Draws,
     /// `array<u32>`: the last sampled token of each slot, read.
     Sampled,

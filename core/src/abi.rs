@@ -12,6 +12,7 @@
 use crate::kv_type::tq3;
 use crate::quant;
 
+pub mod step;
 mod text;
 
 pub use text::{cuda, wgsl};

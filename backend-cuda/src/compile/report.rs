@@ -13,10 +13,12 @@ pub struct KernelReport {
     pub spilled: u32,
     /// Shared memory of a block that its source declares, in bytes.
     pub shared: u32,
+    /// Bytes of each parameter.
+    pub parameters: Vec<usize>,
 }
 
-/// Reads what `ptxas -v` writes.
-pub(super) fn parse(log: &str) -> Vec<KernelReport> {
+/// Reads what `ptxas -v` writes, and the parameters from the PTX that it read.
+pub(super) fn parse(log: &str, ptx: &str) -> Vec<KernelReport> {
     let mut kernels: Vec<KernelReport> = Vec::new();
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
@@ -33,7 +35,26 @@ pub(super) fn parse(log: &str) -> Vec<KernelReport> {
         kernel.registers = before(line, " registers").unwrap_or(kernel.registers);
         kernel.shared = before(line, " bytes smem").unwrap_or(kernel.shared);
     }
+    for kernel in &mut kernels {
+        kernel.parameters = parameters(ptx, &kernel.entry);
+    }
     kernels
+}
+
+/// Bytes of each parameter of an entry point, which PTX declares as `.param .u64 name` or `.param .align 4 .b8 name[12]`.
+fn parameters(ptx: &str, entry: &str) -> Vec<usize> {
+    let start = format!(".entry {entry}(");
+    let declared = ptx.split_once(&start).and_then(|(_, rest)| rest.split_once(')'));
+    let Some((declared, _)) = declared else { return Vec::new() };
+    let bytes = |parameter: &str| {
+        if let Some((_, count)) = parameter.split_once('[') {
+            return count.split(']').next()?.parse().ok();
+        }
+        let scalar =
+            |word: &str| word.strip_prefix(['.'])?.strip_prefix(['u', 's', 'f', 'b'])?.parse::<usize>().ok();
+        parameter.split_whitespace().find_map(scalar).map(|bits| bits / 8)
+    };
+    declared.split(',').filter(|parameter| parameter.contains(".param")).filter_map(bytes).collect()
 }
 
 /// The number in front of `what`.
@@ -69,10 +90,7 @@ ptxas info    : Used 40 registers, 372 bytes cmem[0]
             spilled,
             shared,
         };
-        assert_eq!(
-            parse(LOG),
-            [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)]
-        );
+        assert_eq!(parse(LOG), [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)]);
         assert_eq!(parse(""), []);
     }
 }

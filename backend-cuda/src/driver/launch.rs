@@ -70,13 +70,10 @@ fn differ(parameters: &[usize], arguments: impl ExactSizeIterator<Item = usize>)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn arguments_of_another_number_or_size_are_refused() {
-        let differ = |parameters: &[usize], arguments: &[usize]| {
-            super::differ(parameters, arguments.iter().copied())
-        };
+        let differ =
+            |parameters: &[usize], arguments: &[usize]| super::differ(parameters, arguments.iter().copied());
         assert_eq!(differ(&[8, 4], &[8, 4]), None);
         assert_eq!(differ(&[8, 4], &[8]).unwrap(), "it takes 2 arguments and was given 1");
         assert_eq!(differ(&[8, 40, 4], &[8, 8, 4]).unwrap(), "its argument 1 has 40 bytes and was given 8");

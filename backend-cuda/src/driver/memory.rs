@@ -28,12 +28,8 @@ impl Buffer {
     pub(crate) fn new(context: &Arc<Context>, what: &str, bytes: u64) -> Result<Self, CudaError> {
         let bytes = bytes.next_multiple_of(256).max(256);
         context.bind()?;
-        let refuse = |free| CudaError::OutOfMemory {
-            what: what.to_owned(),
-            bytes,
-            free,
-            limit: context.limit(),
-        };
+        let refuse =
+            |free| CudaError::OutOfMemory { what: what.to_owned(), bytes, free, limit: context.limit() };
         if context.limit().is_some() {
             let free = context.memory()?.free;
             if bytes > free {
@@ -120,7 +116,8 @@ impl HostBuffer {
         let flags = sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE;
         // SAFETY: facts 1 and 3; writes one address.
         let result = unsafe { sys::cuMemHostAlloc(&raw mut memory, bytes, flags) };
-        let Some(memory) = NonNull::new(memory.cast::<u8>()).filter(|_| result == CUresult::CUDA_SUCCESS) else {
+        let Some(memory) = NonNull::new(memory.cast::<u8>()).filter(|_| result == CUresult::CUDA_SUCCESS)
+        else {
             return Err(refuse(result));
         };
         let mut buffer = Self { context: Arc::clone(context), memory, bytes, address: 0 };

@@ -55,7 +55,9 @@ impl Module {
         let mut handle = std::ptr::null_mut();
         // SAFETY: facts 1 to 3; the name ends with a zero, and one handle is written.
         match unsafe { sys::cuModuleGetFunction(&raw mut handle, self.handle, text.as_ptr()) } {
-            CUresult::CUDA_SUCCESS => Ok(Function { module: Arc::clone(self), handle, name: name.to_owned() }),
+            CUresult::CUDA_SUCCESS => {
+                Ok(Function { module: Arc::clone(self), handle, name: name.to_owned() })
+            }
             result => Err(missing(describe(result))),
         }
     }
@@ -113,9 +115,8 @@ impl Function {
         loop {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: facts 1 (checked above) to 3; writes two integers.
-            let result = unsafe {
-                sys::cuFuncGetParamInfo(self.handle, sizes.len(), &raw mut offset, &raw mut size)
-            };
+            let result =
+                unsafe { sys::cuFuncGetParamInfo(self.handle, sizes.len(), &raw mut offset, &raw mut size) };
             match result {
                 // There is no parameter of this number.
                 CUresult::CUDA_ERROR_INVALID_VALUE => return Ok(Some(sizes)),

@@ -79,10 +79,7 @@ impl Drop for Program {
 /// # Errors
 ///
 /// The log as the inner error, if the source is wrong; as the outer one, whatever else went wrong.
-pub(crate) fn compile(
-    source: &Source<'_>,
-    output: Output,
-) -> Result<Result<Compiled, String>, CudaError> {
+pub(crate) fn compile(source: &Source<'_>, output: Output) -> Result<Result<Compiled, String>, CudaError> {
     symbols::compiler()?;
     let text = |text: &str| {
         CString::new(text).map_err(|_| CudaError::Lost("a kernel contains a zero character".to_owned()))
@@ -116,9 +113,8 @@ pub(crate) fn compile(
         return Ok(Err(String::new()));
     }
     // SAFETY: the program was made above; options end with a zero and outlive the call.
-    let compiled = unsafe {
-        sys::nvrtcCompileProgram(program.0, count(&option_pointers), option_pointers.as_ptr())
-    };
+    let compiled =
+        unsafe { sys::nvrtcCompileProgram(program.0, count(&option_pointers), option_pointers.as_ptr()) };
     let log = log(&program)?;
     match compiled {
         nvrtcResult::NVRTC_SUCCESS => {}

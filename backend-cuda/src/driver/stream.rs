@@ -102,17 +102,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Lets what is enqueued later wait for a point of another stream.
-    pub(crate) fn after(&self, event: &Event) -> Result<(), CudaError> {
-        if !event.recorded {
-            return Ok(());
-        }
-        self.context.bind()?;
-        // SAFETY: facts 1 to 3.
-        let result = unsafe { sys::cuStreamWaitEvent(self.handle, event.handle, 0) };
-        self.context.check("waiting for another stream", result)
-    }
-
     /// Launches a kernel on a grid of blocks, none of whose sides is 0.
     pub(crate) fn launch(&self, call: &Call, [x, y, z]: [u32; 3]) -> Result<(), CudaError> {
         self.context.bind()?;
@@ -234,8 +223,7 @@ impl Event {
         self.context.bind()?;
         let mut milliseconds = 0.0f32;
         // SAFETY: facts 1 (checked above) to 3; writes one number.
-        let result =
-            unsafe { sys::cuEventElapsedTime_v2(&raw mut milliseconds, start.handle, self.handle) };
+        let result = unsafe { sys::cuEventElapsedTime_v2(&raw mut milliseconds, start.handle, self.handle) };
         self.context.check("timing", result)?;
         Ok(Some(milliseconds.into()))
     }

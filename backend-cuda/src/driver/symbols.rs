@@ -11,7 +11,7 @@ use crate::error::CudaError;
 use crate::library;
 
 /// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
-const DRIVER: [&str; 42] = [
+const DRIVER: [&str; 41] = [
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -53,7 +53,6 @@ const DRIVER: [&str; 42] = [
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
-    "cuStreamWaitEvent",
 ];
 
 /// Functions of NVRTC that this crate calls.
@@ -158,7 +157,11 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
     // SAFETY: it was there a moment ago, and its initialisers may be run at any time.
     let library = unsafe { nvrtc::culib() };
     if let Some(symbol) = COMPILER.into_iter().find(|symbol| !has(library, symbol)) {
-        return Err(CudaError::OldCompiler { version: "of this machine".to_owned(), symbol, package: NEWEST });
+        return Err(CudaError::OldCompiler {
+            version: "of this machine".to_owned(),
+            symbol,
+            package: NEWEST,
+        });
     }
     FOUND.get_or_init(|| ());
     Ok(())

@@ -117,7 +117,8 @@ impl Layout {
     /// Bytes of a tile in each plane.
     pub(crate) fn tile_bytes(&self) -> [usize; PLANES] {
         let (chunks, blocks) = (self.chunks(), self.blocks());
-        let extra = if self.dtype == DType::F32 { TILE * self.cols * 4 } else { chunks * 128 * self.form.extra };
+        let extra =
+            if self.dtype == DType::F32 { TILE * self.cols * 4 } else { chunks * 128 * self.form.extra };
         let (scales, deltas) = match self.form.scales {
             Scales::Row => (TILE * 4, 0),
             Scales::Half => (chunks * 64, 0),

@@ -23,9 +23,8 @@ pub(super) fn codes(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [u
     let mut blocks: [Block; TILE] = std::array::from_fn(|_| Block::zero());
     for first in 0..layout.blocks() {
         for (block, row) in blocks.iter_mut().zip(rows) {
-            let bytes = row.map_or(&[][..], |row| {
-                &row[first * block_bytes..((first + 1) * block_bytes).min(row.len())]
-            });
+            let bytes = row
+                .map_or(&[][..], |row| &row[first * block_bytes..((first + 1) * block_bytes).min(row.len())]);
             if bytes.is_empty() { *block = Block::zero() } else { block.read(dtype, bytes) }
         }
         let chunks = (layout.chunks() - 4 * first).min(4);

@@ -12,7 +12,8 @@ fn bytes(dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
         state ^= state << 17;
         state.to_le_bytes()[3]
     };
-    let mut data: Vec<u8> = (0..dtype.row_bytes(cols).expect("whole blocks") * rows).map(|_| next()).collect();
+    let mut data: Vec<u8> =
+        (0..dtype.row_bytes(cols).expect("whole blocks") * rows).map(|_| next()).collect();
     // f16 scales between 2^-8 and 2^-5, by the upper byte of each; MXFP4 exponents around 1.
     let halves: &[usize] = match dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => &[],
@@ -55,7 +56,11 @@ fn value(layout: &Layout, dtype: DType, planes: &[Vec<u8>; 4], row: usize, col: 
     if scales == Scales::Row {
         let scale = f64::from(f32::from_bits(u32_at(2, r)));
         let high = half(u16_at(0, (at * bits + 4 * product + register) * 2 + i % 2));
-        let low = if bits == 32 { half(u16_at(0, (at * bits + 16 + 4 * product + register) * 2 + i % 2)) } else { 0.0 };
+        let low = if bits == 32 {
+            half(u16_at(0, (at * bits + 16 + 4 * product + register) * 2 + i % 2))
+        } else {
+            0.0
+        };
         return (high + low / 2048.0) * scale;
     }
     let code = match bits {
@@ -88,7 +93,11 @@ fn value(layout: &Layout, dtype: DType, planes: &[Vec<u8>; 4], row: usize, col: 
             let parts = if scales == Scales::Half { 1 } else { 2 };
             let at = (chunk * 8 + r % 8) * 4 * parts + r / 8 * 2 + col % 64 / 32;
             let bits = u16_at(2, at);
-            let d = if dtype == DType::MXFP4 { f64::from(f32::from_bits(u32::from(bits) << 16)) } else { half(bits) };
+            let d = if dtype == DType::MXFP4 {
+                f64::from(f32::from_bits(u32::from(bits) << 16))
+            } else {
+                half(bits)
+            };
             d * code + if parts == 2 { half(u16_at(2, at + 4)) } else { 0.0 }
         }
         Scales::SixBit => {
@@ -103,12 +112,17 @@ fn value(layout: &Layout, dtype: DType, planes: &[Vec<u8>; 4], row: usize, col: 
             let (d, dmin) = (half((words[0] & 0xFFFF) as u16), half((words[0] >> 16) as u16));
             d * f64::from(s) * code - dmin * f64::from(m)
         }
-        Scales::Byte16 => half(u16_at(3, row_of_block)) * signed(plane(2)[row_of_block * 16 + group16]) * code,
+        Scales::Byte16 => {
+            half(u16_at(3, row_of_block)) * signed(plane(2)[row_of_block * 16 + group16]) * code
+        }
         Scales::Byte32 => half(u16_at(3, row_of_block)) * signed(plane(2)[row_of_block * 8 + group32]) * code,
         _ => {
             let s = u32_at(2, row_of_block * 4 + group16 / 8) >> (4 * (group16 % 8)) & 15;
-            let m = u32_at(2, row_of_block * 4 + 2 + group16 / 8) >> (4 * (group16 % 8 / 2) + 16 * (group16 % 2)) & 15;
-            half(u16_at(3, 2 * row_of_block)) * f64::from(s) * code - half(u16_at(3, 2 * row_of_block + 1)) * f64::from(m)
+            let m = u32_at(2, row_of_block * 4 + 2 + group16 / 8)
+                >> (4 * (group16 % 8 / 2) + 16 * (group16 % 2))
+                & 15;
+            half(u16_at(3, 2 * row_of_block)) * f64::from(s) * code
+                - half(u16_at(3, 2 * row_of_block + 1)) * f64::from(m)
         }
     }
 }
@@ -124,14 +138,16 @@ fn every_type_is_what_its_file_says() {
         for &cols in widths {
             let (experts, rows) = (2, 21);
             let data = bytes(dtype, experts * rows, cols);
-            let tensor = Tensor::new("w", dtype, [experts, rows, cols], Bytes::from_owner(data)).expect("bytes fit");
+            let tensor =
+                Tensor::new("w", dtype, [experts, rows, cols], Bytes::from_owner(data)).expect("bytes fit");
             let layout = Layout::new(&tensor);
             let tile_bytes = layout.tile_bytes();
             let mut planes: [Vec<u8>; 4] = tile_bytes.map(|bytes| vec![0xAA; bytes * layout.tiles()]);
             for tile in 0..layout.tiles() {
-                let mut parts = planes.iter_mut().zip(tile_bytes).map(|(plane, bytes)| {
-                    &mut plane[tile * bytes..(tile + 1) * bytes]
-                });
+                let mut parts = planes
+                    .iter_mut()
+                    .zip(tile_bytes)
+                    .map(|(plane, bytes)| &mut plane[tile * bytes..(tile + 1) * bytes]);
                 let parts = std::array::from_fn(|_| parts.next().expect("four planes"));
                 layout.fill(&tensor, tile, parts);
             }
@@ -141,11 +157,16 @@ fn every_type_is_what_its_file_says() {
                     quant::decode(dtype, tensor.row(expert, row), &mut want);
                     let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
                     for (col, &want) in want.iter().enumerate() {
-                        let got = value(&layout, dtype, &planes, expert * layout.tiles_of_expert() * 16 + row, col);
+                        let got =
+                            value(&layout, dtype, &planes, expert * layout.tiles_of_expert() * 16 + row, col);
                         // Two halves of an f32 hold 22 bits; block types lose nothing but the rounding of `decode`.
-                        let allowed = f64::from(want.abs()) * 2f64.powi(-22) + f64::from(largest) * 2f64.powi(-24);
+                        let allowed =
+                            f64::from(want.abs()) * 2f64.powi(-22) + f64::from(largest) * 2f64.powi(-24);
                         let off = (got - f64::from(want)).abs();
-                        assert!(off <= allowed, "{dtype} {cols} wide, {expert} {row} {col}: {got}, not {want}");
+                        assert!(
+                            off <= allowed,
+                            "{dtype} {cols} wide, {expert} {row} {col}: {got}, not {want}"
+                        );
                     }
                 }
             }
