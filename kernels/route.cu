@@ -176,7 +176,7 @@ route(const float* __restrict__ x,             // [rows, cols]
   choose_rows(first, min(first + ROUTE_ROWS, all), logits, expert_scale, chosen, shares, params);
 }
 
-extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 2)
+extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
 route__tile(const float* __restrict__ x,             // [rows, cols]
             const float* __restrict__ scale,         // [cols]
             const WeightView proj,                   // [experts, cols]
@@ -224,6 +224,7 @@ route__tile(const float* __restrict__ x,             // [rows, cols]
     }
     __syncthreads();
     if (start + DEPTH < cols) load(start + DEPTH + 4 * quad, v, s, w);
+    float part[4][4] = {};
 #pragma unroll
     for (unsigned q = 0; q < DEPTH / 4; q++) {
       float a[4][4];
@@ -237,10 +238,15 @@ route__tile(const float* __restrict__ x,             // [rows, cols]
         const float4 b = weights[4 * q + i][lane_id() ^ q];
 #pragma unroll
         for (unsigned r = 0; r < 4; r++) {
-          out[r][0] = fmaf(a[r][i], b.x, out[r][0]), out[r][1] = fmaf(a[r][i], b.y, out[r][1]);
-          out[r][2] = fmaf(a[r][i], b.z, out[r][2]), out[r][3] = fmaf(a[r][i], b.w, out[r][3]);
+          part[r][0] = fmaf(a[r][i], b.x, part[r][0]), part[r][1] = fmaf(a[r][i], b.y, part[r][1]);
+          part[r][2] = fmaf(a[r][i], b.z, part[r][2]), part[r][3] = fmaf(a[r][i], b.w, part[r][3]);
         }
       }
+    }
+#pragma unroll
+    for (unsigned r = 0; r < 4; r++) {
+#pragma unroll
+      for (unsigned i = 0; i < 4; i++) out[r][i] += part[r][i];
     }
   }
   squares = warp_sum<DEPTH / 4>(squares);
