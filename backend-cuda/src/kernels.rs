@@ -14,14 +14,34 @@ macro_rules! files {
 
 // Sorted; a test compares it with the folder.
 files! {
+    "attention.cu",
+    "attention_any.cu",
+    "attention_prefill.cu",
+    "attn_prepare.cu",
     "bandwidth.cu",
+    "common/activation.cuh",
+    "common/attend.cuh",
+    "common/attend_logits.cuh",
     "common/copy.cuh",
     "common/half.cuh",
+    "common/head.cuh",
+    "common/kv_any.cuh",
+    "common/kv_read.cuh",
+    "common/kv_write.cuh",
+    "common/lanes.cuh",
+    "common/pages.cuh",
     "common/prepare.cuh",
     "common/product.cuh",
+    "common/rotate.cuh",
+    "common/tiles.cuh",
+    "common/weight_at.cuh",
     "common/weights.cuh",
     "gen/abi.cuh",
     "linear.cu",
+    "linear_tiles.cu",
+    "moe_ffn.cu",
+    "moe_tiles.cu",
+    "prepare.cu",
 }
 
 /// What becomes one binary: a file of `kernels/` with values for its macros.
