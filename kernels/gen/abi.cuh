@@ -539,3 +539,114 @@ struct CudaSampleParams {
     float cap;
 };
 static_assert(sizeof(CudaSampleParams) == 12, "CudaSampleParams must have no padding");
+
+// `linear`, for up to three weights of one type.
+struct CudaLinearParams {
+    // Elements of a row of the output.
+    unsigned int out_cols;
+    // Elements from one plane of the output to the next.
+    unsigned int plane_stride;
+    // Column of the first output.
+    unsigned int first;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Weights.
+    unsigned int weights;
+};
+static_assert(sizeof(CudaLinearParams) == 20, "CudaLinearParams must have no padding");
+
+// `prepare`, which is no op of its own: it puts activations into the form that products read.
+struct PrepareFormParams {
+    // Elements of a row.
+    unsigned int cols;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Planes that are added up.
+    unsigned int planes;
+    // Elements from one plane to the next.
+    unsigned int plane_stride;
+};
+static_assert(sizeof(PrepareFormParams) == 16, "PrepareFormParams must have no padding");
+
+// `moe_ffn`.
+struct CudaMoeParams {
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Experts of the layer.
+    unsigned int experts;
+    // Most pairs of a tile.
+    unsigned int tile;
+    // Tiles that there is room for.
+    unsigned int tiles;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Pairs that there is room for.
+    unsigned int pairs;
+    // Columns of `down`.
+    unsigned int ffn;
+    // Elements of a row of the output.
+    unsigned int cols;
+    // Planes of the products with gate and up.
+    unsigned int splits;
+    // Weights of the launch, whose outputs follow one another.
+    unsigned int weights;
+    // Column of the first output.
+    unsigned int first;
+    // Elements from one plane of the output to the next.
+    unsigned int plane_stride;
+};
+static_assert(sizeof(CudaMoeParams) == 48, "CudaMoeParams must have no padding");
+
+// `attn_prepare`.
+struct CudaPrepareParams {
+    // Elements of a row of the projections.
+    unsigned int width;
+    // Values of a head.
+    unsigned int dim;
+    // Query heads.
+    unsigned int heads;
+    // Key heads; 0 if keys and values are a donor's.
+    unsigned int kv_heads;
+    // First column of the raw values.
+    unsigned int value_start;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Stored type of keys.
+    unsigned int k_kind;
+    // Stored type of values.
+    unsigned int v_kind;
+    // Planes of the projections.
+    unsigned int planes;
+    // Elements from one plane to the next.
+    unsigned int plane_stride;
+    // Added to the mean squares.
+    float eps;
+};
+static_assert(sizeof(CudaPrepareParams) == 44, "CudaPrepareParams must have no padding");
+
+// `attention`.
+struct CudaAttentionParams {
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // Query heads of a key head.
+    unsigned int group;
+    // Keys that a query sees at most, its own included.
+    unsigned int window;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Rows that a block takes together.
+    unsigned int tile_rows;
+    // Parts that a row's keys are cut into; decode class alone.
+    unsigned int splits;
+    // Parts that are added up at once; decode class alone.
+    unsigned int fan;
+    // Stored type of keys; `attention__any` alone, as the next two.
+    unsigned int k_kind;
+    // Stored type of values.
+    unsigned int v_kind;
+    // Values of a head.
+    unsigned int dim;
+};
+static_assert(sizeof(CudaAttentionParams) == 44, "CudaAttentionParams must have no padding");

@@ -149,6 +149,7 @@ abi! {
         segments: u32,
         /// Largest magnitude of a capped logit; 0 caps none.
         cap: f32,
+    }
     /// `linear`, for up to three weights of one type.
     CudaLinearParams {
         /// Elements of a row of the output.
@@ -199,5 +200,55 @@ abi! {
         first: u32,
         /// Elements from one plane of the output to the next.
         plane_stride: u32,
+    }
+    /// `attn_prepare`.
+    CudaPrepareParams {
+        /// Elements of a row of the projections.
+        width: u32,
+        /// Values of a head.
+        dim: u32,
+        /// Query heads.
+        heads: u32,
+        /// Key heads; 0 if keys and values are a donor's.
+        kv_heads: u32,
+        /// First column of the raw values.
+        value_start: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// Stored type of keys.
+        k_kind: u32,
+        /// Stored type of values.
+        v_kind: u32,
+        /// Planes of the projections.
+        planes: u32,
+        /// Elements from one plane to the next.
+        plane_stride: u32,
+        /// Added to the mean squares.
+        eps: f32,
+    }
+    /// `attention`.
+    CudaAttentionParams {
+        /// Query heads.
+        heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// Query heads of a key head.
+        group: u32,
+        /// Keys that a query sees at most, its own included.
+        window: u32,
+        /// 1 where pages are found by the table of local layers.
+        local: u32,
+        /// Rows that a block takes together.
+        tile_rows: u32,
+        /// Parts that a row's keys are cut into; decode class alone.
+        splits: u32,
+        /// Parts that are added up at once; decode class alone.
+        fan: u32,
+        /// Stored type of keys; `attention__any` alone, as the next two.
+        k_kind: u32,
+        /// Stored type of values.
+        v_kind: u32,
+        /// Values of a head.
+        dim: u32,
     }
 }
