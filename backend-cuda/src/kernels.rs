@@ -51,6 +51,7 @@ files! {
     "moe_ffn.cu",
     "moe_tiles.cu",
     "norm_add.cu",
+    "planes.cu",
     "ple_inputs.cu",
     "prepare.cu",
     "rms_norm.cu",

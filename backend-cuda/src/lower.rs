@@ -13,7 +13,9 @@ mod group;
 mod linear;
 mod moe_ffn;
 mod norm_add;
+mod planes;
 mod ple_inputs;
+mod prepare;
 mod prepared;
 mod report;
 mod rms_norm;
@@ -40,6 +42,8 @@ pub(crate) enum Arg {
     Act(Act),
     /// An activation in the form that products read: a [`Prepared`] by value.
     Prepared(Act),
+    /// The same for what has a place in scratch.
+    PreparedIn(Scratch, Prepared),
     /// A [`Prepared`] that says that the form is not wanted.
     NoPrepared,
     /// An address that says that something is not wanted.
@@ -212,15 +216,23 @@ impl<'a> Lowering<'a> {
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
     }
 
+    /// Whether values are two halves each in products: 22 bits. Generated and drafted rows always are, and rows of a
+    /// prompt where these are to be exact.
+    pub(crate) fn split(&self) -> bool {
+        self.program.class == Class::Decode || self.device.exact_prompts
+    }
+
     /// Whether somebody reads `act` as it is: a later op other than a product that reads it prepared, or the host.
+    ///
+    /// Rows that are not split have one scale each, which takes a pass of its own over the row: products read them plain.
     pub(crate) fn wants_plain(&self, act: Act) -> bool {
-        let prepared = |op: &Op| self.reads_prepared(op, act);
+        let prepared = |op: &Op| self.split() && self.reads_prepared(op, act);
         self.program.outputs.contains(&act) || self.readers(act).any(|op| !prepared(op))
     }
 
     /// Whether a later product reads `act` prepared.
     pub(crate) fn wants_prepared(&self, act: Act) -> bool {
-        self.readers(act).any(|op| self.reads_prepared(op, act))
+        self.split() && self.readers(act).any(|op| self.reads_prepared(op, act))
     }
 
     /// Whether `op` reads `act` in the form of products.
@@ -232,11 +244,9 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The form of `act` for products. Generated and drafted rows are always two halves a value, and so are rows of a
-    /// prompt where these are to be exact.
+    /// The form of `act` for products.
     pub(crate) fn prepared_form(&self, act: Act) -> Prepared {
-        let split = self.program.class == Class::Decode || self.device.exact_prompts;
-        Prepared::of(self.program.capacity(act), self.program.cols(act), split)
+        Prepared::of(self.program.capacity(act), self.program.cols(act), self.split())
     }
 
     /// Whether `act` was written in the form of products.
@@ -300,7 +310,9 @@ pub(crate) fn units() -> Vec<Unit> {
         linear::units(),
         moe_ffn::units(),
         norm_add::units(),
+        planes::units(),
         ple_inputs::units(),
+        prepare::units(),
         rms_norm::units(),
         route::units(),
         sample::units(),
@@ -315,7 +327,21 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let mut rest = program.ops.as_slice();
     while !rest.is_empty() {
         let (group, after) = Group::first(rest, cx);
+        let ops = &rest[..rest.len() - after.len()];
+        let written: Vec<Act> = ops.iter().flat_map(Op::writes).collect();
+        for &act in &written {
+            cx.prepared[act.index()] = false;
+            // What an op adds to in place, it also reads.
+            if !ops.iter().any(|op| op.reads().contains(&act)) {
+                cx.planes[act.index()] = 1;
+            }
+        }
         group.lower(cx)?;
+        for act in written {
+            if cx.planes(act) > 1 && !planes::added_by_readers(cx, act) {
+                planes::add(ops[0].name(), act, cx);
+            }
+        }
         rest = after;
     }
     Ok(())
