@@ -81,7 +81,7 @@ __device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, 
   if (output + 8 < w.rows) store(pair(t), first + output + 8, sums.above[0]);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 5)
+extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                 const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
                 CudaMoeParams params, const StepState* __restrict__ step) {
@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-extern "C" __global__ void __launch_bounds__(128, 5)
+extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__down(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]

@@ -14,6 +14,7 @@ macro_rules! files {
 
 // Sorted; a test compares it with the folder.
 files! {
+    "add.cu",
     "attention.cu",
     "attention_any.cu",
     "attention_prefill.cu",
@@ -23,7 +24,9 @@ files! {
     "common/attend.cuh",
     "common/attend_columns.cuh",
     "common/attend_logits.cuh",
+    "common/choose.cuh",
     "common/copy.cuh",
+    "common/gumbel.cuh",
     "common/half.cuh",
     "common/head.cuh",
     "common/kv_any.cuh",
@@ -33,16 +36,29 @@ files! {
     "common/pages.cuh",
     "common/prepare.cuh",
     "common/product.cuh",
+    "common/raw.cuh",
+    "common/reduce.cuh",
     "common/rotate.cuh",
+    "common/row.cuh",
     "common/tiles.cuh",
     "common/weight_at.cuh",
     "common/weights.cuh",
+    "embed.cu",
+    "gather_rows.cu",
     "gen/abi.cuh",
+    "glu.cu",
     "linear.cu",
     "linear_tiles.cu",
     "moe_ffn.cu",
     "moe_tiles.cu",
+    "norm_add.cu",
+    "planes.cu",
+    "ple_inputs.cu",
     "prepare.cu",
+    "rms_norm.cu",
+    "route.cu",
+    "sample.cu",
+    "softcap.cu",
 }
 
 /// What becomes one binary: a file of `kernels/` with values for its macros.

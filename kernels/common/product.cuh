@@ -56,16 +56,6 @@ struct Stage {
 
   const u8* at;
 
-  // Starts the copy of step `step` of `tile`, which counts from the first of all experts.
-  static __device__ __forceinline__ void copy(u8* to, const WeightView& w, size_t tile, u32 step) {
-    const size_t chunk = tile * w.chunks + CHUNKS * step;
-    const u32 count = W::PARTIAL ? min(u32(CHUNKS), w.chunks - CHUNKS * step) : CHUNKS;
-    warp_copy<CODES>(to, w.codes + chunk * (128 * W::BITS), count * (128 * W::BITS));
-    if constexpr (EXTRA != 0) warp_copy<EXTRA>(to + CODES, w.extra + chunk * (128 * W::EXTRA), count * (128 * W::EXTRA));
-    if constexpr (SCALES != 0) warp_copy<SCALES>(to + CODES + EXTRA, w.scales + chunk * (SCALES / 4), count * (SCALES / 4));
-    if constexpr (DELTAS != 0) warp_copy<DELTAS>(to + CODES + EXTRA + SCALES, w.deltas + chunk * (DELTAS / 4), DELTAS);
-  }
-
   // The lane's words of chunk `c`.
   template <int WORDS>
   __device__ __forceinline__ void words(u32 (&to)[WORDS], int plane, int c) const {
@@ -84,6 +74,49 @@ struct Stage {
 
   __device__ __forceinline__ const u8* scales() const { return at + CODES + EXTRA; }
   __device__ __forceinline__ const u8* deltas() const { return at + CODES + EXTRA + SCALES; }
+};
+
+// Copies the steps of a tile one after the other into the stages of a ring.
+template <class W>
+struct Feed {
+  using S = Stage<W>;
+  const u8 *codes, *extra, *scales, *deltas;  // of the next step, at the lane's first bytes
+  u32 chunks;                                 // from there to the end of the row
+  u8* to;                                     // the next stage, likewise
+  u8* end;                                    // of the ring, likewise
+
+  // `tile` counts from the first of all experts.
+  __device__ __forceinline__ Feed(u8* ring, const WeightView& w, size_t tile, u32 step) {
+    const u32 lane = threadIdx.x % 32 * 16;
+    const size_t chunk = tile * w.chunks + S::CHUNKS * step;
+    codes = w.codes + chunk * (128 * W::BITS) + lane;
+    extra = w.extra + chunk * (128 * W::EXTRA) + lane;
+    scales = w.scales + chunk * (S::SCALES / 4) + lane;
+    deltas = w.deltas + chunk * (S::DELTAS / 4) + lane;
+    chunks = w.chunks - S::CHUNKS * step;
+    to = ring + lane;
+    end = to + S::DEPTH * S::BYTES;
+  }
+
+  // The first `count` of at most `MOST` bytes of a plane.
+  template <int MOST>
+  static __device__ __forceinline__ void plane(u8* to, const u8*& from, u32 count) {
+#pragma unroll
+    for (int i = 0; i < (MOST + 511) / 512; i++)
+      if ((!W::PARTIAL && MOST % 512 == 0) || i * 512 + threadIdx.x % 32 * 16 < count) copy16(to + i * 512, from + i * 512);
+    from += MOST;
+  }
+
+  __device__ __forceinline__ void next() {
+    const u32 count = W::PARTIAL ? min(u32(S::CHUNKS), chunks) : S::CHUNKS;
+    plane<S::CODES>(to, codes, count * (128 * W::BITS));
+    if constexpr (S::EXTRA != 0) plane<S::EXTRA>(to + S::CODES, extra, count * (128 * W::EXTRA));
+    if constexpr (S::SCALES != 0) plane<S::SCALES>(to + S::CODES + S::EXTRA, scales, count * (S::SCALES / 4));
+    if constexpr (S::DELTAS != 0) plane<S::DELTAS>(to + S::CODES + S::EXTRA + S::SCALES, deltas, S::DELTAS);
+    if constexpr (W::PARTIAL) chunks -= S::CHUNKS;
+    to += S::BYTES;
+    if (to == end) to -= S::DEPTH * S::BYTES;
+  }
 };
 
 // Sums of NT tiles of rows: of tile nt, `g[nt]` is row g of the weight with row t, `above[nt]` row g + 8.
@@ -211,22 +244,25 @@ __device__ __forceinline__ Sums<NT> product(u8* ring, const WeightView& w, size_
   constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
   const u32 steps = (w.chunks + CHUNKS - 1) / CHUNKS;
   const u32 first = steps * split / splits, end = steps * (split + 1) / splits;
+  Feed<W> feed(ring, w, tile, first);
   u32 ahead = first;
   for (int i = 0; i < DEPTH - 1; i++, ahead++) {
-    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    if (ahead < end) feed.next();
     copies_end();
   }
   Sums<NT> sums = {};
   lanes.template forward<W>(CHUNKS * first);
+  Stage<W> stage = {ring};
 #pragma unroll 1
   for (u32 step = first; step < end; step++, ahead++) {
     copies_wait<DEPTH - 2>();
     __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
-    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    if (ahead < end) feed.next();
     copies_end();
-    const Stage<W> stage = {ring + step % DEPTH * BYTES};
     add_step<W, NT>(stage, w.chunks - CHUNKS * step, lanes, CHUNKS * step / 4, sums);
     lanes.template forward<W>(CHUNKS);
+    stage.at += BYTES;
+    if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
   }
   if constexpr (W::SCALES == ROW) {
     const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;

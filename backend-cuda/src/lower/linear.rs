@@ -1,12 +1,11 @@
 //! `linear`: a launch for each run of up to three weights of one type.
 
 use gemma4_core::abi::CudaLinearParams;
-use gemma4_core::ops::Op;
 use gemma4_core::ops::linear::Linear;
-use gemma4_core::program::{Act, Weight};
+use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::{Arg, Count, Launch, Lowering, ONE, narrow, prepare};
+use super::{Arg, Count, Launch, Lowering, ONE, narrow, planes, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use crate::weights::layout::{Form, Scales};
@@ -52,18 +51,6 @@ pub(super) fn splits(tiles: u32, cols: u32) -> u32 {
     (ENOUGH / tiles.max(1)).clamp(1, PLANES).min(cols.div_ceil(256) / FEWEST).max(1)
 }
 
-/// Whether all who read `act` add its planes up.
-fn adds_planes(cx: &Lowering<'_>, act: Act) -> bool {
-    let adds = |op: &Op| match op {
-        Op::RmsNorm(op) => op.x == act,
-        Op::NormAdd(op) => op.y == act && op.residual != act,
-        Op::AttnPrepare(op) => op.qkv == act,
-        Op::Glu(op) => [op.gate.act, op.up.act].contains(&act),
-        _ => false,
-    };
-    !cx.program.outputs.contains(&act) && cx.readers(act).all(adds)
-}
-
 /// The weights of a launch: those of the first one's type, at most three. What is left of the array repeats the first.
 fn run(cx: &Lowering<'_>, weights: &[Weight]) -> (usize, [Weight; STACK]) {
     let dtype = cx.weight(weights[0]).dtype();
@@ -92,9 +79,9 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     prepare::prepare("linear", op.x, cx);
     let all = op.weights.iter().map(|&weight| tiles(cx, weight)).sum();
-    let decode = cx.program.class == gemma4_core::program::Class::Decode;
-    let planes = if decode && adds_planes(cx, op.out) { splits(all, cx.cols(op.x)) } else { 1 };
-    cx.set_planes(op.out, planes);
+    let decode = cx.program.class == Class::Decode;
+    let splits = if decode && planes::added_by_readers(cx, op.out) { splits(all, cx.cols(op.x)) } else { 1 };
+    cx.set_planes(op.out, splits);
     let mut rest = &op.weights[..];
     let mut first = 0;
     while !rest.is_empty() {
@@ -118,7 +105,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
             let entry = ["linear__1", "linear__2", "linear__2", "linear__4"][rows as usize - 1];
             let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
             let groups = Count::Fixed(tiles.div_ceil(WARPS));
-            let grid = [groups, Count::Fixed(planes), cx.rows(op.x, 4 * rows, 1)];
+            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, 4 * rows, 1)];
             Launch { op: "linear", unit: unit(FILE, dtype), entry, args, grid, block: [32 * WARPS, 1, 1], shared: 0 }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();
