@@ -81,6 +81,19 @@ ptxas info    : Function properties for linear
 ptxas info    : Used 40 registers, 372 bytes cmem[0]
 ";
 
+    const PTX: &str = "\
+.visible .entry linear(
+	.param .u64 .ptr .align 1 linear_param_0,
+	.param .align 8 .b8 linear_param_1[24],
+	.param .u32 linear_param_2,
+	.param .f32 linear_param_3
+)
+.maxntid 256, 1, 1
+{
+	ld.param.u64 %rd1, [linear_param_0];
+}
+";
+
     #[test]
     fn every_kernel_of_a_log_is_read() {
         let kernel = |entry: &str, registers, stack, spilled, shared| KernelReport {
@@ -89,8 +102,11 @@ ptxas info    : Used 40 registers, 372 bytes cmem[0]
             stack,
             spilled,
             shared,
+            parameters: Vec::new(),
         };
-        assert_eq!(parse(LOG), [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)]);
-        assert_eq!(parse(""), []);
+        let mut kernels = [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)];
+        kernels[1].parameters = vec![8, 24, 4, 4];
+        assert_eq!(parse(LOG, PTX), kernels);
+        assert_eq!(parse("", PTX), []);
     }
 }
