@@ -49,6 +49,7 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
                    const StepState* __restrict__ step) {                                             \
     run<NT>(x, stack, out, params, step);                                                            \
   }
-LINEAR(1, 5)
-LINEAR(2, 4)
+// As many blocks as have room for their registers.
+LINEAR(1, 4)
+LINEAR(2, 3)
 LINEAR(4, 2)

@@ -9,14 +9,18 @@ mod attn_prepare;
 mod embed;
 mod gather_rows;
 mod glu;
+mod group;
 mod linear;
 mod moe_ffn;
 mod norm_add;
+mod planes;
 mod ple_inputs;
+mod prepare;
 mod prepared;
 mod report;
 mod rms_norm;
 mod route;
+mod rows;
 mod sample;
 mod softcap;
 
@@ -26,6 +30,7 @@ use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
+use group::Group;
 
 pub(crate) use prepared::Prepared;
 pub use report::{LaunchReport, launches};
@@ -37,6 +42,8 @@ pub(crate) enum Arg {
     Act(Act),
     /// An activation in the form that products read: a [`Prepared`] by value.
     Prepared(Act),
+    /// The same for what has a place in scratch.
+    PreparedIn(Scratch, Prepared),
     /// A [`Prepared`] that says that the form is not wanted.
     NoPrepared,
     /// An address that says that something is not wanted.
@@ -209,15 +216,23 @@ impl<'a> Lowering<'a> {
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
     }
 
+    /// Whether values are two halves each in products: 22 bits. Generated and drafted rows always are, and rows of a
+    /// prompt where these are to be exact.
+    pub(crate) fn split(&self) -> bool {
+        self.program.class == Class::Decode || self.device.exact_prompts
+    }
+
     /// Whether somebody reads `act` as it is: a later op other than a product that reads it prepared, or the host.
+    ///
+    /// Rows that are not split have one scale each, which takes a pass of its own over the row: products read them plain.
     pub(crate) fn wants_plain(&self, act: Act) -> bool {
-        let prepared = |op: &Op| self.reads_prepared(op, act);
+        let prepared = |op: &Op| self.split() && self.reads_prepared(op, act);
         self.program.outputs.contains(&act) || self.readers(act).any(|op| !prepared(op))
     }
 
     /// Whether a later product reads `act` prepared.
     pub(crate) fn wants_prepared(&self, act: Act) -> bool {
-        self.readers(act).any(|op| self.reads_prepared(op, act))
+        self.split() && self.readers(act).any(|op| self.reads_prepared(op, act))
     }
 
     /// Whether `op` reads `act` in the form of products.
@@ -229,11 +244,9 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The form of `act` for products. Generated and drafted rows are always two halves a value, and so are rows of a
-    /// prompt where these are to be exact.
+    /// The form of `act` for products.
     pub(crate) fn prepared_form(&self, act: Act) -> Prepared {
-        let split = self.program.class == Class::Decode || self.device.exact_prompts;
-        Prepared::of(self.program.capacity(act), self.program.cols(act), split)
+        Prepared::of(self.program.capacity(act), self.program.cols(act), self.split())
     }
 
     /// Whether `act` was written in the form of products.
@@ -297,7 +310,9 @@ pub(crate) fn units() -> Vec<Unit> {
         linear::units(),
         moe_ffn::units(),
         norm_add::units(),
+        planes::units(),
         ple_inputs::units(),
+        prepare::units(),
         rms_norm::units(),
         route::units(),
         sample::units(),
@@ -310,24 +325,24 @@ pub(crate) fn units() -> Vec<Unit> {
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
-    while let [op, tail @ ..] = rest {
-        let (norms, after) = match (op, tail) {
-            (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
-                if norm_add::fuses(add, &[one, two], cx) =>
-            {
-                (vec![one, two], after)
+    while !rest.is_empty() {
+        let (group, after) = Group::first(rest, cx);
+        let ops = &rest[..rest.len() - after.len()];
+        let written: Vec<Act> = ops.iter().flat_map(Op::writes).collect();
+        for &act in &written {
+            cx.prepared[act.index()] = false;
+            // What an op adds to in place, it also reads.
+            if !ops.iter().any(|op| op.reads().contains(&act)) {
+                cx.planes[act.index()] = 1;
             }
-            (Op::NormAdd(add), [Op::RmsNorm(one), after @ ..]) if norm_add::fuses(add, &[one], cx) => {
-                (vec![one], after)
-            }
-            (_, after) => (vec![], after),
-        };
-        rest = after;
-        cx.next = program.ops.len() - rest.len();
-        match op {
-            Op::NormAdd(add) => norm_add::norm_add(add, &norms, cx)?,
-            op => single(op, cx)?,
         }
+        group.lower(cx)?;
+        for act in written {
+            if cx.planes(act) > 1 && !planes::added_by_readers(cx, act) {
+                planes::add(ops[0].name(), act, cx);
+            }
+        }
+        rest = after;
     }
     Ok(())
 }
@@ -347,7 +362,7 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
         Op::RmsNorm(op) => rms_norm::rms_norm(op, cx),
         Op::Route(op) => route::route(op, cx),
-        Op::Sample(op) => sample::sample(op, cx),
+        Op::Sample(op) => sample::sample(op, None, cx),
         Op::Softcap(op) => softcap::softcap(op, cx),
     }
 }

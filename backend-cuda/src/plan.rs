@@ -264,6 +264,10 @@ impl Plan {
             Arg::Prepared(act) => {
                 return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
             }
+            Arg::PreparedIn(scratch, form) => {
+                let Scratch::Op(at) = scratch else { return Err(nowhere()) };
+                return Ok(form.argument(place(Thing::Scratch(*at))?));
+            }
             Arg::View(matrix) => return Ok(weight(*matrix).view(device)?.to_vec()),
             Arg::Views(matrices) => {
                 let views = matrices.iter().map(|&matrix| weight(matrix).view(device));
@@ -526,7 +530,7 @@ fn things(program: &Program, launch: &Launch) -> Vec<Thing> {
     let thing = |arg: &Arg| match *arg {
         Arg::Act(act) if !program.outputs.contains(&act) => Some(Thing::Act(act)),
         Arg::Prepared(act) => Some(Thing::Prepared(act)),
-        Arg::Scratch(Scratch::Op(at)) => Some(Thing::Scratch(at)),
+        Arg::Scratch(Scratch::Op(at)) | Arg::PreparedIn(Scratch::Op(at), _) => Some(Thing::Scratch(at)),
         _ => None,
     };
     launch.args.iter().filter_map(thing).collect()

@@ -7,7 +7,7 @@
 //! | the table of per-layer embeddings | in main memory, as the file has it: of its gigabytes a step reads a few rows |
 
 mod blocks;
-mod layout;
+pub(crate) mod layout;
 mod pack;
 #[cfg(test)]
 mod tests;
@@ -50,7 +50,7 @@ struct Inner {
 }
 
 /// Whether a weight is the table of per-layer embeddings: its name in GGUF files, or in folders.
-fn in_main_memory(name: &str) -> bool {
+pub(crate) fn in_main_memory(name: &str) -> bool {
     ["per_layer_token_embd", "embed_tokens_per_layer"].iter().any(|table| name.contains(table))
 }
 

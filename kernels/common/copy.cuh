@@ -20,13 +20,3 @@ template <int PENDING>
 __device__ __forceinline__ void copies_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
-
-// The first `count` of at most `MOST` bytes, by all lanes of a warp; both are multiples of 16.
-template <int MOST>
-__device__ __forceinline__ void warp_copy(u8* to, const u8* from, u32 count) {
-#pragma unroll
-  for (int i = 0; i < (MOST + 511) / 512; i++) {
-    const u32 at = i * 512 + threadIdx.x % 32 * 16;
-    if (at < count) copy16(to + at, from + at);
-  }
-}

@@ -12,6 +12,7 @@
 //   sums32  [row tiles][groups of 32][tile rows] floats, sums16 likewise: sums of scaled values
 //   scales  [rows][blocks] floats: the power of two that makes up for the scaling
 //
+// All blocks of a row of single halves have one scale, that of the row's largest value; split rows have one a block.
 // Sums are those of what is multiplied, so that offsets of codes cancel exactly. A tile has 8 rows, or 4 if they are split.
 #pragma once
 
@@ -36,13 +37,20 @@ struct Prepared {
   __device__ u16* column(u32 n) const { return parts() + (size_t(n / 8) * groups() * 8 + n % 8) * 32; }
 };
 
-// Writes one block of a row. All lanes of a warp call it together; lane l holds values 8 l to 8 l + 7 of the block, zeros
-// past the width of the row.
-__device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block) {
-  const u32 lane = threadIdx.x % 32;
+// The largest magnitude of a block, in all lanes of the warp that holds it as `prepare256` wants it.
+__device__ __forceinline__ float largest_of(const float (&v)[8]) {
   float largest = 0.f;
+#pragma unroll
   for (int i = 0; i < 8; i++) largest = fmaxf(largest, fabsf(v[i]));
+#pragma unroll
   for (int d = 16; d > 0; d /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, d));
+  return largest;
+}
+
+// Writes one block of a row whose largest magnitude is `largest`. All lanes of a warp call it together; lane l holds
+// values 8 l to 8 l + 7 of the block, zeros past the width of the row.
+__device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block, float largest) {
+  const u32 lane = threadIdx.x % 32;
   // Powers of two that f32 has, both ways. Infinity stays what it is.
   int e = int(__float_as_uint(largest) >> 23) - 127 - 9;
   if (e > 118) e = 0;
@@ -51,6 +59,7 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
 
   u16 high[8], low[8];
   float sum = 0.f;
+#pragma unroll
   for (int i = 0; i < 8; i++) {
     const float x = v[i] * down;
     high[i] = half_of(x);
@@ -63,13 +72,20 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
 
   const u32 group = block * 8 + lane / 4, h = lane % 4 / 2, t = lane % 2 * 2;
   const u32 columns = out.split ? 2 : 1;
-  for (u32 part = 0; part < columns; part++) {
+#pragma unroll
+  for (u32 part = 0; part < 2; part++) {
+    if (part == columns) break;
     const u32 n = row * columns + part;
     u16* to = out.column(n) + size_t(group) * 256 + t * 8 + h * 4;
-    const u16(&from)[8] = part ? low : high;
+#pragma unroll
     for (int i = 0; i < 2; i++) {
-      const u32 a = from[4 * i] | u32(from[4 * i + 1]) << 16, b = from[4 * i + 2] | u32(from[4 * i + 3]) << 16;
-      *reinterpret_cast<uint2*>(to + 8 * i) = make_uint2(a, b);
+      u32 words[2];
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        const int at = 4 * i + 2 * k;
+        words[k] = part ? low[at] | u32(low[at + 1]) << 16 : high[at] | u32(high[at + 1]) << 16;
+      }
+      *reinterpret_cast<uint2*>(to + 8 * i) = make_uint2(words[0], words[1]);
     }
     // The sums belong to the first part; the second adds nothing to them.
     const u32 at = (n / 8) * out.blocks + block;
@@ -94,4 +110,9 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
     out.sums16()[(size_t(row / rows) * out.groups() * 2 + at) * rows + row % rows] = sum16;
   }
   if (lane == 0) out.scales()[size_t(row) * out.blocks + block] = __uint_as_float(u32(127 + e) << 23);
+}
+
+// The same for a row of split parts.
+__device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block) {
+  prepare256(v, out, row, block, largest_of(v));
 }

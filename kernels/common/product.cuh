@@ -8,6 +8,7 @@
 #pragma once
 
 #include "common/copy.cuh"
+#include "common/head.cuh"
 #include "common/prepare.cuh"
 #include "common/weights.cuh"
 
@@ -48,23 +49,12 @@ template <class W>
 struct Stage {
   static constexpr int CHUNKS = W::SCALES == ROW ? 1 : 4;
   static constexpr int CODES = CHUNKS * 128 * W::BITS, EXTRA = CHUNKS * 128 * W::EXTRA;
-  static constexpr int SCALES = W::SCALES == ROW ? 0 : W::SCALES == HALF_MIN ? 512 : W::SCALES == BYTE32 ? 128 : 256;
-  static constexpr int DELTAS = W::SCALES == BYTE16 || W::SCALES == BYTE32 ? 32 : W::SCALES == NIBBLE ? 64 : 0;
+  static constexpr int SCALES = 4 * Head<W>::CHUNK + Head<W>::BLOCK, DELTAS = Head<W>::DELTAS;
   static constexpr int BYTES = CODES + EXTRA + SCALES + DELTAS;
   // As many as four warps have room for in 48 KiB.
   static constexpr int DEPTH = BYTES * 16 <= 49152 ? 4 : BYTES * 12 <= 49152 ? 3 : 2;
 
   const u8* at;
-
-  // Starts the copy of step `step` of `tile`, which counts from the first of all experts.
-  static __device__ __forceinline__ void copy(u8* to, const WeightView& w, size_t tile, u32 step) {
-    const size_t chunk = tile * w.chunks + CHUNKS * step;
-    const u32 count = W::PARTIAL ? min(u32(CHUNKS), w.chunks - CHUNKS * step) : CHUNKS;
-    warp_copy<CODES>(to, w.codes + chunk * (128 * W::BITS), count * (128 * W::BITS));
-    if constexpr (EXTRA != 0) warp_copy<EXTRA>(to + CODES, w.extra + chunk * (128 * W::EXTRA), count * (128 * W::EXTRA));
-    if constexpr (SCALES != 0) warp_copy<SCALES>(to + CODES + EXTRA, w.scales + chunk * (SCALES / 4), count * (SCALES / 4));
-    if constexpr (DELTAS != 0) warp_copy<DELTAS>(to + CODES + EXTRA + SCALES, w.deltas + chunk * (DELTAS / 4), DELTAS);
-  }
 
   // The lane's words of chunk `c`.
   template <int WORDS>
@@ -86,86 +76,46 @@ struct Stage {
   __device__ __forceinline__ const u8* deltas() const { return at + CODES + EXTRA + SCALES; }
 };
 
-// The scales of a block for rows g and g + 8, as far as they are held in registers.
+// Copies the steps of a tile one after the other into the stages of a ring.
 template <class W>
-struct Head {
-  uint4 scales[2];
-  u32 deltas[2];
+struct Feed {
+  using S = Stage<W>;
+  const u8 *codes, *extra, *scales, *deltas;  // of the next step, at the lane's first bytes
+  u32 chunks;                                 // from there to the end of the row
+  u8* to;                                     // the next stage, likewise
+  u8* end;                                    // of the ring, likewise
 
-  __device__ __forceinline__ explicit Head(const Stage<W>& stage) {
-    const u32 g = threadIdx.x % 32 / 4;
+  // `tile` counts from the first of all experts.
+  __device__ __forceinline__ Feed(u8* ring, const WeightView& w, size_t tile, u32 step) {
+    const u32 lane = threadIdx.x % 32 * 16;
+    const size_t chunk = tile * w.chunks + S::CHUNKS * step;
+    codes = w.codes + chunk * (128 * W::BITS) + lane;
+    extra = w.extra + chunk * (128 * W::EXTRA) + lane;
+    scales = w.scales + chunk * (S::SCALES / 4) + lane;
+    deltas = w.deltas + chunk * (S::DELTAS / 4) + lane;
+    chunks = w.chunks - S::CHUNKS * step;
+    to = ring + lane;
+    end = to + S::DEPTH * S::BYTES;
+  }
+
+  // The first `count` of at most `MOST` bytes of a plane.
+  template <int MOST>
+  static __device__ __forceinline__ void plane(u8* to, const u8*& from, u32 count) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const u32 row = g + 8 * i;
-      if constexpr (W::SCALES == SIX_BIT || W::SCALES == BYTE16 || W::SCALES == NIBBLE)
-        scales[i] = reinterpret_cast<const uint4*>(stage.scales())[row];
-      if constexpr (W::SCALES == BYTE32) {
-        const uint2 v = reinterpret_cast<const uint2*>(stage.scales())[row];
-        scales[i].x = v.x, scales[i].y = v.y;
-      }
-      if constexpr (Stage<W>::DELTAS == 32) deltas[i] = reinterpret_cast<const u16*>(stage.deltas())[row];
-      if constexpr (Stage<W>::DELTAS == 64) deltas[i] = reinterpret_cast<const u32*>(stage.deltas())[row];
-    }
+    for (int i = 0; i < (MOST + 511) / 512; i++)
+      if ((!W::PARTIAL && MOST % 512 == 0) || i * 512 + threadIdx.x % 32 * 16 < count) copy16(to + i * 512, from + i * 512);
+    from += MOST;
   }
 
-  // HALF, HALF_MIN: takes the scales of chunk `c`.
-  __device__ __forceinline__ void chunk(const Stage<W>& stage, int c) {
-    const u32 at = c * 8 + threadIdx.x % 32 / 4;
-    if constexpr (W::SCALES == HALF) {
-      const uint2 v = reinterpret_cast<const uint2*>(stage.scales())[at];
-      scales[0].x = v.x, scales[0].y = v.y;
-    }
-    if constexpr (W::SCALES == HALF_MIN) scales[0] = reinterpret_cast<const uint4*>(stage.scales())[at];
-  }
-
-  // The scale of group `j` (of W::GROUP columns) for row g (`i` = 0) or g + 8.
-  __device__ __forceinline__ float scale(int j, int i) const {
-    if constexpr (W::SCALES == HALF || W::SCALES == HALF_MIN) {
-      const u32 v = i ? scales[0].y : scales[0].x;
-      return scale16<W>(j % 2 ? v >> 16 : v & 0xffffu);
-    } else if constexpr (W::SCALES == SIX_BIT) {
-      const uint4 v = scales[i];
-      if (j < 5) return small(v.w >> (6 * j) & 63u);
-      if (j < 7) return small((j == 5 ? v.y : v.z) >> 12 & 15u | (j == 5 ? v.y : v.z) >> 24 & 0x30u);
-      return small(v.y >> 30 | v.z >> 30 << 2 | v.w >> 30 << 4);
-    } else if constexpr (W::SCALES == BYTE16) {
-      const u32 v = j / 4 == 0 ? scales[i].x : j / 4 == 1 ? scales[i].y : j / 4 == 2 ? scales[i].z : scales[i].w;
-      return signed_byte(v, j % 4);
-    } else if constexpr (W::SCALES == BYTE32) {
-      return signed_byte(j / 4 == 0 ? scales[i].x : scales[i].y, j % 4);
-    } else if constexpr (W::SCALES == NIBBLE) {
-      return small((j / 8 == 0 ? scales[i].x : scales[i].y) >> (4 * (j % 8)) & 15u);
-    }
-    return 1.f;
-  }
-
-  // HALF_MIN: the offset of group `j`.
-  __device__ __forceinline__ float min(int j, int i) const {
-    const u32 v = i ? scales[0].w : scales[0].z;
-    return float_of(u16(j % 2 ? v >> 16 : v));
-  }
-
-  // What every group of the block is multiplied with, for row g or g + 8.
-  __device__ __forceinline__ float factor(int i) const {
-    const float unit = i ? W::UNIT / W::ABOVE : W::UNIT;
-    if constexpr (W::SCALES == SIX_BIT) return low_half(scales[i].x) * unit;
-    if constexpr (Stage<W>::DELTAS != 0) return low_half(deltas[i]) * unit;
-    return unit;
-  }
-
-  // SIX_BIT, NIBBLE: the codes of the mins of a half of the block (of all of it), twice over, and their factor.
-  __device__ __forceinline__ void mins(int half, u32 (&a)[4]) const {
-    const u32 t = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const uint4 v = scales[i];
-      if constexpr (W::SCALES == SIX_BIT) a[i] = (t < 2 ? v.y : v.z) >> (t % 2 * 6) & 0x003f003fu;
-      else a[i] = (half ? v.w : v.z) >> (4 * t) & 0x000f000fu;
-      a[i + 2] = a[i];
-    }
-  }
-  __device__ __forceinline__ float min_factor(int i) const {
-    return (W::SCALES == SIX_BIT ? high_half(scales[i].x) : high_half(deltas[i])) * W::UNIT;
+  __device__ __forceinline__ void next() {
+    const u32 count = W::PARTIAL ? min(u32(S::CHUNKS), chunks) : S::CHUNKS;
+    plane<S::CODES>(to, codes, count * (128 * W::BITS));
+    if constexpr (S::EXTRA != 0) plane<S::EXTRA>(to + S::CODES, extra, count * (128 * W::EXTRA));
+    if constexpr (S::SCALES != 0) plane<S::SCALES>(to + S::CODES + S::EXTRA, scales, count * (S::SCALES / 4));
+    if constexpr (S::DELTAS != 0) plane<S::DELTAS>(to + S::CODES + S::EXTRA + S::SCALES, deltas, S::DELTAS);
+    if constexpr (W::PARTIAL) chunks -= S::CHUNKS;
+    to += S::BYTES;
+    if (to == end) to -= S::DEPTH * S::BYTES;
   }
 };
 
@@ -202,7 +152,8 @@ __device__ __forceinline__ void subtract_mins(const Head<W>& head, const Lanes<N
 template <class W, int NT>
 __device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const Lanes<NT>& lanes, u32 block,
                                          Sums<NT>& sums) {
-  Head<W> head(stage);
+  Head<W> head;
+  head.block(stage.scales(), stage.deltas());
   float part[NT][4] = {}, rest[W::BITS == 32 ? NT : 1][4] = {}, min[2][NT] = {};
 #pragma unroll
   for (int c = 0; c < Stage<W>::CHUNKS; c++) {
@@ -212,7 +163,7 @@ __device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const
     u32 codes[W::BITS], extra[W::EXTRA ? W::EXTRA : 1];
     stage.template words<W::BITS>(codes, 0, c);
     if constexpr (W::EXTRA != 0) stage.template words<W::EXTRA>(extra, Stage<W>::CODES, c);
-    head.chunk(stage, c);
+    head.chunk(stage.scales(), c);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const int group = 2 * c + h;
@@ -293,22 +244,25 @@ __device__ __forceinline__ Sums<NT> product(u8* ring, const WeightView& w, size_
   constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
   const u32 steps = (w.chunks + CHUNKS - 1) / CHUNKS;
   const u32 first = steps * split / splits, end = steps * (split + 1) / splits;
+  Feed<W> feed(ring, w, tile, first);
   u32 ahead = first;
   for (int i = 0; i < DEPTH - 1; i++, ahead++) {
-    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    if (ahead < end) feed.next();
     copies_end();
   }
   Sums<NT> sums = {};
   lanes.template forward<W>(CHUNKS * first);
+  Stage<W> stage = {ring};
 #pragma unroll 1
   for (u32 step = first; step < end; step++, ahead++) {
     copies_wait<DEPTH - 2>();
     __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
-    if (ahead < end) Stage<W>::copy(ring + ahead % DEPTH * BYTES, w, tile, ahead);
+    if (ahead < end) feed.next();
     copies_end();
-    const Stage<W> stage = {ring + step % DEPTH * BYTES};
     add_step<W, NT>(stage, w.chunks - CHUNKS * step, lanes, CHUNKS * step / 4, sums);
     lanes.template forward<W>(CHUNKS);
+    stage.at += BYTES;
+    if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
   }
   if constexpr (W::SCALES == ROW) {
     const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;

@@ -59,7 +59,7 @@ pub fn launches(program: &Program, exact_prompts: bool) -> Result<Vec<LaunchRepo
 /// Bytes of an argument.
 fn bytes(arg: &Arg) -> usize {
     match arg {
-        Arg::Prepared(_) | Arg::NoPrepared => prepared::BYTES,
+        Arg::Prepared(_) | Arg::PreparedIn(..) | Arg::NoPrepared => prepared::BYTES,
         Arg::View(_) => crate::weights::VIEW,
         Arg::Views(_) => 3 * crate::weights::VIEW,
         Arg::Params(params) => params.len(),
