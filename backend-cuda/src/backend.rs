@@ -15,7 +15,7 @@ use crate::device::{Device, Options};
 use crate::devices::DeviceReport;
 use crate::driver::{Buffer, Memory};
 use crate::error::CudaError;
-use crate::plan::{Plan, Span};
+use crate::plan::{self, Plan, PlanBytes, Span};
 use crate::{State, Weight};
 
 /// A GPU.
@@ -61,6 +61,15 @@ impl Cuda {
     /// If the device was lost.
     pub fn memory(&self) -> Result<Memory, CudaError> {
         self.device.context.memory()
+    }
+
+    /// Memory that a plan of `program` will take.
+    ///
+    /// # Errors
+    ///
+    /// If an op has no kernel for what it is asked.
+    pub fn needs(&self, program: &Program) -> Result<PlanBytes, CudaError> {
+        plan::needs(&self.device.info, program)
     }
 
     /// Bytes a second that it reads from its memory, measured; `None` if the driver cannot time it.

@@ -37,6 +37,6 @@ pub use device::Options;
 pub use driver::Memory;
 pub use error::CudaError;
 pub use lower::{LaunchReport, launches};
-pub use plan::{Plan, Span};
+pub use plan::{FIXED_BYTES, Plan, PlanBytes, Span};
 pub use state::State;
 pub use weights::{Weight, device_bytes};

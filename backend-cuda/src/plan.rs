@@ -13,7 +13,7 @@ use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Class, Elem, Program, Rows};
 
 use crate::device::{Arena, Device};
-use crate::driver::{Buffer, Call, Event, Function, Graph, HostBuffer, Staging, Stream};
+use crate::driver::{Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Staging, Stream};
 use crate::error::CudaError;
 use crate::lower::{self, Arg, Count, Launch, Lowering, Prepared, Scratch};
 
@@ -105,6 +105,47 @@ impl OutputMemory {
     }
 }
 
+/// Memory of the device that a plan takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanBytes {
+    /// Scratch memory, of which plans share the largest.
+    pub shared: u64,
+    /// Outputs and other memory of its own.
+    pub own: u64,
+}
+
+/// Memory that a device takes for the code of all kernels and for captured steps, in bytes, as measured.
+pub const FIXED_BYTES: u64 = 96 << 20;
+
+/// What a plan of `program` will take.
+pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes, CudaError> {
+    let program = program.ordered();
+    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+    let mut lowering = Lowering::new(device, &program, &weights, &states);
+    lower::lower(&mut lowering)?;
+    let shared = places(&lowering).bytes;
+    let of_plan: u64 = lowering.kept.iter().map(|(bytes, _)| bytes).sum();
+    let outputs = program.outputs.iter().filter(|&&act| program.spec(act).elem == Elem::F32);
+    let bytes = |&act: &Act| (program.capacity(act) * program.cols(act) * 4) as u64;
+    let outputs = outputs.map(bytes).sum::<u64>() * KEPT_STEPS as u64;
+    Ok(PlanBytes { shared, own: of_plan + outputs + Sections::of(&program, DRAWS).end })
+}
+
+/// Where everything is that launches name.
+fn places(lowering: &Lowering<'_>) -> Places<Thing> {
+    let program = lowering.program;
+    let bytes = |thing: Thing| match thing {
+        Thing::Act(act) => {
+            let plane = (program.capacity(act) * program.cols(act) * 4) as u64;
+            plane * u64::from(lowering.planes(act))
+        }
+        Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
+        Thing::Scratch(at) => lowering.scratch[at],
+    };
+    Places::of(lowering.launches.iter().map(|launch| things(program, launch)), bytes)
+}
+
 /// Time that one launch took.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -131,18 +172,9 @@ impl Plan {
         lower::lower(&mut lowering)?;
         let forms: Vec<Prepared> =
             (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
-        let Lowering { launches, scratch, kept, planes, .. } = lowering;
+        let places = places(&lowering);
+        let Lowering { launches, kept, planes, .. } = lowering;
         let functions = functions(device, &launches)?;
-
-        let bytes_of = |thing: Thing| match thing {
-            Thing::Act(act) => {
-                (program.capacity(act) * program.cols(act) * 4) as u64 * u64::from(planes[act.index()])
-            }
-            Thing::Prepared(act) => forms[act.index()].bytes(),
-            Thing::Scratch(at) => scratch[at],
-        };
-        let named = launches.iter().map(|launch| things(&program, launch));
-        let places = Places::of(named, bytes_of);
         let kept = kept.iter().map(|&(bytes, zeroed)| {
             if zeroed || !device.poison {
                 return device.zeroed("memory of a step", bytes);
