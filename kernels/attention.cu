@@ -103,8 +103,10 @@ __device__ __forceinline__ void split(
   if (part > last) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
   attend.set_columns(rows, row, count, params.group, params.heads);
-  attend.load_queries(q);
   const Turn turn = attend.next_turn(0, params.window, part * keys, part * keys + keys - 1);
+  attend.begin(turn);
+  attend.load_queries(q);
+  __syncthreads();
   attend.go(turn);
   attend.finish();
 

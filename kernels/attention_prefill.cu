@@ -21,11 +21,16 @@ __device__ __forceinline__ void prefill(
   if (first_row >= step->rows) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
   attend.set_columns(rows, first_row, min(params.tile_rows, step->rows - first_row), params.group, params.heads);
-  attend.load_queries(q);
   Turn turn = attend.next_turn(0, params.window, 0, NOTHING);
-  while (turn.slot != NOTHING) {
+  attend.begin(turn);
+  attend.load_queries(q);
+  __syncthreads();
+#pragma unroll 1
+  while (true) {
     attend.go(turn);
     turn = attend.next_turn(turn.slot + 1, params.window, 0, NOTHING);
+    if (turn.slot == NOTHING) break;
+    attend.begin(turn);
   }
   attend.finish();
 #pragma unroll 1
