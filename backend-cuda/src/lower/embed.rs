@@ -26,15 +26,8 @@ fn params(op: &Embed, eps: f32, cx: &Lowering<'_>) -> Arg {
 
 pub(super) fn embed(op: &Embed, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let [plain, prepared] = result(op.out, cx);
-    let args = vec![
-        Arg::View(op.table),
-        Arg::Rows,
-        Arg::Sampled,
-        plain,
-        prepared,
-        params(op, 0.0, cx),
-        Arg::Step,
-    ];
+    let args =
+        vec![Arg::View(op.table), Arg::Rows, Arg::Sampled, plain, prepared, params(op, 0.0, cx), Arg::Step];
     launch(op, "embed", args, cx);
     Ok(())
 }

@@ -23,7 +23,10 @@ pub(super) fn ple_inputs(op: &PleInputs, cx: &mut Lowering<'_>) -> Result<(), Cu
     let (cols, ple) = (cx.cols(op.out), narrow(cx.weight(op.norm).cols()));
     let table = cx.weight(op.table);
     let Some(row_bytes) = table.dtype().row_bytes(table.cols()) else {
-        return Err(cx.unsupported("ple_inputs", format!("rows of its table are no whole blocks of {}", table.dtype())));
+        return Err(cx.unsupported(
+            "ple_inputs",
+            format!("rows of its table are no whole blocks of {}", table.dtype()),
+        ));
     };
     let params = CudaPleInputsParams {
         cols,

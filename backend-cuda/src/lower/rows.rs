@@ -33,7 +33,9 @@ pub(super) fn prepared(act: Act, cx: &mut Lowering<'_>) -> Arg {
 /// Checks that operands have one plane.
 pub(super) fn whole(op: &'static str, acts: &[Act], cx: &Lowering<'_>) -> Result<(), CudaError> {
     match acts.iter().find(|act| cx.planes(**act) != 1) {
-        Some(&act) => Err(cx.unsupported(op, format!("{act} is a sum of {} planes, expected 1", cx.planes(act)))),
+        Some(&act) => {
+            Err(cx.unsupported(op, format!("{act} is a sum of {} planes, expected 1", cx.planes(act))))
+        }
         None => Ok(()),
     }
 }
