@@ -11,6 +11,7 @@
 // parts adds their records up, the last of those blocks the sums, both upwards. Counters turn back to 0 by themselves.
 
 #define EXACT 1
+#include "common/launch.cuh"
 #include "common/attend.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
@@ -103,8 +104,10 @@ __device__ __forceinline__ void split(
   if (part > last) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
   attend.set_columns(rows, row, count, params.group, params.heads);
-  attend.load_queries(q);
   const Turn turn = attend.next_turn(0, params.window, part * keys, part * keys + keys - 1);
+  attend.begin(turn);
+  attend.load_queries(q);
+  __syncthreads();
   attend.go(turn);
   attend.finish();
 
@@ -164,12 +167,14 @@ __device__ __forceinline__ void split(
       const u32 *__restrict__ tables, CudaAttentionParams params, const StepState *__restrict__ step
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(ARGUMENTS) {
+  wait_for_inputs();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   split<1, ONE_STAGES>(q, cache, Output{out, prepared, params.heads}, records, arrived, rows, params, blockIdx.z, 1);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(ARGUMENTS) {
+  wait_for_inputs();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};

@@ -8,6 +8,7 @@
 // A block takes the query heads of a key head for a tile of rows, and goes through the keys once for each sequence among
 // the rows. common/attend_logits.cuh says why a row's bits do not depend on the others, nor on how a prompt is cut.
 
+#include "common/launch.cuh"
 #include "common/attend.cuh"
 
 template <u32 TILES, u32 STAGES>
@@ -21,11 +22,16 @@ __device__ __forceinline__ void prefill(
   if (first_row >= step->rows) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
   attend.set_columns(rows, first_row, min(params.tile_rows, step->rows - first_row), params.group, params.heads);
-  attend.load_queries(q);
   Turn turn = attend.next_turn(0, params.window, 0, NOTHING);
-  while (turn.slot != NOTHING) {
+  attend.begin(turn);
+  attend.load_queries(q);
+  __syncthreads();
+#pragma unroll 1
+  while (true) {
     attend.go(turn);
     turn = attend.next_turn(turn.slot + 1, params.window, 0, NOTHING);
+    if (turn.slot == NOTHING) break;
+    attend.begin(turn);
   }
   attend.finish();
 #pragma unroll 1
@@ -49,6 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
+  wait_for_inputs();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<EXACT ? MANY_TILES : 4, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
@@ -58,6 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
+  wait_for_inputs();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<8, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }

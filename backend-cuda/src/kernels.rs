@@ -22,6 +22,7 @@ files! {
     "bandwidth.cu",
     "common/activation.cuh",
     "common/attend.cuh",
+    "common/attend_columns.cuh",
     "common/attend_logits.cuh",
     "common/choose.cuh",
     "common/copy.cuh",

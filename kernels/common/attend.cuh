@@ -116,23 +116,27 @@ struct Attend : Logits<TILES, STAGES> {
   // The lowest slot from `from` on among the columns, and the keys that they see of it, within `first` to `last`.
   __device__ Turn next_turn(u32 from, u32 window, u32 first, u32 last) {
     Turn turn = {NOTHING, NOTHING, 0, 0, NOTHING};
-#pragma unroll 1
-    for (u32 c = 0; c < COLUMNS; c++) {
+#pragma unroll
+    for (u32 c = at.lane; c < COLUMNS; c += 32) {
       const u32 slot = columns.slot[c];
-      if (slot >= from && slot < turn.slot) turn.slot = slot;
+      if (slot >= from) turn.slot = min(turn.slot, slot);
     }
+    turn.slot = __reduce_min_sync(~0u, turn.slot);
     if (turn.slot == NOTHING) return turn;
-#pragma unroll 1
-    for (u32 c = 0; c < COLUMNS; c++) {
-      if (columns.slot[c] == NOTHING) continue;
-      const bool in = columns.slot[c] == turn.slot;
-      const u32 position = columns.position[c], begin = first_seen(position, window);
+#pragma unroll
+    for (u32 c = at.lane; c < COLUMNS; c += 32) {
+      const u32 slot = columns.slot[c], position = columns.position[c], begin = first_seen(position, window);
+      if (slot == NOTHING) continue;
+      const bool in = slot == turn.slot;
       turn.inner_first = in ? max(turn.inner_first, begin) : NOTHING;
       turn.inner_last = in ? min(turn.inner_last, position) : 0;
-      if (!in) continue;
-      turn.first = min(turn.first, begin);
-      turn.last = max(turn.last, position);
+      turn.first = in ? min(turn.first, begin) : turn.first;
+      turn.last = in ? max(turn.last, position) : turn.last;
     }
+    turn.inner_first = __reduce_max_sync(~0u, turn.inner_first);
+    turn.inner_last = __reduce_min_sync(~0u, turn.inner_last);
+    turn.first = __reduce_min_sync(~0u, turn.first);
+    turn.last = __reduce_max_sync(~0u, turn.last);
     turn.first = max(turn.first, first);
     turn.last = min(turn.last, last);
     __syncthreads();
@@ -146,14 +150,18 @@ struct Attend : Logits<TILES, STAGES> {
     return turn;
   }
 
-  // Takes all columns through the keys of a turn.
-  __device__ void go(const Turn& turn) {
+  // Begins to copy the keys of a turn: only `go` may follow, perhaps after something that needs no keys.
+  __device__ void begin(const Turn& turn) {
     Base::tile = turn.first / KEYS;
     Base::last_tile = turn.last / KEYS;
     Base::step = Base::put = Base::get = 0;
     Base::slot = turn.slot;
 #pragma unroll 1
     for (u32 i = 0; i + 1 < STAGES; i++) Base::feed();
+  }
+
+  // Takes all columns through the keys of a turn.
+  __device__ void go(const Turn& turn) {
 #pragma unroll 1
     for (u32 tile = turn.first / KEYS; tile <= turn.last / KEYS; tile++) {
       const u32 start = tile * KEYS;

@@ -13,57 +13,8 @@
 // are taken out where not all see them; who does see them gets NaN.
 #pragma once
 
-#include "common/kv_read.cuh"
+#include "common/attend_columns.cuh"
 #include "common/rotate.cuh"
-
-constexpr u32 WARPS = DIM / 64, THREADS = 32 * WARPS;
-constexpr u32 KEYS = 16 * WARPS;  // of a tile
-constexpr u32 NOTHING = ~0u;
-constexpr float LOG2E = 1.44269504f;
-constexpr u32 CHUNK = chunk_bytes(K_KIND) > chunk_bytes(V_KIND) ? chunk_bytes(K_KIND) : chunk_bytes(V_KIND);
-
-// Chunks of a warp that are under way or in use, and tiles of eight columns: what 99 KB of shared memory have room for.
-constexpr u32 MANY_TILES = DIM == 512 ? 2 : 4, MANY_STAGES = CHUNK >= 2048 ? 3 : CHUNK >= 1024 ? 6 : 8;
-constexpr u32 ONE_STAGES = CHUNK >= 2048 ? 4 : MANY_STAGES;
-
-// Weights are scaled by this, times the scale of a block if EXACT, so that their halves are precise: at most 1, times the
-// largest scale that stands for values of f16's range.
-__device__ __host__ constexpr float weight_scale() {
-  if (!EXACT || V_KIND == KV_F16) return 32768.f;
-  return V_KIND == KV_Q8_0 ? 64.f : V_KIND == KV_Q4_0 ? 4.f : 1.f;
-}
-
-// Logits as integers of the same order.
-__device__ __forceinline__ int ordered(float x) {
-  const int i = __float_as_int(x);
-  return i ^ (i >> 31 & 0x7fffffff);
-}
-__device__ __forceinline__ float unordered(int i) { return __int_as_float(i ^ (i >> 31 & 0x7fffffff)); }
-
-// Columns of a block, in shared memory.
-template <u32 COLUMNS>
-struct Columns {
-  u32 query[COLUMNS];        // row * heads + head
-  u32 slot[COLUMNS];         // NOTHING if there is no such query
-  u32 position[COLUMNS];
-  u32 first[COLUMNS];        // keys that it sees in this turn, none if first > last
-  u32 last[COLUMNS];
-  int top[COLUMNS];          // largest logit so far
-  u32 broken[COLUMNS];       // it saw a value that is no number
-  float sums[WARPS][COLUMNS];
-};
-
-// The keys of one sequence that columns of the block see, and those that all of them see.
-struct Turn {
-  u32 slot, first, last, inner_first, inner_last;
-};
-
-// What is the same for all blocks.
-struct Cache {
-  const u8 *k, *v;
-  const u32* tables;
-  u32 kv_heads, local;
-};
 
 template <u32 TILES, u32 STAGES>
 struct Logits {
@@ -79,9 +30,10 @@ struct Logits {
   const u32 head, warp;
   const Place at;
   float o[4][TILES][4];        // [tile of 16 values][tile of 8 columns]: sums of weighted values
-  float top[TILES][2], total[TILES][2];
+  float total[TILES][2];
   // The next chunk to be copied, and the places of that and of the next to be used.
   u32 tile, step, put, get, last_tile, slot;
+  u32 odd = 0;                 // number of tiles so far, mod 2
   const u8 *k_head, *v_head;
 
   __device__ Logits(u8* shared, Columns<COLUMNS>& columns, const Cache& cache, u32 head)
@@ -94,7 +46,7 @@ struct Logits {
       for (u32 i = 0; i < 4; i++) {
 #pragma unroll
         for (u32 m = 0; m < 4; m++) o[m][n][i] = 0.f;
-        if (i < 2) top[n][i] = LOWEST, total[n][i] = 0.f;
+        if (i < 2) total[n][i] = 0.f;
       }
     }
   }
@@ -108,7 +60,7 @@ struct Logits {
       columns.query[c] = row * heads + head * group + c % group;
       columns.slot[c] = there ? rows[row].slot : NOTHING;
       columns.position[c] = there ? rows[row].position : 0;
-      columns.top[c] = ordered(LOWEST);
+      columns.top[c] = columns.before[0][c] = ordered(LOWEST);
       columns.broken[c] = 0;
     }
     __syncthreads();
@@ -257,13 +209,13 @@ struct Logits {
     __syncthreads();
 #pragma unroll
     for (u32 n = 0; n < TILES; n++) {
-      const int2 both = *reinterpret_cast<const int2*>(&columns.top[8 * n + 2 * at.t]);
-      const float now[2] = {unordered(both.x), unordered(both.y)};
-#pragma unroll
-      for (u32 i = 0; i < 2; i++) {
-        alpha[n][i] = exp2_of((top[n][i] - now[i]) * LOG2E);
-        top[n][i] = now[i];
-      }
+      const u32 c = 8 * n + 2 * at.t;
+      const int2 tops = *reinterpret_cast<const int2*>(&columns.top[c]);
+      const int2 old = *reinterpret_cast<const int2*>(&columns.before[odd][c]);
+      if (warp == 0 && at.g == 0) *reinterpret_cast<int2*>(&columns.before[odd ^ 1][c]) = tops;
+      const float now[2] = {unordered(tops.x), unordered(tops.y)};
+      alpha[n][0] = exp2_of((unordered(old.x) - now[0]) * LOG2E);
+      alpha[n][1] = exp2_of((unordered(old.y) - now[1]) * LOG2E);
 #pragma unroll
       for (u32 i = 0; i < 4; i++) {
         const float weight = exp2_of((s[n][i] - now[i % 2]) * LOG2E);
@@ -273,6 +225,7 @@ struct Logits {
       for (u32 i = 0; i < 2; i++) total[n][i] = fmaf(total[n][i], alpha[n][i], s[n][i] + s[n][i + 2]);
       put_weights(n, s[n]);
     }
+    odd ^= 1;
     __syncthreads();
   }
 

@@ -35,7 +35,7 @@ __device__ __forceinline__ size_t head_at(u32 page, u32 kv_heads, u32 head, u32 
   return (size_t(page) * kv_heads + head) * head_bytes(kind, dim);
 }
 
-// First row of a tile, its rows, and the largest logit of columns that have seen no key.
+// Largest logit of a query that has seen no key.
 constexpr float LOWEST = -3.0e38f;
 
 // First position that a query at `position` sees.
