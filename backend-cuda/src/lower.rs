@@ -74,10 +74,6 @@ pub(crate) enum Arg {
     Step,
     /// A struct of [`gemma4_core::abi`] by value.
     Params(Vec<u8>),
-    /// A 32-bit integer by value.
-    U32(u32),
-    /// A float by value.
-    F32(f32),
 }
 
 impl Arg {

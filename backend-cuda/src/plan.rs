@@ -258,8 +258,6 @@ impl Plan {
         let step = self.step.address();
         let address = match arg {
             Arg::Params(bytes) => return Ok(bytes.clone()),
-            Arg::U32(number) => return Ok(number.to_ne_bytes().to_vec()),
-            Arg::F32(number) => return Ok(number.to_ne_bytes().to_vec()),
             Arg::NoPrepared => return Ok(Prepared::none()),
             Arg::Prepared(act) => {
                 return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
