@@ -101,6 +101,18 @@ pub(crate) fn compilers(driver_major: Option<u32>) -> (Vec<PathBuf>, String) {
     (found, searched.to_owned())
 }
 
+/// What an NVRTC opens by its name when it compiles: a library that lies beside it, where the loader does not look.
+pub(crate) fn companions(compiler: &Path) -> Vec<PathBuf> {
+    let major = compiler.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let start = format!("libnvrtc-builtins.so.{major}.");
+    let entries = compiler.parent().and_then(|folder| folder.read_dir().ok());
+    let files = entries.into_iter().flatten().flatten();
+    files
+        .filter(|file| file.file_name().to_str().is_some_and(|name| name.starts_with(&start)))
+        .map(|file| file.path())
+        .collect()
+}
+
 /// Folders below `base` that a pattern means: names with at most one `*`, which stands for any characters. Of several
 /// the last in the order of versions comes first.
 fn matches(base: &Path, pattern: &str) -> Vec<PathBuf> {
@@ -177,6 +189,16 @@ mod tests {
         assert_eq!(here.compilers(Some(13)), files);
         let (newer, older) = files.split_at(7);
         assert_eq!(here.compilers(Some(12)), [older, newer].concat());
+    }
+
+    #[test]
+    fn an_nvrtc_brings_the_library_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let compiler = touch(folder.path(), "libnvrtc.so.13");
+        let beside = touch(folder.path(), "libnvrtc-builtins.so.13.0");
+        touch(folder.path(), "libnvrtc-builtins.so.12.9");
+        touch(folder.path(), "libnvrtc-builtins.alt.so.13.0");
+        assert_eq!(companions(&compiler), [beside]);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Plan {
     /// Contents of `step`, kept to be filled anew.
     bytes: Vec<u8>,
     samples: bool,
+    /// Whether a launch may start before the one before it is done.
+    early: bool,
     next: u64,
 }
 
@@ -212,6 +214,7 @@ impl Plan {
             sections,
             bytes: Vec::new(),
             samples,
+            early: device.compiler.early(),
             next: 0,
             program,
         };
@@ -399,7 +402,7 @@ impl Plan {
             mark(at)?;
             let grid = launch.grid.map(count);
             if !grid.contains(&0) {
-                stream.launch(call, grid)?;
+                stream.launch(call, grid, self.early && at > 0)?;
             }
         }
         mark(self.launches.len())

@@ -1,7 +1,7 @@
 //! Every CUDA kernel compiles to machine code that a 24 GB card can run, on a machine without a GPU.
 //!
 //! Needs NVRTC (`pip install nvidia-cuda-nvrtc`, or a CUDA toolkit). Without it this is a visible skip, and a failure where
-//! `REQUIRE_NVRTC=1` is set, as CI does. `KERNEL_ARCHS=sm_80,sm_86` compiles for other architectures than the usual ones.
+//! `REQUIRE_NVRTC=1` is set, as CI does. `KERNEL_ARCHS=sm_86,sm_90` compiles really every unit, for these architectures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,10 +23,11 @@ const REQUIRE: &str = "REQUIRE_NVRTC";
 /// The variable that names architectures.
 const ARCHS: &str = "KERNEL_ARCHS";
 
-/// For these every unit is compiled: of an RTX 3090, and with the extras of an H100.
-const ALL_UNITS: [&str; 2] = ["sm_86", "sm_90"];
-/// For these one unit of each file is: what differs from the first two is which instructions there are.
-const ONE_OF_A_FILE: [&str; 3] = ["sm_80", "sm_89", "sm_120"];
+/// For this one every unit is compiled but those of two different types of cache, which are made of the same parts: more
+/// than two cores do in two minutes.
+const MOST_UNITS: &str = "sm_86";
+/// For these one unit of each file is: what differs is which instructions there are.
+const ONE_OF_A_FILE: [&str; 4] = ["sm_80", "sm_89", "sm_90", "sm_120"];
 
 /// Shared memory of a block, in bytes: what a kernel may declare, and what it may ask for on an RTX 3090.
 const DECLARED: u32 = 48 << 10;
@@ -61,9 +62,14 @@ fn work() -> Vec<(Unit, Arch)> {
     for unit in &units {
         first.entry(unit.file).or_insert(unit);
     }
-    let all = ALL_UNITS.iter().flat_map(|arch| units.iter().map(move |unit| (unit, read(arch))));
-    let some = ONE_OF_A_FILE.iter().flat_map(|arch| first.values().map(move |&unit| (unit, read(arch))));
-    all.chain(some).map(|(unit, arch)| (unit.clone(), arch)).collect()
+    let value = |unit: &Unit, name: &str| {
+        unit.defines.iter().find(|(define, _)| *define == name).map(|(_, value)| value.clone())
+    };
+    let alike = units.iter().filter(|unit| value(unit, "K_KIND") == value(unit, "V_KIND"));
+    let all = alike.map(|unit| (unit.clone(), read(MOST_UNITS)));
+    let some =
+        ONE_OF_A_FILE.iter().flat_map(|arch| first.values().map(move |&unit| (unit.clone(), read(arch))));
+    all.chain(some).collect()
 }
 
 /// What came of a unit, or why not.

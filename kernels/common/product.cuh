@@ -9,6 +9,7 @@
 
 #include "common/copy.cuh"
 #include "common/head.cuh"
+#include "common/launch.cuh"
 #include "common/prepare.cuh"
 #include "common/weights.cuh"
 
@@ -237,36 +238,49 @@ __device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const
   if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, NT>(head, lanes, scale, sums);
 }
 
-// The products of tile `tile` with part `split` of `splits` of its columns. `ring` is the warp's shared memory.
+// The products of one tile with a range of its steps. Copies of weights begin at once; what is multiplied with them may
+// come into being until `finish`.
 template <class W, int NT>
-__device__ __forceinline__ Sums<NT> product(u8* ring, const WeightView& w, size_t tile, Lanes<NT> lanes, u32 split,
-                                            u32 splits) {
-  constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
-  const u32 steps = (w.chunks + CHUNKS - 1) / CHUNKS;
-  const u32 first = steps * split / splits, end = steps * (split + 1) / splits;
-  Feed<W> feed(ring, w, tile, first);
-  u32 ahead = first;
-  for (int i = 0; i < DEPTH - 1; i++, ahead++) {
-    if (ahead < end) feed.next();
-    copies_end();
+struct Product {
+  static constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
+  Feed<W> feed;
+  u32 first, end, ahead;
+
+  // `ring` is the warp's shared memory; `tile` counts from the first of all experts.
+  __device__ __forceinline__ Product(u8* ring, const WeightView& w, size_t tile, u32 first, u32 end)
+      : feed(ring, w, tile, first), first(first), end(end), ahead(first) {
+    __syncwarp();  // all are done with what the ring held
+    for (int i = 0; i < DEPTH - 1; i++, ahead++) {
+      if (ahead < end) feed.next();
+      copies_end();
+    }
   }
-  Sums<NT> sums = {};
-  lanes.template forward<W>(CHUNKS * first);
-  Stage<W> stage = {ring};
+
+  __device__ __forceinline__ Sums<NT> finish(u8* ring, const WeightView& w, size_t tile, Lanes<NT> lanes) {
+    Sums<NT> sums = {};
+    lanes.template forward<W>(CHUNKS * first);
+    Stage<W> stage = {ring};
 #pragma unroll 1
-  for (u32 step = first; step < end; step++, ahead++) {
-    copies_wait<DEPTH - 2>();
-    __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
-    if (ahead < end) feed.next();
-    copies_end();
-    add_step<W, NT>(stage, w.chunks - CHUNKS * step, lanes, CHUNKS * step / 4, sums);
-    lanes.template forward<W>(CHUNKS);
-    stage.at += BYTES;
-    if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
+    for (u32 step = first; step < end; step++, ahead++) {
+      copies_wait<DEPTH - 2>();
+      __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
+      if (ahead < end) feed.next();
+      copies_end();
+      add_step<W, NT>(stage, w.chunks - CHUNKS * step, lanes, CHUNKS * step / 4, sums);
+      lanes.template forward<W>(CHUNKS);
+      stage.at += BYTES;
+      if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
+    }
+    if constexpr (W::SCALES == ROW) {
+      const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;
+      for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
+    }
+    return sums;
   }
-  if constexpr (W::SCALES == ROW) {
-    const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;
-    for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
-  }
-  return sums;
+};
+
+// Steps of a row of `w`.
+template <class W>
+__device__ __forceinline__ u32 steps_of(const WeightView& w) {
+  return (w.chunks + Stage<W>::CHUNKS - 1) / Stage<W>::CHUNKS;
 }

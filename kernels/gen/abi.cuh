@@ -552,8 +552,18 @@ struct CudaLinearParams {
     unsigned int picked;
     // Weights.
     unsigned int weights;
+    // Tiles of 16 outputs of all of them; `linear__1` to `linear__4` alone, as the next.
+    unsigned int tiles;
+    // Steps of a tile.
+    unsigned int steps;
+    // Warps that share the steps of all tiles.
+    unsigned int warps;
+    // 1 if a tile has one warp.
+    unsigned int whole;
+    // Planes of the output.
+    unsigned int planes;
 };
-static_assert(sizeof(CudaLinearParams) == 20, "CudaLinearParams must have no padding");
+static_assert(sizeof(CudaLinearParams) == 40, "CudaLinearParams must have no padding");
 
 // `prepare`, which is no op of its own: it puts activations into the form that products read.
 struct PrepareFormParams {

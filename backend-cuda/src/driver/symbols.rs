@@ -145,6 +145,9 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
         let driver = driver().ok().map(|(major, _)| major);
         let (found, searched) = library::compilers(driver);
         for path in found {
+            for companion in library::companions(&path) {
+                preload(&companion);
+            }
             preload(&path);
             if compiler_present() {
                 break;

@@ -104,9 +104,8 @@ impl Shape {
 
 /// What it is compiled as.
 pub(super) fn units() -> Vec<Unit> {
-    let of_shape = |shape: Shape| {
-        [shape.unit("attention"), shape.prompt_unit(false), shape.prompt_unit(true)]
-    };
+    let of_shape =
+        |shape: Shape| [shape.unit("attention"), shape.prompt_unit(false), shape.prompt_unit(true)];
     std::iter::once(Unit::new("attention_any")).chain(Shape::all().flat_map(of_shape)).collect()
 }
 

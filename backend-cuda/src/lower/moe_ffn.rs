@@ -73,11 +73,8 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
 
     // The pairs of a single row are in order as they are.
     let grouped = rows > 1 || !cx.split();
-    let [order, lists] = if grouped {
-        [Arg::Scratch(order), Arg::Scratch(lists)]
-    } else {
-        [Arg::Null, Arg::Null]
-    };
+    let [order, lists] =
+        if grouped { [Arg::Scratch(order), Arg::Scratch(lists)] } else { [Arg::Null, Arg::Null] };
     let launch = |unit, entry, args, grid, threads, shared| Launch {
         op: "moe_ffn",
         unit,
@@ -88,8 +85,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
         shared,
     };
     if grouped {
-        let args =
-            vec![Arg::Act(op.experts), order.clone(), lists.clone(), Arg::params(&params), Arg::Step];
+        let args = vec![Arg::Act(op.experts), order.clone(), lists.clone(), Arg::params(&params), Arg::Step];
         cx.launch(launch(of_down.clone(), "moe_ffn__group", args, [ONE; 3], 1024, 0));
     }
 
@@ -143,8 +139,17 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let [shares, out] = outs;
     let step = if cx.split() {
         let grid = [tiles_of(cx, op.down).div_ceil(WARPS), 1, tiles].map(Count::Fixed);
-        let args =
-            vec![prepared, views, Arg::Act(op.experts), order, lists, shares, out, Arg::params(&params), Arg::Step];
+        let args = vec![
+            prepared,
+            views,
+            Arg::Act(op.experts),
+            order,
+            lists,
+            shares,
+            out,
+            Arg::params(&params),
+            Arg::Step,
+        ];
         launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, 0)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];

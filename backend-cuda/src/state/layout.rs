@@ -30,7 +30,11 @@ pub(super) fn to_device(spec: &StateSpec, file: &[u8], device: &mut [u8]) {
             let from = &file[block * blocks.bytes..][..blocks.bytes];
             scales[scale..scale + SCALE].copy_from_slice(&from[..SCALE]);
             let to = &mut codes[code..code + blocks.codes()];
-            if blocks.planes { to.copy_from_slice(&planes(&from[SCALE..])) } else { to.copy_from_slice(&from[SCALE..]) }
+            if blocks.planes {
+                to.copy_from_slice(&planes(&from[SCALE..]))
+            } else {
+                to.copy_from_slice(&from[SCALE..])
+            }
         });
     }
 }
@@ -45,7 +49,11 @@ pub(super) fn to_file(spec: &StateSpec, device: &[u8], file: &mut [u8]) {
             let to = &mut file[block * blocks.bytes..][..blocks.bytes];
             to[..SCALE].copy_from_slice(&scales[scale..scale + SCALE]);
             let from = &codes[code..code + blocks.codes()];
-            if blocks.planes { to[SCALE..].copy_from_slice(&pairs(from)) } else { to[SCALE..].copy_from_slice(from) }
+            if blocks.planes {
+                to[SCALE..].copy_from_slice(&pairs(from))
+            } else {
+                to[SCALE..].copy_from_slice(from)
+            }
         });
     }
 }

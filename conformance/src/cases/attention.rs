@@ -145,13 +145,7 @@ fn pool(
 
 /// `rows` queries from position `start` on over keys and values of these types; whatever a query must not see is
 /// NaN, except what lies in the window of another row.
-fn case(
-    heads: Heads,
-    types: KvTypes,
-    mask: Mask,
-    (start, rows): (usize, usize),
-    products: Products,
-) -> Case {
+fn case(heads: Heads, types: KvTypes, mask: Mask, (start, rows): (usize, usize), products: Products) -> Case {
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
     let mut case =
         Case::new("attention", rows, format!("{heads:?}, {mask:?} at {start}, {} and {}", types.k, types.v));
