@@ -117,7 +117,7 @@ static __device__ __forceinline__ void choose_rows(unsigned first, unsigned rows
   }
 }
 
-extern "C" __global__ void __launch_bounds__(ROUTE_THREADS)
+extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
 route(const float* __restrict__ x,             // [rows, cols]
       const float* __restrict__ scale,         // [cols]
       const WeightView proj,                   // [experts, cols]
