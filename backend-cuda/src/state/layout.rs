@@ -31,9 +31,9 @@ pub(super) fn to_device(spec: &StateSpec, file: &[u8], device: &mut [u8]) {
             scales[scale..scale + SCALE].copy_from_slice(&from[..SCALE]);
             let to = &mut codes[code..code + blocks.codes()];
             if blocks.planes {
-                to.copy_from_slice(&planes(&from[SCALE..]))
+                to.copy_from_slice(&planes(&from[SCALE..]));
             } else {
-                to.copy_from_slice(&from[SCALE..])
+                to.copy_from_slice(&from[SCALE..]);
             }
         });
     }
@@ -50,9 +50,9 @@ pub(super) fn to_file(spec: &StateSpec, device: &[u8], file: &mut [u8]) {
             to[..SCALE].copy_from_slice(&scales[scale..scale + SCALE]);
             let from = &codes[code..code + blocks.codes()];
             if blocks.planes {
-                to[SCALE..].copy_from_slice(&pairs(from))
+                to[SCALE..].copy_from_slice(&pairs(from));
             } else {
-                to[SCALE..].copy_from_slice(from)
+                to[SCALE..].copy_from_slice(from);
             }
         });
     }
