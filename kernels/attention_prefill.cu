@@ -59,11 +59,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
 }
 
 #if !EXACT
+// Decoding TQ3_0 keys beside another type leaves no registers for eight.
+constexpr u32 WIDE_TILES = K_KIND == KV_TQ3_0 && V_KIND != KV_TQ3_0 ? 4 : 8;
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
-  prefill<8, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
+  prefill<WIDE_TILES, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
 #endif

@@ -1,7 +1,7 @@
 //! Where NVRTC may be when the loader does not find it.
 //!
 //! On Linux CUDA is often there without the loader knowing: as a toolkit below `/usr/local`, or as packages of pip,
-//! which PyTorch brings along. On Windows the loader's own search (`PATH`, into which CUDA's installer writes) is all.
+//! which `PyTorch` brings along. On Windows the loader's own search (`PATH`, into which CUDA's installer writes) is all.
 
 use std::collections::HashSet;
 use std::env;

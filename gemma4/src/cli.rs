@@ -52,7 +52,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
     #[arg(hide_short_help = true)]
     pub(crate) without: Vec<Feature>,
-    /// Compile CUDA kernels for no newer architecture than this, such as sm_86 of an RTX 3090; for tests and reports
+    /// Compile CUDA kernels for no newer architecture than this, such as `sm_86` of an RTX 3090; for tests and reports
     #[arg(long, global = true, value_name = "sm_NN", help_heading = MODEL, hide_short_help = true)]
     pub(crate) arch_limit: Option<String>,
     /// Use an NVIDIA GPU as if it had no more memory than this, such as 24GiB

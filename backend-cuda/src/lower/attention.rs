@@ -81,6 +81,12 @@ impl Shape {
         if self.dim == 512 { 2 } else { 4 }
     }
 
+    /// `WIDE_TILES` of the kernel.
+    fn wide_tiles(self) -> u32 {
+        let [k, v] = [self.k, self.v].map(|kind| KINDS[kind].0 == KvType::TQ3_0);
+        if k && !v { 4 } else { 8 }
+    }
+
     /// `MANY_STAGES` of the kernel.
     fn many_stages(self) -> u32 {
         match self.chunk() {
@@ -176,8 +182,8 @@ fn prefill(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &m
     let room = if shape.dim == 512 { cx.device.shared } else { cx.device.shared / 2 };
     let (entry, tiles) = if exact {
         ("attention__prefill", shape.many_tiles())
-    } else if bytes(8) + 4096 <= room {
-        ("attention__prefill_wide", 8)
+    } else if bytes(shape.wide_tiles()) + 4096 <= room {
+        ("attention__prefill_wide", shape.wide_tiles())
     } else {
         ("attention__prefill", 4)
     };

@@ -224,7 +224,9 @@ pub(super) fn floats(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [
             extra[r * cols * 4..][..cols * 4].copy_from_slice(row);
         }
         let scale = if layout.dtype == DType::F16 { 1.0 } else { scale(values) };
-        values.iter_mut().for_each(|value| *value /= scale);
+        for value in values.iter_mut() {
+            *value /= scale;
+        }
         scales[4 * r..4 * r + 4].copy_from_slice(&scale.to_le_bytes());
     }
     let words = layout.form.bits;

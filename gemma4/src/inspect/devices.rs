@@ -19,6 +19,7 @@ one, the processor computes (--backend cpu).
 
 /// All GPUs, as `--json` prints them: those of CUDA first, and once more those of them that Vulkan reaches too.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the report")]
 pub(super) struct Devices {
     /// Number of the device that `--backend auto` takes; none if that is the processor.
     auto: Option<usize>,
