@@ -35,7 +35,7 @@ struct Args {
     /// Number of a GPU, or a part of its name.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
-    /// Compile CUDA kernels for this architecture at most, or for that of the device [default: sm_86]
+    /// Compile CUDA kernels for this architecture at most, or for that of the device [default: `sm_86`]
     #[arg(long, value_name = "sm_NN|native")]
     arch_limit: Option<String>,
     /// Bind at most so many bytes at once, so that weights are split.
