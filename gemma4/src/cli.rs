@@ -8,7 +8,9 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::KvTypes;
 
 use crate::failure::Failure;
-use crate::{bench, inspect, logits, perplexity, run, serve, shell, tokenize, verify};
+#[cfg(feature = "serve")]
+use crate::serve;
+use crate::{bench, inspect, logits, perplexity, run, shell, tokenize, verify};
 
 /// Headings of help texts.
 const MODEL: &str = "Model and device";
@@ -129,6 +131,7 @@ fn parse_kv(text: &str) -> Result<KvTypes, String> {
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::RunArgs),
+    #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
@@ -146,6 +149,7 @@ impl Cli {
         let global = &self.global;
         match self.command {
             Command::Run(args) => run::run(&args, global),
+            #[cfg(feature = "serve")]
             Command::Serve(args) => serve::run(&args, global),
             Command::Tokenize(args) => tokenize::run(&args, global),
             Command::Inspect(args) => inspect::run(&args, global),

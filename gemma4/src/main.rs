@@ -10,6 +10,7 @@ mod logits;
 mod perplexity;
 mod run;
 mod score;
+#[cfg(feature = "serve")]
 mod serve;
 mod shell;
 mod text;
