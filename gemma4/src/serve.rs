@@ -1,6 +1,9 @@
 //! `gemma4 serve`: the model behind HTTP, or behind stdin and stdout.
 
 pub(crate) mod args;
+pub(crate) mod dialogue;
+pub(crate) mod guide;
+pub(crate) mod http;
 pub(crate) mod job;
 pub(crate) mod scheduler;
 

@@ -66,7 +66,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Reads `90s`, `10m`, `2h` or a number of seconds.
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     let text = text.trim();
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let found = units.iter().find_map(|&(unit, ms)| text.strip_suffix(unit).map(|n| (n, ms)));
