@@ -79,13 +79,13 @@ fn what_is_found_has_the_tokens_the_window_and_the_kind_that_are_wanted() {
     assert_eq!(find(&vault, &kept.tokens, false), Some((999, 1000)));
     let edited = [&kept.tokens[..820], &[1, 2, 3]].concat();
     assert_eq!(find(&vault, &edited, false), Some((820, 820)));
-    // The window before position 700 is not kept.
-    assert_eq!(find(&vault, &kept.tokens[..701], false), None);
-    assert_eq!(vault.common(&kept.tokens[..701]), 701);
+    // The window before position 500 is not kept.
+    assert_eq!(find(&vault, &kept.tokens[..501], false), None);
+    assert_eq!(vault.common(&kept.tokens[..501]), 501);
     assert_eq!(find(&vault, &conversation(2, 1000, 0).tokens, false), None);
     // Of two, the one with more of it.
-    put(&mut vault, &conversation(1, 640, 640));
-    assert_eq!(find(&vault, &kept.tokens[..701], false), Some((640, 640)));
+    put(&mut vault, &conversation(1, 450, 450));
+    assert_eq!(find(&vault, &kept.tokens[..501], false), Some((450, 450)));
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod tests;
 mod work;
 
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,6 +152,11 @@ pub(crate) enum Exit {
     Failed(String),
 }
 
+/// A model that could not be loaded.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotLoaded(String);
+
 /// What the engine's thread has beside its engine.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -206,11 +212,11 @@ impl Scheduler {
     /// # Errors
     ///
     /// Why it could not be.
-    pub(crate) fn loaded(&self) -> Result<(), String> {
+    pub(crate) fn loaded(&self) -> Result<(), NotLoaded> {
         self.desk.wait_for(None, |state| state.phase != Phase::Loading);
         let state = self.desk.lock();
         match (&state.failure, state.phase) {
-            (Some(failure), Phase::Stopped) => Err(failure.clone()),
+            (Some(failure), Phase::Stopped) => Err(NotLoaded(failure.clone())),
             _ => Ok(()),
         }
     }
@@ -384,4 +390,10 @@ fn wanted(desk: &Desk) -> bool {
             return wanted;
         }
     }
+}
+
+/// A remark for whoever runs the program.
+pub(super) fn warn(text: &str) {
+    // Whoever closed stderr does not want to know.
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
 }

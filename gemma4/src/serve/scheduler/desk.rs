@@ -141,9 +141,7 @@ impl Desk {
             }
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 Some(Duration::ZERO) => return false,
-                Some(limit) => {
-                    self.bell.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(limit) => self.bell.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }

@@ -47,7 +47,9 @@ pub(crate) enum ErrandError {
     #[error("nothing of this conversation is kept; generate with it first")]
     NothingKept,
     /// There is no room on the device while requests run.
-    #[error("{needed} tokens do not fit into the cache beside what is running; try again later, or raise --pool")]
+    #[error(
+        "{needed} tokens do not fit into the cache beside what is running; try again later, or raise --pool"
+    )]
     NoRoom {
         /// Tokens of the file.
         needed: usize,

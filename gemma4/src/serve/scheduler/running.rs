@@ -39,6 +39,8 @@ pub(super) struct Running {
     pub(super) generated: Vec<u32>,
     /// Lengths of the prompt at which a place is to be kept, the next one last.
     pub(super) borders: Vec<usize>,
+    /// The place at the end of its prompt.
+    pub(super) prompt_place: Option<u64>,
     /// Prompt tokens computed since it joined, beside those that others had then: who has fewest goes first.
     pub(super) served: u64,
     pub(super) reused: usize,
@@ -67,6 +69,7 @@ impl Running {
             exact: 0,
             generated: Vec::new(),
             borders: Vec::new(),
+            prompt_place: None,
             served: 0,
             reused: 0,
             since,

@@ -139,9 +139,8 @@ impl Shelf {
         // Places of one conversation share its tokens, so they are compared once.
         let mut compared: HashMap<*const u32, usize> = HashMap::new();
         for kept in &self.kept {
-            let all = *compared
-                .entry(kept.tokens.as_ptr())
-                .or_insert_with(|| common(&kept.tokens, wanted.tokens));
+            let all =
+                *compared.entry(kept.tokens.as_ptr()).or_insert_with(|| common(&kept.tokens, wanted.tokens));
             let common = all.min(kept.len());
             let limit = if wanted.exact { kept.exact } else { common };
             let len = common.min(limit).min(wanted.most);
