@@ -1,5 +1,7 @@
 //! A model on a device: weights, cache and plans, and the steps that move sequences forward.
 
+mod branch;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,6 +28,9 @@ pub struct Options {
     pub chunk: usize,
     /// Places to come back to, in all sequences together.
     pub snapshots: usize,
+    /// Tokens that the pages of global layers hold, in all sequences together; as many as all sequences at their
+    /// longest if `None`. With fewer, a step may find no page.
+    pub pool: Option<usize>,
 }
 
 /// Prompt tokens of a step unless the user says otherwise.
@@ -140,6 +145,9 @@ pub fn layout(config: &Config, options: &Options) -> Result<(CacheSpec, KvLayout
         ROLLBACK,
         options.snapshots,
     );
+    if let Some(pool) = options.pool {
+        spec.global_pages = spec.global_pages.min(pool.div_ceil(PAGE));
+    }
     for span in [Span::Local, Span::Global] {
         if !has(span) {
             spec = spec.without(span);

@@ -6,6 +6,7 @@
 mod choice;
 mod stops;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Model {
     /// Tokenizer, template and the makers' settings.
-    pub(crate) speaker: Speaker,
+    pub(crate) speaker: Arc<Speaker>,
     /// What it is called.
     pub(crate) name: String,
     /// Most tokens of prompt and answer.
@@ -201,7 +202,7 @@ pub(crate) struct Prepared {
 
 impl Model {
     /// The model that `speaker` speaks for.
-    pub(crate) fn new(speaker: Speaker, name: String, context: usize, vocab: usize, think: bool) -> Self {
+    pub(crate) fn new(speaker: Arc<Speaker>, name: String, context: usize, vocab: usize, think: bool) -> Self {
         let guides = Guides::new(speaker.markers().clone(), speaker.end.clone(), vocab);
         Self { speaker, name, context, vocab, think, guides }
     }

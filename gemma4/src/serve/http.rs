@@ -22,6 +22,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use tokio::sync::watch;
 use super::args::duration;
 use super::dialogue::{Ask, Choice, Failed, Model, Prepared};
 use super::scheduler::Scheduler;
+use super::start::Served;
 use crate::failure::Failure;
 use body::Limits;
 use error::{ApiError, Vendor};
@@ -169,7 +171,7 @@ fn router(app: &Shared) -> Router {
         .route("/favicon.ico", get(page::icon))
         .route("/health", get(models::health))
         .route("/v1/health", get(models::health))
-        .route("/metrics", get(models::metrics))
+        .route("/metrics", get(models::counts))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::handle))
@@ -281,19 +283,30 @@ pub(crate) fn check(args: &HttpArgs) -> Result<(), Failure> {
 }
 
 /// Serves until a signal ends it.
-pub(crate) fn run(args: &HttpArgs, model: Model, scheduler: Scheduler) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &HttpArgs, name: String, served: Served) -> Result<ExitCode, Failure> {
     let key = key(args)?;
+    let Served { scheduler, speaker, context, vocab } = served;
+    let model = Model::new(speaker, name, context, vocab, args.think);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let app = Arc::new(App::new(args, key, model, scheduler));
     let code = runtime.block_on(async {
         let socket = bind(args).await?;
         // Programs that start this one find the address here, also that of port 0.
-        println!("listening on {}", socket.name());
+        crate::text::print(format!("listening on {}\n", socket.name()))?;
         let (end, ended) = watch::channel(false);
         let (drained, all_drained) = watch::channel(false);
         let serving = tokio::spawn(listen::serve(socket, router(&app), ended, all_drained));
-        signal().await;
-        eprintln!("shutting down; answers have {} s to end, a second signal ends them now", DRAIN.as_secs());
+        let loading = app.scheduler.clone();
+        let loaded = tokio::task::spawn_blocking(move || loading.loaded());
+        tokio::select! {
+            loaded = loaded => {
+                loaded??;
+                say(app.log, &format!("ready: {}, context {}", app.model.name, app.model.context));
+                signal().await;
+            }
+            () = signal() => {}
+        }
+        say(app.log, &format!("ending; answers have {} s, a second signal ends at once", DRAIN.as_secs()));
         // Nobody listens any more if all connections have ended already.
         let _ = end.send(true);
         let scheduler = app.scheduler.clone();
@@ -309,6 +322,14 @@ pub(crate) fn run(args: &HttpArgs, model: Model, scheduler: Scheduler) -> Result
     // Blocking work that nobody waits for must not hold the program.
     runtime.shutdown_background();
     code
+}
+
+/// A remark for whoever runs the server.
+fn say(log: LogFormat, text: &str) {
+    if log == LogFormat::Text {
+        // Whoever closed stderr does not want to know.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
 }
 
 async fn bind(args: &HttpArgs) -> Result<Socket, Failure> {

@@ -17,7 +17,7 @@ use super::{Answer, App, Shared, answer, reply, sse};
 use crate::serve::dialogue::{self, Choice, Piece};
 
 use read::Asked;
-pub(super) use read::{TOP, dialogue, messages, tools};
+pub(super) use read::{TOP, dialogue};
 #[cfg(test)]
 pub(super) use read::read;
 pub(super) use write::{FINGERPRINT, finite, log_entry};
@@ -54,7 +54,7 @@ impl App {
     /// An answer is complete.
     pub(super) fn count(&self, record: &Record, ended: &dialogue::Ended) {
         record.ended(ended);
-        self.metrics.answer(ended);
+        self.metrics.reasoning(ended.reasoning);
     }
 }
 

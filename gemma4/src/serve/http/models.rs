@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, Vendor};
-use super::metrics::Page;
+use super::metrics::{self, Page};
 use super::record::{Record, rfc3339};
 use super::{App, Shared, answer, reply};
 use crate::serve::scheduler::Phase;
@@ -112,6 +112,7 @@ pub(super) async fn health(State(app): State<Shared>) -> Response<Body> {
         "running": status.running,
         "parallel": status.parallel,
         "queued": status.queued,
+        "error": status.failure,
     }));
     if !ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -120,28 +121,11 @@ pub(super) async fn health(State(app): State<Shared>) -> Response<Body> {
     response
 }
 
-pub(super) async fn metrics(State(app): State<Shared>) -> Response<Body> {
+pub(super) async fn counts(State(app): State<Shared>) -> Response<Body> {
     let status = app.scheduler.status();
     let mut page = Page::default();
     app.metrics.write(&mut page);
-    let phases = [
-        ("loading", Phase::Loading),
-        ("ready", Phase::Ready),
-        ("parked", Phase::Parked),
-        ("draining", Phase::Draining),
-        ("stopped", Phase::Stopped),
-    ];
-    let phases = phases.map(|(name, phase)| (format!("phase=\"{name}\""), u8::from(status.phase == phase)));
-    page.many("gemma4_engine_phase", "gauge", "1 for what the engine is doing.", phases);
-    for (name, help, value) in [
-        ("gemma4_engine_running", "Requests that are being answered.", status.running),
-        ("gemma4_engine_parallel", "Most requests that are answered at once.", status.parallel),
-        ("gemma4_engine_queued", "Requests that wait.", status.queued),
-        ("gemma4_engine_queue", "Most requests that may wait.", status.queue),
-    ] {
-        page.one(name, "gauge", help, value);
-    }
-    page.one("gemma4_context_tokens", "gauge", "Most tokens of prompt and answer.", app.model.context);
+    metrics::write_status(&mut page, &status);
     page.one("gemma4_start_time_seconds", "gauge", "When the server started, seconds since 1970.", app.started);
     let mut response = Response::new(Body::from(page.text()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -151,10 +151,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let facts = std::mem::take(self.facts.get_mut().unwrap_or_else(PoisonError::into_inner));
         let seconds = self.start.elapsed();
-        self.metrics.end(&self.route, facts.status, seconds);
-        if let Some(first) = facts.first {
-            self.metrics.first_token(first);
-        }
+        self.metrics.end(&self.route, facts.status);
         let line = match self.log {
             LogFormat::Off => return,
             LogFormat::Json => self.json(&facts, seconds).to_string(),
