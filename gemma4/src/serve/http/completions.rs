@@ -33,6 +33,14 @@ pub(super) struct Asked {
     echo: bool,
 }
 
+impl Asked {
+    /// What is asked, a prompt at a time.
+    #[cfg(test)]
+    pub(super) fn asks(self) -> Vec<Ask> {
+        self.asks
+    }
+}
+
 pub(super) async fn handle(
     State(app): State<Shared>,
     Extension(record): Extension<Record>,
