@@ -337,6 +337,7 @@ fn live(mut life: Life, mut start: Start) {
         desk.change(|state| state.phase = Phase::Loading);
         life.steps = 0;
         let exit = start(&mut life);
+        let never_loaded = first && exit.is_err();
         if life.steps > 0 {
             failures = 0;
         }
@@ -353,7 +354,7 @@ fn live(mut life: Life, mut start: Start) {
                     Ok(_) => String::new(),
                 };
                 failures += 1;
-                let give_up = first || failures >= TRIES;
+                let give_up = never_loaded || failures >= TRIES;
                 desk.change(|state| {
                     // What waits has no better chance; what comes later may have, if memory was short.
                     state.refuse_all(&Finish::Failed(format!("the model is not available: {text}")));

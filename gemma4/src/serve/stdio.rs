@@ -378,5 +378,6 @@ fn status(status: &Status) -> Value {
             "computed": counters.computed_tokens,
             "generated": counters.generated_tokens,
         },
+        "drafts": { "drafted": counters.drafted, "accepted": counters.accepted },
     })
 }
