@@ -201,10 +201,10 @@ impl Shelf {
         tokens
     }
 
-    /// Places by falling use.
+    /// Places that are worth keeping, the least recently used first.
     pub(super) fn by_use(&self) -> Vec<u64> {
         let mut all: Vec<_> = self.kept.iter().filter(|kept| kept.kind == Kind::End).collect();
-        all.sort_by_key(|kept| std::cmp::Reverse(kept.used));
+        all.sort_by_key(|kept| kept.used);
         all.iter().map(|kept| kept.id).collect()
     }
 }

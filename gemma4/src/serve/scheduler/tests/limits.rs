@@ -156,16 +156,16 @@ fn parking_waits_for_answers_and_unparking_needs_no_request() {
     let talking = Ask::new(text(30, 1), 100).send(&scheduler);
     scheduler.park();
     assert_eq!(Answer::of(talking).tokens.len(), 100);
-    assert!(scheduler.wait_for(Phase::Parked, STUCK));
+    scheduler.park_and_wait();
+    assert_eq!(scheduler.status().phase, Phase::Parked);
     // Parking what is parked changes nothing.
     scheduler.park();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(scheduler.status().phase, Phase::Parked);
-    scheduler.unpark();
-    assert!(scheduler.wait_for(Phase::Ready, STUCK));
+    scheduler.unpark_and_wait();
+    assert_eq!(scheduler.status().phase, Phase::Ready);
     assert_eq!(Ask::new(text(30, 1), 1).answer(&scheduler).reused, 29);
-    scheduler.park();
-    assert!(scheduler.wait_for(Phase::Parked, STUCK));
+    scheduler.park_and_wait();
     scheduler.drain(STUCK);
     assert_eq!(scheduler.status().phase, Phase::Stopped);
 }
