@@ -1,6 +1,6 @@
 //! A model on a device: weights, cache and plans, and the steps that move sequences forward.
 
-mod branch;
+mod pages;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -276,24 +276,6 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    /// Keeps the first `len` tokens of a sequence to come back to.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn snapshot_at(&mut self, seq: SeqId, len: usize) -> Result<Snapshot, EngineError> {
-        Ok(self.cache.snapshot_at(seq, len)?)
-    }
-
-    /// Goes back to `len` tokens, or a little less where the cache cannot end there; returns the length reached.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn rollback(&mut self, seq: SeqId, len: usize) -> Result<usize, EngineError> {
-        Ok(self.cache.rollback(seq, len)?)
-    }
-
     /// Enqueues one step; the tokens count only once [`Engine::commit`] says how many are kept.
     ///
     /// `draws` has one entry for each picked row, in order; a sequence has one part.
@@ -502,61 +484,6 @@ impl<B: Backend> Engine<B> {
         };
         let plan = self.backend.compile(&recorded.program, &self.weights, &self.states).map_err(device)?;
         self.plans.insert(key, Planned { recorded, plan });
-        Ok(())
-    }
-
-    /// Copies a page of every pool of one kind of layer out, pools in order.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    pub fn read_page(&self, span: Span, page: u32) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = Vec::new();
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let start = bytes.len();
-            bytes.resize(start + spec.page_bytes(), 0);
-            self.backend.read_page(state, page, &mut bytes[start..]).map_err(device)?;
-        }
-        Ok(bytes)
-    }
-
-    /// Overwrites a page of every pool of one kind of layer with what [`Engine::read_page`] gave.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    ///
-    /// # Panics
-    ///
-    /// If `bytes` is not [`Engine::page_bytes`] long.
-    pub fn write_page(&self, span: Span, page: u32, mut bytes: &[u8]) -> Result<(), EngineError> {
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let (part, rest) = bytes.split_at(spec.page_bytes());
-            self.backend.write_page(state, page, part).map_err(device)?;
-            bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Bytes of a page in all pools of one kind of layer.
-    #[must_use]
-    pub fn page_bytes(&self, span: Span) -> usize {
-        self.specs.iter().filter(|spec| spec.span == span).map(StateSpec::page_bytes).sum()
-    }
-
-    /// Advances the bookkeeping by `tokens` without computing them: their pages are about to be written.
-    ///
-    /// # Errors
-    ///
-    /// If the cache cannot take them.
-    pub fn skip(&mut self, seq: SeqId, tokens: usize) -> Result<(), EngineError> {
-        let mut left = tokens;
-        while left > 0 {
-            let n = self.chunk(seq, left)?;
-            self.cache.reserve(seq, n)?;
-            self.cache.commit(seq, n)?;
-            left -= n;
-        }
         Ok(())
     }
 }

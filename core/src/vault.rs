@@ -53,7 +53,9 @@ pub enum VaultError {
         reason: String,
     },
     /// The file was written by another model, another kind of cache or another device.
-    #[error("{path} was saved with another model, cache type or device; only the one that saved it can go on")]
+    #[error(
+        "{path} was saved with another model, cache type or device; only the one that saved it can go on"
+    )]
     Other {
         /// The file.
         path: PathBuf,

@@ -146,7 +146,10 @@ impl Cache {
                 return Err(CacheError::StepTooLong { asked, limit });
             }
             if !Held::window_present(&spec, clip.oldest, len) {
-                return Err(CacheError::TooFarBack { asked: len, lowest: oldest.saturating_add(spec.window) - 1 });
+                return Err(CacheError::TooFarBack {
+                    asked: len,
+                    lowest: oldest.saturating_add(spec.window) - 1,
+                });
             }
         }
         let fresh = |span| match span {

@@ -67,7 +67,8 @@ impl Folder {
         }
         let damaged = scan(&place, &mut locked(index)).map_err(io)?;
         let files = if damaged == 1 { "1 file" } else { &format!("{damaged} files") };
-        let warning = (damaged > 0).then(|| format!("{}: {files} damaged, ignored and removed", place.display()));
+        let warning =
+            (damaged > 0).then(|| format!("{}: {files} damaged, ignored and removed", place.display()));
 
         let waiting = Arc::new(AtomicU64::new(0));
         let background = Shared::<Option<String>>::default();

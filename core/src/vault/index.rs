@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use super::{Key, Manifest, VaultStats};
 use crate::cache::ring::window_start;
 
+/// Most conversations: a prompt is compared with each.
+const MOST: usize = 8192;
+
 /// What a prompt needs of a kept conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
@@ -127,7 +130,7 @@ impl Index {
     /// Removes the least recently used until the limit is kept.
     pub(super) fn shrink(&mut self) -> Vec<Gone> {
         let mut all = Vec::new();
-        while self.bytes > self.limit {
+        while self.bytes > self.limit || self.entries.len() > MOST {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key);
             match oldest.and_then(|key| self.remove(&key)) {
                 Some(gone) => all.push(gone),

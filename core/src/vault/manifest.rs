@@ -35,7 +35,8 @@ impl Key {
             return None;
         }
         for (byte, digits) in key.iter_mut().zip(text.chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let digits =
+                std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
             *byte = u8::from_str_radix(digits, 16).ok()?;
         }
         Some(Self(key))
@@ -116,7 +117,8 @@ impl Manifest {
         contents: &Contents,
         page_bytes: impl Fn(Span) -> usize,
     ) -> Self {
-        let ends: Vec<usize> = (1..=tokens.len().div_ceil(PAGE)).map(|l| (l * PAGE).min(tokens.len())).collect();
+        let ends: Vec<usize> =
+            (1..=tokens.len().div_ceil(PAGE)).map(|l| (l * PAGE).min(tokens.len())).collect();
         let mut hasher = blake3::Hasher::new();
         hasher.update(&fingerprint.0);
         let mut done = 0;
@@ -193,7 +195,8 @@ impl Manifest {
         let (words, after) =
             rest.split_at_checked(tokens.saturating_mul(4)).ok_or("it has fewer tokens than it says")?;
         rest = after;
-        let tokens: Arc<[u32]> = words.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let tokens: Arc<[u32]> =
+            words.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let count = u32::from_le_bytes(take(&mut rest)?) as usize;
         if count.checked_mul(45) != Some(rest.len()) {
             return Err("it has another number of pages than it says");
@@ -214,9 +217,9 @@ impl Manifest {
             if logical >= tokens.len().div_ceil(PAGE) {
                 return Err("it has a page beyond its tokens");
             }
-            let rising = pages.last().is_none_or(|last| {
-                (span_code(last.span), last.logical) < (span_code(span), logical)
-            });
+            let rising = pages
+                .last()
+                .is_none_or(|last| (span_code(last.span), last.logical) < (span_code(span), logical));
             if !rising {
                 return Err("its pages are out of order");
             }

@@ -16,8 +16,10 @@ fn conversation(text: u32, len: usize, exact: usize) -> Manifest {
     let tokens: Arc<[u32]> = (0..len).map(|i| u32::try_from(i).unwrap() % 97 + 100 * text).collect();
     let end = len.div_ceil(PAGE);
     let oldest = (len / PAGE * PAGE + 1).saturating_sub(WINDOW) / PAGE * PAGE;
-    let page = |span, logical: usize| HeldPage { span, logical, page: 0, tokens: (len - logical * PAGE).min(PAGE) };
-    let pages = (0..end).map(|l| page(Span::Global, l)).chain((oldest / PAGE..end).map(|l| page(Span::Local, l)));
+    let page =
+        |span, logical: usize| HeldPage { span, logical, page: 0, tokens: (len - logical * PAGE).min(PAGE) };
+    let pages =
+        (0..end).map(|l| page(Span::Global, l)).chain((oldest / PAGE..end).map(|l| page(Span::Local, l)));
     let contents = Contents { pages: pages.collect(), oldest };
     Manifest::new(&FINGERPRINT, tokens, exact, &contents, |span| if span == Span::Global { 100 } else { 200 })
 }

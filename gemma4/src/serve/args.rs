@@ -37,11 +37,12 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "TOKENS", help_heading = REUSE)]
     pub(crate) pool: Option<usize>,
     /// Sliding windows on the device that are kept for places to come back to, beside those of running requests
-    #[arg(long, value_name = "N", default_value_t = 16, help_heading = REUSE)]
+    /// [default: as many as take 1 GiB, 2 to 64]
+    #[arg(long, value_name = "N", help_heading = REUSE)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
-    pub(crate) windows: u16,
+    pub(crate) windows: Option<u16>,
     /// Main memory for conversations that have left the device, such as 4G; 0 for none
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0", help_heading = REUSE)]
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G", help_heading = REUSE)]
     pub(crate) cache_memory: u64,
     /// Folder for conversations, which then survive a restart
     #[arg(long, value_name = "DIR", help_heading = REUSE)]

@@ -213,7 +213,7 @@ impl Scheduler {
     ///
     /// Why it could not be.
     pub(crate) fn loaded(&self) -> Result<(), NotLoaded> {
-        self.desk.wait_for(None, |state| state.phase != Phase::Loading);
+        self.desk.wait_for(|state| state.phase != Phase::Loading);
         let state = self.desk.lock();
         match (&state.failure, state.phase) {
             (Some(failure), Phase::Stopped) => Err(NotLoaded(failure.clone())),
@@ -253,12 +253,19 @@ impl Scheduler {
 
     /// Loads the model again if it is parked, and takes back a wish to park. Does not wait.
     pub(crate) fn unpark(&self) {
-        self.desk.change(|state| state.wish = Some(Wish::Unpark));
+        self.desk.change(|state| state.wish = (state.phase == Phase::Parked).then_some(Wish::Unpark));
     }
 
-    /// Waits for a phase, at most so long; says whether it came.
-    pub(crate) fn wait_for(&self, phase: Phase, limit: Duration) -> bool {
-        self.desk.wait_for(Some(Instant::now() + limit), |state| state.phase == phase)
+    /// Parks, and waits until that is done, or somebody took the wish back. Blocks; not for async code.
+    pub(crate) fn park_and_wait(&self) {
+        self.park();
+        self.desk.wait_for(|state| state.wish != Some(Wish::Park) || state.phase == Phase::Stopped);
+    }
+
+    /// Loads the model if it is parked, and waits until that is done or failed. Blocks; not for async code.
+    pub(crate) fn unpark_and_wait(&self) {
+        self.unpark();
+        self.desk.wait_for(|state| state.wish.is_none() && state.phase != Phase::Loading);
     }
 
     /// Writes the longest kept beginning of a prompt to a file. Blocks; not for async code.
@@ -299,14 +306,16 @@ impl Scheduler {
             if state.phase == Phase::Ready {
                 state.phase = Phase::Draining;
             }
-            let until = Instant::now() + limit;
+            // A limit that no clock reaches is a long one.
+            let long = Instant::now() + Duration::from_secs(1 << 30);
+            let until = Instant::now().checked_add(limit).unwrap_or(long);
             state.drain = Some(state.drain.map_or(until, |before| before.min(until)));
         });
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread {
             // A thread that panicked has said so.
             Some(thread) => drop(thread.join()),
-            None => drop(self.desk.wait_for(None, |state| state.phase == Phase::Stopped)),
+            None => self.desk.wait_for(|state| state.phase == Phase::Stopped),
         }
     }
 }
@@ -324,6 +333,7 @@ impl Drop for Gone {
             let reason = state.failure.clone().map_or(Finish::Cancelled, Finish::Failed);
             state.refuse_all(&reason);
             state.errands.clear();
+            state.wish = None;
         });
     }
 }
@@ -337,6 +347,7 @@ fn live(mut life: Life, mut start: Start) {
         desk.change(|state| state.phase = Phase::Loading);
         life.steps = 0;
         let exit = start(&mut life);
+        let never_loaded = first && exit.is_err();
         if life.steps > 0 {
             failures = 0;
         }
@@ -344,6 +355,7 @@ fn live(mut life: Life, mut start: Start) {
             Ok(Exit::Drained) => break,
             Ok(Exit::Parked) => desk.change(|state| {
                 state.phase = Phase::Parked;
+                // Whoever wished for it is told by this.
                 state.wish = None;
             }),
             failed => {
@@ -353,11 +365,12 @@ fn live(mut life: Life, mut start: Start) {
                     Ok(_) => String::new(),
                 };
                 failures += 1;
-                let give_up = first || failures >= TRIES;
+                let give_up = never_loaded || failures >= TRIES;
                 desk.change(|state| {
                     // What waits has no better chance; what comes later may have, if memory was short.
                     state.refuse_all(&Finish::Failed(format!("the model is not available: {text}")));
                     state.failure = Some(text);
+                    state.wish = None;
                     state.phase = if give_up { Phase::Stopped } else { Phase::Parked };
                 });
                 if give_up {
@@ -379,12 +392,17 @@ fn wanted(desk: &Desk) -> bool {
     loop {
         desk.wait(None);
         let wanted = desk.change(|state| {
-            let wish = state.wish.take();
             if state.drain.is_some() {
                 return Some(false);
             }
             let work = !state.line.is_empty() || !state.errands.is_empty();
-            (work || wish == Some(Wish::Unpark)).then_some(true)
+            let wanted = work || state.wish == Some(Wish::Unpark);
+            if wanted {
+                // In one go with the wish, so that nobody sees a parked model that nobody wants.
+                state.phase = Phase::Loading;
+            }
+            state.wish = None;
+            wanted.then_some(true)
         });
         if let Some(wanted) = wanted {
             return wanted;

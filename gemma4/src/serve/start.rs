@@ -6,7 +6,9 @@ use gemma4_core::cache::PAGE;
 use gemma4_core::chat::{Marker, Markers};
 use gemma4_core::dialogue::Speaker;
 use gemma4_core::engine::Options;
+use gemma4_core::model::config::Span;
 use gemma4_core::model::gemma4::Gemma4;
+use gemma4_core::plan::token_bytes;
 use gemma4_core::vault::{Vault, fingerprint};
 
 use super::args::EngineArgs;
@@ -60,12 +62,13 @@ pub(crate) fn start(args: &EngineArgs, global: &Global) -> Result<Served, Failur
 }
 
 fn options(model: &Gemma4, args: &EngineArgs) -> Result<Options, Failure> {
+    let options = load::options(model, &args.cache)?;
     let options = Options {
         sequences: usize::from(args.parallel),
         chunk: usize::from(args.chunk),
-        snapshots: usize::from(args.windows),
+        snapshots: args.windows.map_or_else(|| windows(model, &options), usize::from),
         pool: args.pool,
-        ..load::options(model, &args.cache)?
+        ..options
     };
     let context = options.context.next_multiple_of(PAGE);
     if args.pool.is_some_and(|pool| pool < context) {
@@ -75,6 +78,17 @@ fn options(model: &Gemma4, args: &EngineArgs) -> Result<Options, Failure> {
         return Err(Failure::usage(text));
     }
     Ok(options)
+}
+
+/// How many sliding windows fit into a GiB: at least 2, and no more than 64.
+fn windows(model: &Gemma4, options: &Options) -> usize {
+    const ROOM: u64 = 1 << 30;
+    let config = &model.config;
+    let bytes = token_bytes(config, Span::Local, options.kv_local).unwrap_or(0);
+    // The pages of a window before a page border, and the page after it.
+    let pages = config.window.saturating_sub(1).div_ceil(PAGE) + 1;
+    let each = bytes.saturating_mul((pages * PAGE) as u64);
+    usize::try_from(ROOM / each.max(1)).map_or(64, |fit| fit.clamp(2, 64))
 }
 
 /// Sets up the places for conversations that leave the device, unless they are there already.

@@ -214,13 +214,11 @@ impl Stdio {
             }
             // What takes its time is waited for elsewhere: other requests go on.
             Request::Park => self.aside(id, |stdio| {
-                stdio.served.scheduler.park();
-                stdio.served.scheduler.wait_for(Phase::Parked, Duration::MAX / 4);
+                stdio.served.scheduler.park_and_wait();
                 Ok(json!({}))
             }),
             Request::Unpark => self.aside(id, |stdio| {
-                stdio.served.scheduler.unpark();
-                stdio.served.scheduler.wait_for(Phase::Ready, Duration::from_secs(3600));
+                stdio.served.scheduler.unpark_and_wait();
                 Ok(json!({}))
             }),
             Request::Save(path, prompt) => {
@@ -378,5 +376,6 @@ fn status(status: &Status) -> Value {
             "computed": counters.computed_tokens,
             "generated": counters.generated_tokens,
         },
+        "drafts": { "drafted": counters.drafted, "accepted": counters.accepted },
     })
 }

@@ -12,9 +12,14 @@ MODEL = "claude-sonnet-4-5"
 TOOL = {"name": "get_weather", "description": WEATHER["description"], "input_schema": WEATHER["parameters"]}
 
 
-def ask(text, **more):
+# The library has no parameter for it.
+GREEDY = {"temperature": 0}
+
+
+def ask(text, extra_body=None, **more):
     more.setdefault("max_tokens", 200)
-    return client.messages.create(model=MODEL, messages=[{"role": "user", "content": text}], temperature=0, **more)
+    body = {**GREEDY, **(extra_body or {})}
+    return client.messages.create(model=MODEL, messages=[{"role": "user", "content": text}], extra_body=body, **more)
 
 
 def test_a_plain_answer():
@@ -28,7 +33,7 @@ def test_a_plain_answer():
 def test_a_streamed_answer_has_its_events_in_order():
     kinds = []
     with client.messages.stream(
-        model=MODEL, max_tokens=200, temperature=0, messages=[{"role": "user", "content": "What does numpy.linspace do?"}]
+        model=MODEL, max_tokens=200, extra_body=GREEDY, messages=[{"role": "user", "content": "What does numpy.linspace do?"}]
     ) as stream:
         for event in stream:
             kinds.append(event.type)
@@ -45,7 +50,7 @@ def test_thinking_is_a_block_of_its_own():
     first, second = answer.content
     assert first.type == "thinking" and first.thinking.startswith(THOUGHT) and first.signature
     assert second.text == ARGSORT
-    with client.messages.stream(model=MODEL, max_tokens=2000, temperature=0, thinking=thinking,
+    with client.messages.stream(model=MODEL, max_tokens=2000, extra_body=GREEDY, thinking=thinking,
                                 messages=[{"role": "user", "content": "What does numpy.argsort do?"}]) as stream:
         kinds = [event.delta.type for event in stream if event.type == "content_block_delta"]
         final = stream.get_final_message()
@@ -55,7 +60,7 @@ def test_thinking_is_a_block_of_its_own():
 
 def test_a_tool_round_trip():
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
-    more = dict(model=MODEL, max_tokens=200, temperature=0, tools=[TOOL])
+    more = dict(model=MODEL, max_tokens=200, extra_body=GREEDY, tools=[TOOL])
     with client.messages.stream(messages=messages, **more) as stream:
         kinds = [event.delta.type for event in stream if event.type == "content_block_delta"]
         first = stream.get_final_message()
@@ -92,7 +97,7 @@ def test_stop_sequences_limits_and_prefill():
     assert stopped.stop_reason == "stop_sequence" and stopped.stop_sequence == " numbers"
     assert stopped.content[0].text == "Return evenly spaced"
     assert ask("What does numpy.linspace do?", max_tokens=2).stop_reason == "max_tokens"
-    begun = client.messages.create(model=MODEL, max_tokens=40, temperature=0, messages=[
+    begun = client.messages.create(model=MODEL, max_tokens=40, extra_body=GREEDY, messages=[
         {"role": "user", "content": "What does numpy.linspace do?"}, {"role": "assistant", "content": "Return evenly"}])
     assert begun.content[0].text == LINSPACE.removeprefix("Return evenly"), begun
 

@@ -123,7 +123,7 @@ def test_json_follows_its_schema():
     answer = ask("Which color?", response_format=format)
     found = json.loads(answer.choices[0].message.content)
     assert found["color"] in ("red", "green") and 1 <= found["count"] <= 9, found
-    thinking = ask("Which color?", response_format=format, reasoning_effort="low")
+    thinking = ask("Which color?", response_format=format, extra_body={"thinking_budget": 12})
     assert json.loads(thinking.choices[0].message.content)["color"] in ("red", "green")
     chunks = ask("Which color?", response_format=format, stream=True)
     assert json.loads("".join(c.choices[0].delta.content or "" for c in chunks if c.choices)) == found

@@ -281,8 +281,7 @@ impl World {
     /// Saves a snapshot's pages, and restores them behind the first `shared` global pages of the snapshot.
     pub(super) fn restore(&mut self, snapshot: usize, shared: usize) -> Checked<Result<usize, CacheError>> {
         let (snapshot, tokens) = self.snapshots[snapshot].clone();
-        let Contents { pages, oldest } =
-            self.cache.contents(&snapshot).map_err(|error| error.to_string())?;
+        let Contents { pages, oldest } = self.cache.contents(&snapshot).map_err(|error| error.to_string())?;
         let before = format!("{:?}", self.cache);
         let base = (shared > 0).then_some((&snapshot, shared));
         let seq = match self.cache.restore(snapshot.len(), oldest, base) {

@@ -132,19 +132,9 @@ impl Desk {
         drop(self.bell.wait_timeout(self.lock(), moment));
     }
 
-    /// Waits for `done` to become true, at most until `until`; says whether it is.
-    pub(super) fn wait_for(&self, until: Option<Instant>, mut done: impl FnMut(&State) -> bool) -> bool {
-        let mut state = self.lock();
-        loop {
-            if done(&state) {
-                return true;
-            }
-            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return false,
-                Some(limit) => self.bell.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
+    /// Waits for `done` to become true.
+    pub(super) fn wait_for(&self, mut done: impl FnMut(&State) -> bool) {
+        drop(self.bell.wait_while(self.lock(), |state| !done(state)));
     }
 }
 

@@ -11,6 +11,7 @@ use gemma4_core::engine::{Engine, EngineError};
 use gemma4_core::model::config::Span;
 use gemma4_core::vault::{Key, Manifest, Vault, VaultError, Wanted, read_saved, write_saved};
 
+use super::Exit;
 use super::errand::{ErrandError, Moved};
 use super::running::Running;
 use super::shelf::{Best, Kind, Lookup, common};
@@ -19,6 +20,9 @@ use crate::serve::job::{CachePolicy, ReuseEnd};
 
 /// Tokens that have to be saved by it before a conversation is brought back to the device.
 const WORTH_RESTORING: usize = 16;
+
+/// Tokens of a conversation that is worth pages outside the device.
+const WORTH_SAVING: usize = 32;
 
 /// Most places kept inside one prompt.
 const MOST_BORDERS: usize = 48;
@@ -269,7 +273,9 @@ impl<B: Backend> Work<'_, B> {
 
     fn manifest(&self, id: u64) -> Result<Option<(Manifest, Snapshot)>, EngineError> {
         let Some(fingerprint) = self.life.vaults.fingerprint else { return Ok(None) };
-        let Some(kept) = self.shelf.get(id) else { return Ok(None) };
+        let Some(kept) = self.shelf.get(id).filter(|kept| kept.len() >= WORTH_SAVING) else {
+            return Ok(None);
+        };
         let contents = self.engine.cache().contents(&kept.snapshot)?;
         let page_bytes = |span| self.engine.page_bytes(span);
         let manifest = Manifest::new(&fingerprint, kept.tokens().into(), kept.exact, &contents, page_bytes);
@@ -301,10 +307,14 @@ impl<B: Backend> Work<'_, B> {
         Ok(())
     }
 
-    /// Moves what is worth keeping off the device, most recently used first, before the engine goes.
-    pub(super) fn rescue(&mut self) -> Result<(), EngineError> {
+    /// Moves what is worth keeping off the device before the engine goes. What was used last comes last, so that it stays
+    /// where not all fits.
+    pub(super) fn rescue(&mut self, exit: &Exit) -> Result<(), EngineError> {
         for id in self.shelf.by_use() {
-            self.save_to_memory(id)?;
+            // Main memory does not outlive the process.
+            if matches!(exit, Exit::Parked) {
+                self.save_to_memory(id)?;
+            }
             self.save_to_disk(id)?;
         }
         self.shelf.clear();

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use gemma4_core::backend::Backend;
-use gemma4_core::cache::Snapshot;
+use gemma4_core::cache::{PAGE, Snapshot};
 use gemma4_core::engine::Engine;
 use gemma4_core::vault::Wanted;
 
@@ -149,7 +149,8 @@ impl Shelf {
             if (common, ends) > (found.common, found.ends) {
                 (found.common, found.ends) = (common, ends);
             }
-            if found.base.as_ref().is_none_or(|base| base.len < len) {
+            // A snapshot in hand keeps its pages: one without a page to share would be in the way.
+            if len >= PAGE && found.base.as_ref().is_none_or(|base| base.len < len) {
                 found.base = Some(of(len));
             }
             let better = found.best.as_ref().is_none_or(|best| (best.len, best.id) < (len, kept.id));
@@ -200,10 +201,10 @@ impl Shelf {
         tokens
     }
 
-    /// Places by falling use.
+    /// Places that are worth keeping, the least recently used first.
     pub(super) fn by_use(&self) -> Vec<u64> {
         let mut all: Vec<_> = self.kept.iter().filter(|kept| kept.kind == Kind::End).collect();
-        all.sort_by_key(|kept| std::cmp::Reverse(kept.used));
+        all.sort_by_key(|kept| kept.used);
         all.iter().map(|kept| kept.id).collect()
     }
 }

@@ -74,14 +74,6 @@ impl<B: Backend> Work<'_, B> {
         Ok(worked || more)
     }
 
-    /// Reads what is under way.
-    pub(super) fn settle(&mut self) -> Result<(), EngineError> {
-        while let Some(step) = self.pending.pop_front() {
-            self.read(&step)?;
-        }
-        Ok(())
-    }
-
     fn enqueue_decode(&mut self, ahead: bool) -> Result<Option<Pending>, EngineError> {
         loop {
             let shares = self.decode_shares(ahead)?;

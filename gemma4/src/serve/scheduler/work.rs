@@ -73,7 +73,7 @@ impl<'l, B: Backend> Work<'l, B> {
             self.publish();
             if let Some(exit) = self.exit() {
                 // What cannot be kept is computed again.
-                drop(self.rescue());
+                drop(self.rescue(&exit));
                 self.publish();
                 return exit;
             }
@@ -332,9 +332,10 @@ impl<'l, B: Backend> Work<'l, B> {
         if !self.leaving.is_empty() {
             return None;
         }
-        match wish.take() {
+        match wish {
             Some(Wish::Park) => Some(Exit::Parked),
             Some(Wish::Unpark) | None => {
+                *wish = None;
                 let idle = desk.limits.park_after.is_some_and(|after| self.idle.elapsed() >= after);
                 idle.then_some(Exit::Parked)
             }

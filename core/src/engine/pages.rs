@@ -1,4 +1,4 @@
-//! Going on from any place of a kept conversation, and pages that come from elsewhere.
+//! Places to come back to, and the pages behind them: sharing, copying, reading and writing.
 
 use std::ops::Range;
 
@@ -6,8 +6,27 @@ use super::{Engine, EngineError, device};
 use crate::backend::Backend;
 use crate::cache::{CacheError, PAGE, SeqId, Snapshot};
 use crate::model::config::Span;
+use crate::program::StateSpec;
 
 impl<B: Backend> Engine<B> {
+    /// Keeps the first `len` tokens of a sequence to come back to.
+    ///
+    /// # Errors
+    ///
+    /// If the local window at that length is gone.
+    pub fn snapshot_at(&mut self, seq: SeqId, len: usize) -> Result<Snapshot, EngineError> {
+        Ok(self.cache.snapshot_at(seq, len)?)
+    }
+
+    /// Goes back to `len` tokens, or a little less where the cache cannot end there; returns the length reached.
+    ///
+    /// # Errors
+    ///
+    /// If the local window at that length is gone.
+    pub fn rollback(&mut self, seq: SeqId, len: usize) -> Result<usize, EngineError> {
+        Ok(self.cache.rollback(seq, len)?)
+    }
+
     /// Opens a sequence that goes on from exactly the first `len` tokens of a snapshot, if their local window is left.
     ///
     /// Pages are shared; the one in whose middle `len` lies is copied if others rely on it.
@@ -92,6 +111,61 @@ impl<B: Backend> Engine<B> {
     fn copy_page(&self, span: Span, from: u32, to: u32) -> Result<(), EngineError> {
         for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
             self.backend.copy_page(state, spec.page_bytes(), from, to).map_err(device)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a page of every pool of one kind of layer out, pools in order.
+    ///
+    /// # Errors
+    ///
+    /// If the device failed.
+    pub fn read_page(&self, span: Span, page: u32) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = Vec::new();
+        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
+            let start = bytes.len();
+            bytes.resize(start + spec.page_bytes(), 0);
+            self.backend.read_page(state, page, &mut bytes[start..]).map_err(device)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Overwrites a page of every pool of one kind of layer with what [`Engine::read_page`] gave.
+    ///
+    /// # Errors
+    ///
+    /// If the device failed.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is not [`Engine::page_bytes`] long.
+    pub fn write_page(&self, span: Span, page: u32, mut bytes: &[u8]) -> Result<(), EngineError> {
+        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
+            let (part, rest) = bytes.split_at(spec.page_bytes());
+            self.backend.write_page(state, page, part).map_err(device)?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a page in all pools of one kind of layer.
+    #[must_use]
+    pub fn page_bytes(&self, span: Span) -> usize {
+        self.specs.iter().filter(|spec| spec.span == span).map(StateSpec::page_bytes).sum()
+    }
+
+    /// Advances the bookkeeping by `tokens` without computing them: their pages are about to be written.
+    ///
+    /// # Errors
+    ///
+    /// If the cache cannot take them.
+    pub fn skip(&mut self, seq: SeqId, tokens: usize) -> Result<(), EngineError> {
+        let mut left = tokens;
+        while left > 0 {
+            let n = self.chunk(seq, left)?;
+            self.cache.reserve(seq, n)?;
+            self.cache.commit(seq, n)?;
+            left -= n;
         }
         Ok(())
     }
