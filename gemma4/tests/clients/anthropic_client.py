@@ -104,13 +104,13 @@ def test_stop_sequences_limits_and_prefill():
 
 def test_what_claude_code_sends_beside():
     answer = ask(
-        "What does numpy.linspace do?",
+        "What is the weather in Paris?",
         metadata={"user_id": "u"},
         tools=[TOOL, {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}],
         extra_headers={"anthropic-beta": "claude-code-20250219"},
         extra_body={"context_management": {"edits": []}, "output_config": {"effort": "medium"}},
     )
-    assert answer.content[0].type == "text", answer
+    assert [block.name for block in answer.content if block.type == "tool_use"] == ["get_weather"], answer
     with_bearer = httpx.post(BASE + "/v1/messages?beta=true", headers={"authorization": f"Bearer {KEY}", "anthropic-version": "2023-06-01"},
                              json={"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "Hi"}]}, timeout=60)
     assert with_bearer.status_code == 200 and with_bearer.headers["request-id"], with_bearer.text

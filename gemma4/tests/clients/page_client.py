@@ -1,6 +1,7 @@
 """Chromium drives the page: types, reads the stream, stops, asks again. Speaks Chromium's own debugging protocol."""
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import urllib.request
 
 from websockets.sync.client import connect
 
-from common import ARGSORT, BASE, LINSPACE, run
+from common import ARGSORT, BASE, LINSPACE, THOUGHT, run
 
 PICTURES = os.environ.get("GEMMA4_PICTURES")
 
@@ -39,14 +40,15 @@ class Page:
         assert port, "Chromium did not start"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as reply:
             (target, *_) = [t for t in json.load(reply) if t["type"] == "page"]
-        self.socket = connect(target["webSocketDebuggerUrl"], max_size=None, origin=None)
+        self.stack = contextlib.ExitStack()
+        self.socket = self.stack.enter_context(connect(target["webSocketDebuggerUrl"], max_size=None, origin=None))
         self.numbers = itertools.count(1)
         self.complaints, self.requests = [], []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(domain + ".enable")
         self.size(900, 900)
         self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && document.getElementById('box')")
+        self.until("document.readyState === 'complete' && !!document.getElementById('box')")
 
     def size(self, width, height):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -105,7 +107,7 @@ class Page:
                 file.write(base64.b64decode(data))
 
     def close(self):
-        self.socket.close()
+        self.stack.close()
         self.browser.terminate()
         self.browser.wait(10)
 
@@ -135,20 +137,38 @@ def test_2_enter_sends_and_the_answer_streams():
 
 
 def test_3_shift_enter_breaks_the_line_and_a_second_turn_follows():
-    page.type("What does numpy.argsort do?")
+    page.type("What does")
     page.key("Enter", 13, 8, "\r")
-    assert "\n" in page.eval("document.getElementById('box').value") and page.eval("document.querySelectorAll('.turn').length") == 2
-    page.eval("document.getElementById('box').value = ''")
+    page.type("numpy.sum do?")
+    assert page.eval("document.getElementById('box').value") == "What does\nnumpy.sum do?"
+    assert page.eval("document.querySelectorAll('.turn').length") == 2, "nothing was sent"
+    page.enter()
+    page.until(f"document.querySelectorAll('.turn').length === 4 && {IDLE} && {said(3)}.length > 5")
+    assert page.eval(said(2)) == "What does\nnumpy.sum do?"
+
+
+def test_4_edit_takes_a_turn_back_and_sends_it_again():
+    page.eval("document.querySelectorAll('.turn.user button')[1].click()")
+    assert page.eval("document.querySelectorAll('.turn').length") == 2
+    assert page.eval("document.getElementById('box').value") == "What does\nnumpy.sum do?"
+    page.enter()
+    page.until(f"document.querySelectorAll('.turn').length === 4 && {IDLE} && {said(3)}.length > 5")
+
+
+def test_5_thoughts_are_folded():
+    page.eval("document.getElementById('new').click()")
+    assert page.eval("document.querySelectorAll('.turn').length") == 0
     page.eval("document.getElementById('think').click()")
     page.type("What does numpy.argsort do?")
     page.enter()
-    page.until(f"document.querySelectorAll('.turn').length === 4 && {IDLE} && {said(3)}.length > 5")
-    thoughts = page.eval("document.querySelectorAll('.turn')[3].querySelector('details')?.open")
-    assert thoughts is False, "thoughts are there and folded"
+    page.until(f"document.querySelectorAll('.turn').length === 2 && {IDLE} && {said(1)} === {json.dumps(ARGSORT)}")
+    assert page.eval("document.querySelector('.turn.model details').open") is False
+    assert page.eval("document.querySelector('.turn.model details .inside').textContent").startswith(THOUGHT)
+    page.eval("document.getElementById('think').click()")
+    page.eval("document.getElementById('box').value = 'What does numpy.linspace do?'")
+    page.enter()
+    page.until(f"document.querySelectorAll('.turn').length === 4 && {IDLE}")
     page.picture("light")
-
-
-def test_4_dark_and_narrow_are_looked_at():
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     page.eval("document.querySelectorAll('details').forEach(d => d.open = true)")
     page.picture("dark")
@@ -159,22 +179,11 @@ def test_4_dark_and_narrow_are_looked_at():
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
 
 
-def test_5_edit_takes_a_turn_back():
-    page.eval("document.querySelectorAll('.turn.user button')[1].click()")
-    assert page.eval("document.querySelectorAll('.turn').length") == 2
-    assert page.eval("document.getElementById('box').value") == "What does numpy.argsort do?"
-    page.eval("document.getElementById('think').click()")
-    page.enter()
-    page.until(f"document.querySelectorAll('.turn').length === 4 && {IDLE} && {said(3)} === {json.dumps(ARGSORT)}")
-
-
 def test_6_escape_stops():
     page.eval("document.getElementById('new').click()")
     # Without its ends the model talks until the context is full.
-    page.eval("""window.plain = window.fetch; window.fetch = (url, options) => {
-        const body = JSON.parse(options.body); body.logit_bias = window.ENDS; body.stop = [];
-        return window.plain(url, { ...options, body: JSON.stringify(body) }); }""")
-    page.eval("fetch = window.plain, fetch('/tokenize', {method: 'POST', body: JSON.stringify({content: '<eos><turn|><|tool_response>'})})"
+    page.eval("window.plain = window.fetch")
+    page.eval("fetch('/tokenize', {method: 'POST', body: JSON.stringify({content: '<eos><turn|><|tool_response>'})})"
               ".then(r => r.json()).then(r => { window.ENDS = Object.fromEntries(r.tokens.map(t => [t, -100])); })")
     page.eval("""window.fetch = (url, options) => { const body = JSON.parse(options.body); body.logit_bias = window.ENDS;
         return window.plain(url, { ...options, body: JSON.stringify(body) }); }""")
