@@ -38,7 +38,6 @@ use axum::middleware::{self, Next};
 use axum::routing::{get, post};
 use clap::Args;
 use futures_util::FutureExt;
-use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -52,7 +51,7 @@ use error::{ApiError, Vendor};
 use guard::Guard;
 use listen::{Peer, Socket};
 use metrics::Metrics;
-use record::{LogFormat, Record};
+use record::{LogFormat, Record, Recorded};
 
 /// Heading of help texts.
 const HTTP: &str = "HTTP";
@@ -237,13 +236,7 @@ async fn around(State(app): State<Shared>, mut request: Request, next: Next) -> 
         headers.insert("request-id", id.clone());
         headers.insert("x-request-id", id);
     }
-    // The body keeps the record until its last byte is sent.
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _ = &record;
-            frame
-        }))
-    })
+    response.map(|body| Recorded::body(body, record))
 }
 
 /// A handler's result as a response.

@@ -15,6 +15,7 @@ fn ok(reply: &Reply) -> Value {
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(reply.header("content-type"), Some("application/json"));
     assert!(reply.header("x-request-id").unwrap().starts_with("req_"));
+    assert_eq!(reply.header("content-length"), Some(reply.body.len().to_string().as_str()));
     reply.json()
 }
 

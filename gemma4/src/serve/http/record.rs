@@ -1,10 +1,14 @@
 //! One line a request on stderr, and what metrics count. Never a word of a prompt or an answer.
 
 use std::io::Write;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axum::body::{Body, Bytes};
 use clap::ValueEnum;
+use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, json};
 
 use super::metrics::Metrics;
@@ -118,6 +122,37 @@ impl Record {
     pub(crate) fn failed(&self, what: impl Into<String>) {
         let what = what.into();
         self.change(|facts| facts.error = Some(what));
+    }
+}
+
+/// A body that keeps its request's record until its last byte is sent, or nobody wants it any more.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    body: Body,
+    _record: Record,
+}
+
+impl Recorded {
+    /// `body`, with the record of its request.
+    pub(crate) fn body(body: Body, record: Record) -> Body {
+        Body::new(Self { body, _record: record })
+    }
+}
+
+impl hyper::body::Body for Recorded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
