@@ -62,6 +62,9 @@ const KEY: &str = "GEMMA4_API_KEY";
 /// Time that answers have to end when the server is told to.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// Requests whose prompts are made at once; more wait. Each may take a while and some memory.
+const BLOCKING: usize = 16;
+
 /// How the server is reached.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct HttpArgs {
@@ -280,7 +283,11 @@ pub(crate) fn run(args: &HttpArgs, name: String, served: Served) -> Result<ExitC
     let key = key(args)?;
     let Served { scheduler, speaker, context, vocab } = served;
     let model = Model::new(speaker, name, context, vocab, args.think);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()?;
     let app = Arc::new(App::new(args, key, model, scheduler));
     let code = runtime.block_on(async {
         let socket = bind(args).await?;

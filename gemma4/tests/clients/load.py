@@ -1,6 +1,7 @@
 """Many clients at once: no error but 429, the answers that each request gets alone, nothing left behind.
 
-`GEMMA4_SECONDS` and `GEMMA4_CLIENTS` say how long and how many. Prints rates and latencies.
+`GEMMA4_SECONDS` and `GEMMA4_CLIENTS` say how long and how many, `GEMMA4_REQUESTS` after how many requests memory and
+threads must be what they were. Prints rates and latencies.
 """
 
 import json
@@ -19,6 +20,7 @@ from common import BASE, WEATHER
 
 SECONDS = float(os.environ.get("GEMMA4_SECONDS", "6"))
 CLIENTS = int(os.environ.get("GEMMA4_CLIENTS", "32"))
+REQUESTS = int(os.environ.get("GEMMA4_REQUESTS", "1000"))
 NAMES = ["numpy.linspace", "numpy.argsort", "numpy.sum", "numpy.cumsum", "scipy.linalg.solve", "torch.relu", "os.path.join", "json.loads"]
 
 
@@ -106,7 +108,34 @@ def main():
     assert after["gemma4_sequences"] == before["gemma4_sequences"] == "0", "a sequence was left open"
     # Kept places come and go; a page of each is what they differ by.
     assert all(b <= a + 4 for a, b in zip(*used)), "pages were lost"
+    flat(bodies)
     print("load: ok")
+
+
+def flat(bodies):
+    """Memory, threads and files after many short requests are what they were before."""
+    def short(count):
+        def client(number):
+            for turn in range(number, count, 8):
+                with post({**bodies[turn % len(bodies)], "max_tokens": 1}) as reply:
+                    json.load(reply)
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return idle()
+
+    names = ["process_resident_memory_bytes", "process_threads", "process_open_fds"]
+    before, after = short(REQUESTS // 10), short(REQUESTS)
+    if names[0] not in before:
+        return print("load: this system does not tell memory and threads")
+    found = [(float(before[name]), float(after[name])) for name in names]
+    print(f"load: {REQUESTS} requests, " + ", ".join(f"{name} {a:.0f} -> {b:.0f}" for name, (a, b) in zip(names, found)))
+    (memory, later), *others = found
+    assert later < memory + (16 << 20), "memory grows"
+    assert all(b <= a + 8 for a, b in others), "threads or files are left behind"
 
 
 def crowd(bodies, alone, seconds):

@@ -142,6 +142,41 @@ fn a_full_queue_says_when_to_come_back() {
     assert_eq!(server.post("/v1/chat/completions", &hi()).status, 200);
 }
 
+#[test]
+fn logs_have_the_counts_and_no_word_of_prompts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let mut start = command(&["--port", "0", "--log", "json", "--api-key", "sesame"]);
+    let server = Server::of(start.stderr(std::fs::File::create(&path).unwrap()));
+    let body = json!({ "messages": [{ "role": "user", "content": "What does numpy.linspace do? xyzzy" }], "max_tokens": 4 });
+    let headers = [("x-api-key", "sesame")];
+    for stream in [false, true] {
+        let mut body = body.clone();
+        body["stream"] = stream.into();
+        let reply = server.ask("POST", "/v1/chat/completions?token=plugh", &headers, body.to_string().as_bytes());
+        assert_eq!(reply.status, 200);
+    }
+    assert_eq!(server.ask("POST", "/v1/messages/xyzzy", &headers, b"xyzzy").status, 404);
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": "xyzzy" })).status, 401);
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(["xyzzy", "plugh", "sesame", "linspace", "spaced"].iter().all(|word| !text.contains(word)), "{text}");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let asked = || lines().into_iter().filter(|line| line["method"] == "POST").collect::<Vec<Value>>();
+    while asked().len() < 4 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let asked = asked();
+    let routes: Vec<&Value> = asked.iter().map(|line| &line["route"]).collect();
+    assert_eq!(routes, ["/v1/chat/completions", "/v1/chat/completions", "other", "/v1/completions"]);
+    for line in &asked[..2] {
+        assert_eq!((&line["status"], &line["generated_tokens"], &line["finish"]), (&json!(200), &json!(4), &json!("length")));
+        assert!(line["first_token_ms"].as_f64().unwrap() > 0.0 && line["id"].as_str().unwrap().starts_with("req_"));
+    }
+    assert_eq!((&asked[3]["status"], &asked[3]["error"]), (&json!(401), &json!("invalid_api_key")));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_the_server_when_its_answers_are_complete() {

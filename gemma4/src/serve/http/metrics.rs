@@ -129,6 +129,24 @@ pub(crate) fn write_status(page: &mut Page, status: &Status) {
     write_counters(page, &status.counters);
 }
 
+/// Writes what the system says of this process, where there is a `/proc`.
+pub(crate) fn write_process(page: &mut Page) {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return };
+    let number = |key: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    if let Some(kib) = number("VmRSS") {
+        page.one("process_resident_memory_bytes", "gauge", "Resident memory.", kib * 1024);
+    }
+    if let Some(threads) = number("Threads") {
+        page.one("process_threads", "gauge", "Threads.", threads);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        page.one("process_open_fds", "gauge", "Open files and connections.", files.count());
+    }
+}
+
 fn write_counters(page: &mut Page, counters: &Counters) {
     let c = counters;
     for (name, help, value) in [
