@@ -232,7 +232,13 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
 }
 
 /// `parent` with some changes; pieces come from `other` and from `words`.
-pub fn mutated(random: &mut Random, syntax: Syntax, parent: &[u8], other: &[u8], words: &[Vec<u8>]) -> Vec<u8> {
+pub fn mutated(
+    random: &mut Random,
+    syntax: Syntax,
+    parent: &[u8],
+    other: &[u8],
+    words: &[Vec<u8>],
+) -> Vec<u8> {
     let mut input = match syntax {
         Syntax::Bytes => mutate::bytes(random, parent, other, words),
         Syntax::Json => json::mutate(random, parent, other, words),

@@ -202,7 +202,13 @@ pub(crate) struct Prepared {
 
 impl Model {
     /// The model that `speaker` speaks for.
-    pub(crate) fn new(speaker: Arc<Speaker>, name: String, context: usize, vocab: usize, think: bool) -> Self {
+    pub(crate) fn new(
+        speaker: Arc<Speaker>,
+        name: String,
+        context: usize,
+        vocab: usize,
+        think: bool,
+    ) -> Self {
         let guides = Guides::new(speaker.markers().clone(), speaker.end.clone(), vocab);
         Self { speaker, name, context, vocab, think, guides }
     }
@@ -215,8 +221,10 @@ impl Model {
                 let dialogue = without_billing(dialogue);
                 if let Some((text, begun)) = begun(&dialogue) {
                     // The model goes on where its answer was cut, so the template must not close its turn.
-                    let text = self.speaker.template.render(&text).map_err(DialogueError::from)? + begun.trim_end();
-                    let tokens = tokenizer.encode_prompt(&text, Special::Parse).map_err(DialogueError::from)?;
+                    let text =
+                        self.speaker.template.render(&text).map_err(DialogueError::from)? + begun.trim_end();
+                    let tokens =
+                        tokenizer.encode_prompt(&text, Special::Parse).map_err(DialogueError::from)?;
                     return Ok((tokens, Vec::new(), Start::Answer));
                 }
                 let prompt = self.speaker.prompt(&dialogue)?;
@@ -311,7 +319,8 @@ impl Model {
 
 /// A dialogue whose last message the model has begun: the dialogue before it without thoughts, and its beginning.
 fn begun(dialogue: &Dialogue) -> Option<(Dialogue, String)> {
-    let last = dialogue.messages.last().filter(|last| last.role == Role::Assistant && last.tool_calls.is_empty())?;
+    let last =
+        dialogue.messages.last().filter(|last| last.role == Role::Assistant && last.tool_calls.is_empty())?;
     let text = last.text();
     if text.trim().is_empty() || dialogue.messages.len() < 2 {
         return None;
@@ -328,12 +337,15 @@ fn chosen(tools: &[Value], choice: &ToolChoice) -> Result<Vec<Value>, Failed> {
     match choice {
         ToolChoice::None => Ok(Vec::new()),
         ToolChoice::Auto => Ok(tools.to_vec()),
-        ToolChoice::Required if tools.is_empty() => {
-            Err(Failed::Rule { key: "tool_choice".to_owned(), why: "a call is required, and there are no tools".to_owned() })
-        }
+        ToolChoice::Required if tools.is_empty() => Err(Failed::Rule {
+            key: "tool_choice".to_owned(),
+            why: "a call is required, and there are no tools".to_owned(),
+        }),
         ToolChoice::Required => Ok(tools.to_vec()),
         ToolChoice::Named(names) => {
-            if let Some(missing) = names.iter().find(|wanted| !tools.iter().any(|tool| name(tool) == **wanted)) {
+            if let Some(missing) =
+                names.iter().find(|wanted| !tools.iter().any(|tool| name(tool) == **wanted))
+            {
                 let shown: String = missing.chars().take(60).collect();
                 let why = format!("there is no tool `{shown}` among the {} of this request", tools.len());
                 return Err(Failed::Rule { key: "tool_choice".to_owned(), why });

@@ -74,14 +74,20 @@ impl Guides {
     }
 
     /// What enforces `rules` behind a prompt that ended as `start` says; `None` if nothing has to be enforced.
-    pub(crate) fn guide(&self, tokenizer: &Tokenizer, rules: &Rules<'_>, start: Start) -> Result<Option<Guide>, BadRule> {
+    pub(crate) fn guide(
+        &self,
+        tokenizer: &Tokenizer,
+        rules: &Rules<'_>,
+        start: Start,
+    ) -> Result<Option<Guide>, BadRule> {
         let id = |marker| self.markers.id(marker);
         let marks = match (id(Marker::Call), id(Marker::CallEnd), id(Marker::Quote)) {
             (Some(call), Some(end), Some(quote)) => Some((call, lark::Quotes { quote, end })),
             _ => None,
         };
         let wanted = !rules.tools.is_empty() || rules.schema.is_some() || rules.budget.is_some();
-        let (Some(channel), Some(channel_end), true) = (id(Marker::Channel), id(Marker::ChannelEnd), wanted) else {
+        let (Some(channel), Some(channel_end), true) = (id(Marker::Channel), id(Marker::ChannelEnd), wanted)
+        else {
             return if rules.schema.is_some() || rules.must_call {
                 Err(BadRule::Vocabulary("this model's vocabulary has no tokens for thoughts".to_owned()))
             } else {
@@ -99,7 +105,8 @@ impl Guides {
         let answer = match rules.schema {
             None => None,
             Some(schema) => {
-                let matcher = self.matcher(tokenizer, "json", &json_grammar(schema)).map_err(BadRule::Schema)?;
+                let matcher =
+                    self.matcher(tokenizer, "json", &json_grammar(schema)).map_err(BadRule::Schema)?;
                 Some(matcher)
             }
         };
@@ -148,7 +155,9 @@ impl Guides {
         }
         let factory = self.factory.get_or_init(|| self.factory(tokenizer)).as_ref().map_err(Clone::clone)?;
         let grammar = match kind {
-            "json" => TopLevelGrammar::from_json_schema(serde_json::from_str(grammar).map_err(|e| e.to_string())?),
+            "json" => {
+                TopLevelGrammar::from_json_schema(serde_json::from_str(grammar).map_err(|e| e.to_string())?)
+            }
             _ => TopLevelGrammar::from_lark(grammar.to_owned()),
         };
         let matcher = Matcher::new(factory.create_parser(grammar));
@@ -170,7 +179,11 @@ impl Guides {
             .map(|id| {
                 let bytes = tokenizer.token_bytes(id).unwrap_or_default();
                 // Marked so that no text matches them.
-                if tokenizer.is_special(id) { [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes.as_slice()].concat() } else { bytes }
+                if tokenizer.is_special(id) {
+                    [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes.as_slice()].concat()
+                } else {
+                    bytes
+                }
             })
             .collect();
         let eos = self.ends.first().copied().ok_or("no token ends an answer")?;
@@ -240,7 +253,10 @@ pub(crate) struct Guide {
 
 impl std::fmt::Debug for Guide {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guide").field("thought", &self.thought).field("calls", &self.calls_made.len()).finish_non_exhaustive()
+        f.debug_struct("Guide")
+            .field("thought", &self.thought)
+            .field("calls", &self.calls_made.len())
+            .finish_non_exhaustive()
     }
 }
 

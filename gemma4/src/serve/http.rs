@@ -195,7 +195,8 @@ fn router(app: &Shared) -> Router {
 
 async fn unknown(request: Request) -> Response<Body> {
     let path: String = request.uri().path().chars().take(100).collect();
-    let text = format!("there is nothing at {path}; the interfaces are under /v1, and a page to chat on is at /");
+    let text =
+        format!("there is nothing at {path}; the interfaces are under /v1, and a page to chat on is at /");
     ApiError::new(StatusCode::NOT_FOUND, text).code("unknown_url").response(Vendor::of(&path))
 }
 
@@ -268,7 +269,9 @@ fn key(args: &HttpArgs) -> Result<Option<String>, Failure> {
         )));
     }
     if key.as_deref().is_some_and(|key| !key.bytes().all(|b| b.is_ascii_graphic())) {
-        return Err(Failure::usage("the API key holds what no header can, expected visible ASCII characters"));
+        return Err(Failure::usage(
+            "the API key holds what no header can, expected visible ASCII characters",
+        ));
     }
     Ok(key)
 }
@@ -345,7 +348,9 @@ async fn bind(args: &HttpArgs) -> Result<Socket, Failure> {
     }
     let address = SocketAddr::new(args.host, args.port);
     Socket::tcp(address).await.map_err(|error| {
-        Failure::Failed(format!("cannot listen on {address}: {error}; --port takes another one, 0 any free one").into())
+        Failure::Failed(
+            format!("cannot listen on {address}: {error}; --port takes another one, 0 any free one").into(),
+        )
     })
 }
 

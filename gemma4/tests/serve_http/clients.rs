@@ -69,7 +69,11 @@ fn run(script: &str, server: &Server, more: &[(&str, &str)]) -> Option<String> {
         }
     };
     let mut command = Command::new(python);
-    command.arg("-B").arg(scripts().join(script)).env("GEMMA4_URL", &server.address).envs(more.iter().copied());
+    command
+        .arg("-B")
+        .arg(scripts().join(script))
+        .env("GEMMA4_URL", &server.address)
+        .envs(more.iter().copied());
     // A proxy has nothing to say about this machine.
     command.env("NO_PROXY", "*").env("no_proxy", "*");
     let output = command.output().unwrap();
@@ -106,7 +110,8 @@ fn chromium_drives_the_page() {
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
     let given = std::env::var("CHROMIUM").ok();
     let found = given.or_else(|| {
-        let works = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
+        let works =
+            |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
         names.iter().find(|name| works(name)).map(|name| (*name).to_owned())
     });
     let Some(chromium) = found else { return skip("there is no chromium") };

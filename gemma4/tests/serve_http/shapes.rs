@@ -34,7 +34,10 @@ fn every_path_has_its_form() {
 fn models(server: &Server) {
     let list = ok(&server.get("/v1/models?client_version=0.99.0"));
     let model = &list["data"][0];
-    assert_eq!((&model["id"], &model["object"], &model["type"]), (&json!("pocket"), &json!("model"), &json!("model")));
+    assert_eq!(
+        (&model["id"], &model["object"], &model["type"]),
+        (&json!("pocket"), &json!("model"), &json!("model"))
+    );
     assert_eq!(model["context_length"], 4096);
     let codex = &list["models"][0];
     assert_eq!((&codex["slug"], &codex["context_window"]), (&json!("pocket"), &json!(4096)));
@@ -58,12 +61,19 @@ fn tokens(server: &Server) {
     let pieces = ok(&server.post("/tokenize", &json!({ "content": "Hi", "with_pieces": true })));
     assert!(pieces["tokens"][0]["piece"].is_string());
     let prompt = ok(&server.post("/apply-template", &json!({ "messages": question() })));
-    assert!(prompt["prompt"].as_str().unwrap().starts_with("<bos><|turn>user\nWhat does numpy.linspace do?<turn|>\n"));
+    assert!(
+        prompt["prompt"]
+            .as_str()
+            .unwrap()
+            .starts_with("<bos><|turn>user\nWhat does numpy.linspace do?<turn|>\n")
+    );
     let counted = ok(&server.post("/tokenize", &json!({ "messages": question() })));
     assert_eq!(counted["count"], 20);
-    let counted = ok(&server.post("/v1/messages/count_tokens", &json!({ "model": "m", "messages": question() })));
+    let counted =
+        ok(&server.post("/v1/messages/count_tokens", &json!({ "model": "m", "messages": question() })));
     assert_eq!(counted["input_tokens"], 20);
-    let counted = ok(&server.post("/v1/responses/input_tokens", &json!({ "input": "What does numpy.linspace do?" })));
+    let counted =
+        ok(&server.post("/v1/responses/input_tokens", &json!({ "input": "What does numpy.linspace do?" })));
     assert_eq!(counted["input_tokens"], 20);
 }
 
@@ -89,7 +99,8 @@ fn chat(server: &Server) {
     assert_eq!((&message["type"], &message["role"]), (&json!("message"), &json!("assistant")));
     assert_eq!(message["content"], json!([{ "type": "text", "text": LINSPACE }]));
     assert_eq!((&message["stop_reason"], &message["stop_sequence"]), (&json!("end_turn"), &Value::Null));
-    let response = json!({ "input": "What does numpy.linspace do?", "temperature": 0, "metadata": { "a": "b" } });
+    let response =
+        json!({ "input": "What does numpy.linspace do?", "temperature": 0, "metadata": { "a": "b" } });
     let response = ok(&server.post("/v1/responses", &response));
     assert_eq!((&response["object"], &response["status"]), (&json!("response"), &json!("completed")));
     assert_eq!(response["output"][0]["content"][0]["text"], LINSPACE);
@@ -116,7 +127,14 @@ fn streams(server: &Server) {
     names.dedup();
     assert_eq!(
         names,
-        ["message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"]
+        [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop"
+        ]
     );
     assert!(reply.events().iter().zip(named(&reply)).all(|(event, name)| event["type"] == name.as_str()));
 
@@ -138,7 +156,8 @@ fn streams(server: &Server) {
             "response.completed",
         ]
     );
-    let numbers: Vec<u64> = reply.events().iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> =
+        reply.events().iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
     assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "{numbers:?}");
     assert_eq!(reply.events().last().unwrap()["response"]["output"][0]["content"][0]["text"], LINSPACE);
 }
@@ -162,7 +181,10 @@ fn page(server: &Server) {
     let nonce = policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap();
     assert_eq!(page.body.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
     assert_ne!(server.get("/").header("content-security-policy"), Some(policy), "a new one each time");
-    assert!(!page.body.contains("http://") && !page.body.contains("https://"), "nothing comes from elsewhere");
+    assert!(
+        !page.body.contains("http://") && !page.body.contains("https://"),
+        "nothing comes from elsewhere"
+    );
     assert_eq!(server.get("/favicon.ico").status, 204);
 }
 

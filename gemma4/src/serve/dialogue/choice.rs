@@ -37,11 +37,17 @@ impl Reuse {
             ReuseEnd::NewConversation => "no cached conversation begins like this one".to_owned(),
             ReuseEnd::EditedAt(at) => format!("differs from the cached conversation from token {at} on"),
             ReuseEnd::WindowGone { common } => {
-                format!("{common} tokens are known, but local layers have given up the window before that place")
+                format!(
+                    "{common} tokens are known, but local layers have given up the window before that place"
+                )
             }
-            ReuseEnd::Evicted { common } => format!("pages of {common} known tokens had to make room for others"),
+            ReuseEnd::Evicted { common } => {
+                format!("pages of {common} known tokens had to make room for others")
+            }
             ReuseEnd::Generated { common } => {
-                format!("{common} tokens are known, generated ones among them, and the request wants prompts only")
+                format!(
+                    "{common} tokens are known, generated ones among them, and the request wants prompts only"
+                )
             }
             ReuseEnd::Off => "the request wanted no cache".to_owned(),
         }
@@ -149,7 +155,10 @@ pub(crate) struct Whole {
 }
 
 /// Pieces of all choices of a request as they come, with the choice's number.
-pub(crate) fn merge(choices: Vec<Choice>, tokenizer: &Tokenizer) -> impl stream::Stream<Item = (usize, Piece)> + Unpin {
+pub(crate) fn merge(
+    choices: Vec<Choice>,
+    tokenizer: &Tokenizer,
+) -> impl stream::Stream<Item = (usize, Piece)> + Unpin {
     stream::select_all(choices.into_iter().enumerate().map(|(index, choice)| {
         Box::pin(stream::unfold(choice, move |mut choice| async move {
             let piece = choice.next(tokenizer).await?;
@@ -159,7 +168,11 @@ pub(crate) fn merge(choices: Vec<Choice>, tokenizer: &Tokenizer) -> impl stream:
 }
 
 /// All choices of a request, complete. They are read at once, for one that nobody reads is paused.
-pub(crate) async fn all(choices: Vec<Choice>, tokenizer: &Tokenizer, first: impl Fn()) -> Vec<Result<Whole, Failed>> {
+pub(crate) async fn all(
+    choices: Vec<Choice>,
+    tokenizer: &Tokenizer,
+    first: impl Fn(),
+) -> Vec<Result<Whole, Failed>> {
     let first = &first;
     join_all(choices.into_iter().map(|choice| choice.whole(tokenizer, first))).await
 }
@@ -197,9 +210,21 @@ struct Reader {
 }
 
 impl Choice {
-    pub(super) fn new(events: Receiver<Event>, cancel: CancelToken, prepared: &Prepared, speaker: &Speaker) -> Self {
+    pub(super) fn new(
+        events: Receiver<Event>,
+        cancel: CancelToken,
+        prepared: &Prepared,
+        speaker: &Speaker,
+    ) -> Self {
         let guard = cancel.guard();
-        Self { events, cancel, _guard: guard, reader: Reader::new(prepared, speaker), ready: VecDeque::new(), done: false }
+        Self {
+            events,
+            cancel,
+            _guard: guard,
+            reader: Reader::new(prepared, speaker),
+            ready: VecDeque::new(),
+            done: false,
+        }
     }
 
     /// The next piece; `None` behind the last. May be dropped and called again.
@@ -211,7 +236,10 @@ impl Choice {
             if self.done {
                 return None;
             }
-            let lost = || Event::Finished { reason: job::Finish::Failed("it has ended".to_owned()), usage: Usage::default() };
+            let lost = || Event::Finished {
+                reason: job::Finish::Failed("it has ended".to_owned()),
+                usage: Usage::default(),
+            };
             let event = self.events.recv().await.unwrap_or_else(lost);
             self.done = matches!(event, Event::Finished { .. });
             if self.reader.take(tokenizer, event, &mut self.ready) {
@@ -222,7 +250,8 @@ impl Choice {
 
     /// All of it; `first` is called when the first token is there.
     pub(crate) async fn whole(mut self, tokenizer: &Tokenizer, first: impl Fn()) -> Result<Whole, Failed> {
-        let (mut reasoning, mut content, mut logs, mut calls) = (String::new(), String::new(), Vec::new(), Vec::new());
+        let (mut reasoning, mut content, mut logs, mut calls) =
+            (String::new(), String::new(), Vec::new(), Vec::new());
         while let Some(piece) = self.next(tokenizer).await {
             match piece {
                 Piece::Started(_) | Piece::Prefill { .. } => continue,
@@ -277,7 +306,14 @@ impl Reader {
         self.stopped.is_some() || self.broken.is_some()
     }
 
-    fn token(&mut self, tokenizer: &Tokenizer, id: u32, logprob: Option<f32>, top: Vec<(u32, f32)>, out: &mut VecDeque<Piece>) {
+    fn token(
+        &mut self,
+        tokenizer: &Tokenizer,
+        id: u32,
+        logprob: Option<f32>,
+        top: Vec<(u32, f32)>,
+        out: &mut VecDeque<Piece>,
+    ) {
         // Tokens may come between the stop string and the engine's noticing.
         if self.stopped.is_some() || self.broken.is_some() {
             return;
@@ -385,7 +421,9 @@ impl Reader {
         }
         let ended = |finish| Ended { finish, usage, reasoning: self.reasoning, reuse: self.reuse };
         out.push_back(Piece::Finished(match reason {
-            _ if self.stopped.is_some() => Ok(ended(Finish::StopString(self.stopped.clone().unwrap_or_default()))),
+            _ if self.stopped.is_some() => {
+                Ok(ended(Finish::StopString(self.stopped.clone().unwrap_or_default())))
+            }
             // A call that was cut off is no call, and `length` says so; unless there would be nothing else to see.
             _ if self.broken.is_some() && !(cut && (self.said || self.calls > 0)) => {
                 let (why, raw) = self.broken.clone().unwrap_or_default();

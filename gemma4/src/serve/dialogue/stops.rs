@@ -21,7 +21,11 @@ pub(super) struct Passed {
 impl Stops {
     /// Looks for `words`.
     pub(super) fn new(words: Vec<String>) -> Self {
-        Self { words: words.into_iter().filter(|word| !word.is_empty()).collect(), held: String::new(), passed: 0 }
+        Self {
+            words: words.into_iter().filter(|word| !word.is_empty()).collect(),
+            held: String::new(),
+            passed: 0,
+        }
     }
 
     /// Bytes that came in so far, those held back included.
@@ -56,10 +60,7 @@ impl Stops {
         let from = self.held.len().saturating_sub(longest);
         let starts = (from..self.held.len()).filter(|&at| self.held.is_char_boundary(at));
         let tail = |at: usize| &self.held[at..];
-        starts
-            .map(tail)
-            .find(|tail| self.words.iter().any(|word| word.starts_with(tail)))
-            .map_or(0, str::len)
+        starts.map(tail).find(|tail| self.words.iter().any(|word| word.starts_with(tail))).map_or(0, str::len)
     }
 
     /// What was held back, now that nothing follows.
@@ -96,7 +97,11 @@ mod tests {
         for at in 0..=text.len() {
             for to in at..=text.len() {
                 let pieces = [&text[..at], &text[at..to], &text[to..]];
-                assert_eq!(run(&["STOP"], &pieces), ("one ".to_owned(), Some("STOP".to_owned())), "{pieces:?}");
+                assert_eq!(
+                    run(&["STOP"], &pieces),
+                    ("one ".to_owned(), Some("STOP".to_owned())),
+                    "{pieces:?}"
+                );
                 assert_eq!(run(&["STOPP", "x"], &pieces), (text.to_owned(), None), "{pieces:?}");
             }
         }

@@ -82,7 +82,10 @@ fn rules_are_made_only_where_something_has_to_be_enforced() {
 fn what_cannot_be_enforced_or_is_too_long_is_refused() {
     let model = pocket();
     let user = |text: &str| vec![Message::new(Role::User, text)];
-    let format = Format::Schema { schema: json!({ "type": "integer", "minimum": 5, "maximum": 1 }), key: "here".to_owned() };
+    let format = Format::Schema {
+        schema: json!({ "type": "integer", "minimum": 5, "maximum": 1 }),
+        key: "here".to_owned(),
+    };
     let error = model.prepare(Ask { format, ..ask(user("Hi")) }).unwrap_err();
     assert!(matches!(&error, Failed::Rule { key, .. } if key == "here"), "{error}");
     let error = model.prepare(ask(user(&"x ".repeat(300)))).unwrap_err();

@@ -30,7 +30,8 @@ pub(super) struct Quotes {
 ///
 /// With `loose`, arguments may be anything.
 pub(super) fn calls(tools: &[Value], quotes: Quotes, loose: bool) -> String {
-    let mut rules = Rules { out: String::new(), count: 0, quote: quotes.quote, seen: HashMap::new(), root: &Value::Null };
+    let mut rules =
+        Rules { out: String::new(), count: 0, quote: quotes.quote, seen: HashMap::new(), root: &Value::Null };
     let mut heads = Vec::new();
     for tool in tools {
         let function = &tool["function"];
@@ -89,10 +90,12 @@ impl<'a> Rules<'a> {
     /// The arguments of a tool: always an object.
     fn arguments(&mut self, schema: &'a Value) -> String {
         match schema.as_object() {
-            Some(map) if map.contains_key("properties") || map.contains_key("$ref") => match self.resolve(map, 0) {
-                Some(map) => self.object(map, 0),
-                None => self.value(schema, 0),
-            },
+            Some(map) if map.contains_key("properties") || map.contains_key("$ref") => {
+                match self.resolve(map, 0) {
+                    Some(map) => self.object(map, 0),
+                    None => self.value(schema, 0),
+                }
+            }
             // A tool without parameters takes none.
             Some(map) if map.get("additionalProperties").is_none_or(|more| *more == Value::Bool(false)) => {
                 "\"{}\"".to_owned()
@@ -141,7 +144,8 @@ impl<'a> Rules<'a> {
             if let Some(Value::Array(schemas)) = map.get(key)
                 && !schemas.is_empty()
             {
-                let values: Vec<String> = schemas.iter().map(|schema| self.value(schema, depth + 1)).collect();
+                let values: Vec<String> =
+                    schemas.iter().map(|schema| self.value(schema, depth + 1)).collect();
                 return self.either(values);
             }
         }
@@ -267,7 +271,13 @@ impl<'a> Rules<'a> {
             // JSON schema would allow anything more; a model is better off with what was declared.
             None => properties.is_none_or(Map::is_empty).then(|| "any".to_owned()),
         };
-        let required: Vec<&str> = map.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = map
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let mut members: Vec<(&'a String, &'a Value)> = properties.into_iter().flatten().collect();
         members.sort_by_key(|(name, _)| name.to_lowercase());
 
@@ -297,7 +307,8 @@ impl<'a> Rules<'a> {
 
     /// A key and its colon: bare, or between quotes where it could not be read back.
     fn key(&self, name: &str) -> String {
-        let bare = !name.is_empty() && !name.contains([':', '{', '}', '[', ']', '(', ')', ',', '=', '<', '"', '\'', '\n']);
+        let bare = !name.is_empty()
+            && !name.contains([':', '{', '}', '[', ']', '(', ')', ',', '=', '<', '"', '\'', '\n']);
         if bare && name.trim() == name {
             literal(&format!("{name}:"))
         } else {
@@ -318,8 +329,10 @@ impl<'a> Rules<'a> {
             Value::Object(map) => {
                 let mut members: Vec<(&String, &Value)> = map.iter().collect();
                 members.sort_by_key(|(name, _)| name.to_lowercase());
-                let members: Vec<String> =
-                    members.into_iter().map(|(name, value)| format!("{} {}", self.key(name), self.exactly(value))).collect();
+                let members: Vec<String> = members
+                    .into_iter()
+                    .map(|(name, value)| format!("{} {}", self.key(name), self.exactly(value)))
+                    .collect();
                 self.rule(&format!("\"{{\" {} \"}}\"", members.join(" \",\" ")))
             }
             plain => literal(&plain.to_string()),

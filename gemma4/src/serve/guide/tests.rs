@@ -72,16 +72,19 @@ fn call(arguments: &str) -> String {
 fn arguments_are_those_that_were_declared() {
     let bench = Bench::new();
     let tools = [
-        tool("paint", &json!({
-            "type": "object", "required": ["color", "size"], "additionalProperties": false,
-            "properties": {
-                "size": { "type": "integer", "minimum": 1, "maximum": 9 },
-                "color": { "type": "string", "enum": ["red", "dark green"] },
-                "Names": { "type": "array", "items": { "type": "string" }, "maxItems": 2 },
-                "shiny": { "type": ["boolean", "null"] },
-                "at": { "type": "object", "properties": { "x": { "type": "number" } }, "required": ["x"] },
-            },
-        })),
+        tool(
+            "paint",
+            &json!({
+                "type": "object", "required": ["color", "size"], "additionalProperties": false,
+                "properties": {
+                    "size": { "type": "integer", "minimum": 1, "maximum": 9 },
+                    "color": { "type": "string", "enum": ["red", "dark green"] },
+                    "Names": { "type": "array", "items": { "type": "string" }, "maxItems": 2 },
+                    "shiny": { "type": ["boolean", "null"] },
+                    "at": { "type": "object", "properties": { "x": { "type": "number" } }, "required": ["x"] },
+                },
+            }),
+        ),
         tool("stop-now.please", &json!({ "type": "object", "properties": {} })),
         tool("anything", &json!({ "type": "object", "additionalProperties": true })),
     ];
@@ -139,20 +142,23 @@ fn a_call_that_repeats_itself_is_the_last() {
 #[test]
 fn schemas_may_refer_to_themselves_and_bound_their_strings() {
     let bench = Bench::new();
-    let tools = [tool("f", &json!({
-        "type": "object", "required": ["t"],
-        "properties": {
-            "t": { "$ref": "#/$defs/tree" },
-            "s": { "type": "string", "minLength": 2, "maxLength": 3 },
-            "c": { "const": "x" },
-            "loop": { "$ref": "#/$defs/loop" },
-            "odd: key": { "anyOf": [{ "type": "integer" }, { "type": "string" }] },
-        },
-        "$defs": {
-            "tree": { "type": "object", "properties": { "next": { "$ref": "#/$defs/tree" } } },
-            "loop": { "$ref": "#/$defs/loop" },
-        },
-    }))];
+    let tools = [tool(
+        "f",
+        &json!({
+            "type": "object", "required": ["t"],
+            "properties": {
+                "t": { "$ref": "#/$defs/tree" },
+                "s": { "type": "string", "minLength": 2, "maxLength": 3 },
+                "c": { "const": "x" },
+                "loop": { "$ref": "#/$defs/loop" },
+                "odd: key": { "anyOf": [{ "type": "integer" }, { "type": "string" }] },
+            },
+            "$defs": {
+                "tree": { "type": "object", "properties": { "next": { "$ref": "#/$defs/tree" } } },
+                "loop": { "$ref": "#/$defs/loop" },
+            },
+        }),
+    )];
     let rules = Rules { tools: &tools, ..Rules::default() };
     bench.takes(&rules, &call("f{t:{next:{next:{}}}}"));
     bench.takes(&rules, &call("f{c:'x','odd: key':5,s:'abc',t:{}}"));
@@ -173,14 +179,25 @@ fn json_answers_follow_their_schema() {
     for output in ["{\"a\":1}", "{\"a\": 1, \"b\": \"x\"}", "{\n  \"a\": 1\n}"] {
         bench.takes(&rules, output);
     }
-    for output in ["{}", "{\"a\":\"1\"}", "Sure: {\"a\":1}", "{\"a\":1} there", "{\"c\":1}", "<|channel>thought\nHm.<channel|>{\"a\":1}"] {
+    for output in [
+        "{}",
+        "{\"a\":\"1\"}",
+        "Sure: {\"a\":1}",
+        "{\"a\":1} there",
+        "{\"c\":1}",
+        "<|channel>thought\nHm.<channel|>{\"a\":1}",
+    ] {
         bench.refuses(&rules, output);
     }
     let thinking = Rules { thoughts: true, ..rules };
     bench.takes(&thinking, "<|channel>thought\nHm, {}.<channel|>{\"a\":1}");
     bench.takes(&thinking, "{\"a\":1}");
     let wrong = json!({ "type": "nonsense" });
-    let error = bench.guides.guide(&bench.speaker.tokenizer, &Rules { schema: Some(&wrong), ..Rules::default() }, Start::Answer);
+    let error = bench.guides.guide(
+        &bench.speaker.tokenizer,
+        &Rules { schema: Some(&wrong), ..Rules::default() },
+        Start::Answer,
+    );
     assert!(matches!(error, Err(BadRule::Schema(why)) if !why.is_empty() && !why.contains('\n')));
 }
 

@@ -23,7 +23,8 @@ pub(crate) struct Limits {
 /// Reads a JSON body.
 pub(crate) async fn json(request: axum::extract::Request, limits: Limits) -> Result<Value, ApiError> {
     let (parts, body) = request.into_parts();
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > limits.bytes) {
         return Err(too_large(limits.bytes));
     }
@@ -53,7 +54,8 @@ async fn read(body: Body, limits: Limits) -> Result<axum::body::Bytes, ApiError>
 }
 
 fn too_large(limit: usize) -> ApiError {
-    let text = format!("the body is larger than {limit} bytes; --max-body on the server's command line allows more");
+    let text =
+        format!("the body is larger than {limit} bytes; --max-body on the server's command line allows more");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text).code("request_too_large")
 }
 

@@ -17,9 +17,9 @@ use super::{Answer, App, Shared, answer, reply, sse};
 use crate::serve::dialogue::{self, Choice, Piece};
 
 use read::Asked;
-pub(super) use read::{TOP, dialogue};
 #[cfg(test)]
 pub(super) use read::read;
+pub(super) use read::{TOP, dialogue};
 pub(super) use write::{FINGERPRINT, finite, log_entry};
 
 pub(super) async fn handle(

@@ -54,7 +54,8 @@ pub(super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<Asked
     if fields.any(&["suffix"]).is_some_and(|suffix| suffix.value != "") {
         return Err(BadField::new("suffix", "this model cannot fill gaps, leave `suffix` out"));
     }
-    let sources = prompts(&fields.need("prompt", "a string, a list of strings, or token ids")?, defaults.vocab)?;
+    let sources =
+        prompts(&fields.need("prompt", "a string, a list of strings, or token ids")?, defaults.vocab)?;
     let sampling = settings::sampling(fields, defaults)?;
     let most = fields.read("max_tokens", |field| field.integer(-1..=i64::MAX))?;
     let max_tokens = match most {
@@ -70,7 +71,10 @@ pub(super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<Asked
     })?;
     let choices = fields.read("n", |field| field.count(1..=16))?.unwrap_or(1);
     if sources.len() * choices > CHOICES {
-        return Err(BadField::new("prompt", format_args!("more than {CHOICES} prompts times choices in one request")));
+        return Err(BadField::new(
+            "prompt",
+            format_args!("more than {CHOICES} prompts times choices in one request"),
+        ));
     }
     let cache = settings::cache(fields)?;
     let progress = fields.flag("return_progress", false)?;
@@ -87,7 +91,10 @@ pub(super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<Asked
         asks: sources.into_iter().map(ask).collect(),
         choices: u32::try_from(choices).unwrap_or(1),
         stream: fields.flag("stream", false)?,
-        include_usage: options.map(|options| options.flag("include_usage", false)).transpose()?.unwrap_or(false),
+        include_usage: options
+            .map(|options| options.flag("include_usage", false))
+            .transpose()?
+            .unwrap_or(false),
         echo: fields.flag("echo", false)?,
     })
 }
@@ -115,7 +122,8 @@ fn prompts(field: &Field<'_>, vocab: usize) -> Result<Vec<Source>, BadField> {
 
 async fn respond(app: Shared, record: Record, request: Request) -> Answer {
     let body = app.json(request).await?;
-    let Asked { asks, choices, stream, include_usage, echo } = read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
+    let Asked { asks, choices, stream, include_usage, echo } =
+        read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
     drop(body);
     let tokenizer = &app.model.speaker.tokenizer;
     let mut submitted = Vec::new();
@@ -128,7 +136,9 @@ async fn respond(app: Shared, record: Record, request: Request) -> Answer {
     }
     let head = Head { id: ids::fresh("cmpl-"), created: unix_time(), model: app.model.name.clone() };
     if stream {
-        return Ok(sse::respond(|events| streamed(app, record, submitted, head, include_usage, echoed, events)));
+        return Ok(sse::respond(|events| {
+            streamed(app, record, submitted, head, include_usage, echoed, events)
+        }));
     }
     let (mut answers, mut ends) = (Vec::new(), Vec::new());
     let all = dialogue::all(submitted, tokenizer, || record.first_token()).await;
@@ -136,7 +146,12 @@ async fn respond(app: Shared, record: Record, request: Request) -> Answer {
         let whole = whole?;
         app.count(&record, &whole.ended);
         let text = format!("{prompt}{}", whole.content);
-        answers.push(choice(index, &text, &log_probs(&whole.logs, tokenizer), Some(whole.ended.finish.word())));
+        answers.push(choice(
+            index,
+            &text,
+            &log_probs(&whole.logs, tokenizer),
+            Some(whole.ended.finish.word()),
+        ));
         ends.push(whole.ended);
     }
     let mut object = head.object(answers);
@@ -159,7 +174,8 @@ async fn streamed(
     let tokenizer = &app.model.speaker.tokenizer;
     let mut pieces = dialogue::merge(choices, tokenizer);
     let mut ends = Vec::new();
-    let chunk = |index, text: &str, logs: &Value, finish| head.object(vec![choice(index, text, logs, finish)]);
+    let chunk =
+        |index, text: &str, logs: &Value, finish| head.object(vec![choice(index, text, logs, finish)]);
     while let Some((index, piece)) = events.wait(pieces.next()).await? {
         match piece {
             Piece::Started(_) if !echoed[index].is_empty() => {

@@ -134,7 +134,9 @@ impl From<Refused> for ApiError {
             Refused::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
                 .code("shutting_down")
                 .retry(Duration::from_secs(5)),
-            Refused::Broken(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("model_unavailable"),
+            Refused::Broken(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("model_unavailable")
+            }
             Refused::Invalid(_) => Self::invalid(message),
         }
     }
@@ -151,9 +153,9 @@ impl From<Failed> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("invalid_tool_call")
             }
             Failed::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, message).code("timeout"),
-            Failed::Cancelled => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("shutting_down").retry(Duration::from_secs(5))
-            }
+            Failed::Cancelled => Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .code("shutting_down")
+                .retry(Duration::from_secs(5)),
             Failed::Engine(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("engine_failed"),
         }
     }

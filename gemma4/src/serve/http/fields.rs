@@ -216,15 +216,27 @@ mod tests {
         let fields = Fields::of(&body).unwrap();
         let field = |key: &str| fields.get(key).unwrap();
         for (error, expected) in [
-            (field("temperature").number(0.0..=2.0).err(), "`temperature` is \"warm\", expected a number from 0 to 2"),
+            (
+                field("temperature").number(0.0..=2.0).err(),
+                "`temperature` is \"warm\", expected a number from 0 to 2",
+            ),
             (field("n").count(1..=16).err(), "`n` is 99, expected a whole number from 1 to 16"),
             (field("seed").integer(i64::MIN..=i64::MAX).err(), "`seed` is 1.5, expected a whole number"),
-            (field("stop").strings(4).err(), "`stop` is a list of 1, expected a string or a list of at most 4 strings"),
+            (
+                field("stop").strings(4).err(),
+                "`stop` is a list of 1, expected a string or a list of at most 4 strings",
+            ),
             (field("stream").boolean().err(), "`stream` is \"yes\", expected true or false"),
-            (field("mode").one_of(&[("a", 1), ("b", 2)]).err(), "`mode` is \"fast\", expected \"a\" or \"b\""),
+            (
+                field("mode").one_of(&[("a", 1), ("b", 2)]).err(),
+                "`mode` is \"fast\", expected \"a\" or \"b\"",
+            ),
             (field("token").token(70).err(), "`token` is 70, expected a token id from 0 to 69"),
             (fields.need("model", "a string").err(), "`model` is missing, expected a string"),
-            (field("deep").object().unwrap().get("list").unwrap().list().err(), "`deep.list` is an object, expected a list"),
+            (
+                field("deep").object().unwrap().get("list").unwrap().list().err(),
+                "`deep.list` is an object, expected a list",
+            ),
         ] {
             assert_eq!(error.unwrap().message, expected);
         }
@@ -233,7 +245,10 @@ mod tests {
         assert_eq!(content.string().unwrap_err().message, "`messages[0].content` is 5, expected a string");
         let long = field("long").boolean().unwrap_err().message;
         assert_eq!(long, format!("`long` is \"{}\"…, expected true or false", "x".repeat(60)));
-        assert_eq!(Fields::of(&json!([])).unwrap_err().message, "the body is a list of 0, expected an object");
+        assert_eq!(
+            Fields::of(&json!([])).unwrap_err().message,
+            "the body is a list of 0, expected an object"
+        );
     }
 
     #[test]

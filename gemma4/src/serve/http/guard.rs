@@ -107,7 +107,9 @@ fn is_local(host: &str) -> bool {
         None => host.split(':').next().unwrap_or_default(),
     };
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -117,7 +119,9 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            })
             .collect()
     }
 
@@ -182,7 +186,10 @@ mod tests {
         assert_eq!(status(&open, "/v1/models", &page("https://app.example")), 200);
         assert_eq!(status(&open, "/v1/models", &page("https://other.example")), 403);
         let found = open.headers(&headers(&page("https://app.example")));
-        assert_eq!(found[0], (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://app.example")));
+        assert_eq!(
+            found[0],
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://app.example"))
+        );
         let all = Guard { origins: vec!["*".to_owned()], ..Guard::default() };
         assert_eq!(all.headers(&headers(&page("null")))[0].1, "*");
     }

@@ -80,7 +80,9 @@ impl Socket {
     /// Where it listens, as a browser or `curl` takes it.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |at| format!("http://{at}")),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "?".to_owned(), |at| format!("http://{at}"))
+            }
             #[cfg(unix)]
             Self::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
@@ -110,7 +112,12 @@ enum Connection {
 }
 
 /// Answers connections until `end` says true, and those that are open then until they have ended or `GRACE` is over.
-pub(crate) async fn serve(socket: Socket, router: Router, mut end: watch::Receiver<bool>, drained: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    socket: Socket,
+    router: Router,
+    mut end: watch::Receiver<bool>,
+    drained: watch::Receiver<bool>,
+) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -138,7 +145,10 @@ pub(crate) async fn serve(socket: Socket, router: Router, mut end: watch::Receiv
     }
 }
 
-async fn accept(socket: &Socket, places: &Arc<Semaphore>) -> Option<(tokio::sync::OwnedSemaphorePermit, Connection, Peer)> {
+async fn accept(
+    socket: &Socket,
+    places: &Arc<Semaphore>,
+) -> Option<(tokio::sync::OwnedSemaphorePermit, Connection, Peer)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match socket.accept().await {
         Ok((connection, peer)) => Some((place, connection, peer)),
@@ -150,8 +160,13 @@ async fn accept(socket: &Socket, places: &Arc<Semaphore>) -> Option<(tokio::sync
     }
 }
 
-fn spawn<S>(stream: S, peer: Peer, router: &Router, graceful: &GracefulShutdown, place: tokio::sync::OwnedSemaphorePermit)
-where
+fn spawn<S>(
+    stream: S,
+    peer: Peer,
+    router: &Router,
+    graceful: &GracefulShutdown,
+    place: tokio::sync::OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = router.clone();

@@ -156,7 +156,8 @@ impl Blocks {
 
     async fn call(&mut self, call: &Call) -> Result<(), sse::Gone> {
         self.close().await?;
-        self.start(json!({ "type": "tool_use", "id": tool_id(call), "name": call.name, "input": {} })).await?;
+        self.start(json!({ "type": "tool_use", "id": tool_id(call), "name": call.name, "input": {} }))
+            .await?;
         self.delta(json!({ "type": "input_json_delta", "partial_json": call.arguments })).await?;
         self.stop().await
     }
@@ -182,7 +183,8 @@ async fn streamed(
                 blocks.events.alive(PING);
             }
             Piece::Prefill { done, total } => {
-                let event = json!({ "type": "ping", "prompt_progress": { "processed": done, "total": total } });
+                let event =
+                    json!({ "type": "ping", "prompt_progress": { "processed": done, "total": total } });
                 blocks.events.event("ping", &event).await?;
             }
             Piece::Reasoning(text) => {
@@ -206,7 +208,8 @@ async fn streamed(
                 blocks.close().await?;
                 let (reason, sequence) = stop_reason(&ended);
                 let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
-                let event = json!({ "type": "message_delta", "delta": delta, "usage": usage::anthropic(&ended) });
+                let event =
+                    json!({ "type": "message_delta", "delta": delta, "usage": usage::anthropic(&ended) });
                 blocks.events.event("message_delta", &event).await?;
                 return blocks.events.event("message_stop", &json!({ "type": "message_stop" })).await;
             }

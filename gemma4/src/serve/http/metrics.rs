@@ -179,8 +179,16 @@ fn write_counters(page: &mut Page, counters: &Counters) {
     let ended = ended.map(|(why, count)| (format!("reason=\"{why}\""), count));
     page.many("gemma4_ended_total", "counter", "Requests by how they ended.", ended);
     for (name, help, counts) in [
-        ("gemma4_drafted_tokens_total", "Tokens that a drafter proposed, by their place in the draft.", &c.drafted),
-        ("gemma4_accepted_tokens_total", "Drafted tokens that were kept, by their place in the draft.", &c.accepted),
+        (
+            "gemma4_drafted_tokens_total",
+            "Tokens that a drafter proposed, by their place in the draft.",
+            &c.drafted,
+        ),
+        (
+            "gemma4_accepted_tokens_total",
+            "Drafted tokens that were kept, by their place in the draft.",
+            &c.accepted,
+        ),
     ] {
         let counts = counts.iter().enumerate().map(|(place, count)| (format!("position=\"{place}\""), count));
         page.many(name, "counter", help, counts);

@@ -127,7 +127,12 @@ pub(super) async fn counts(State(app): State<Shared>) -> Response<Body> {
     app.metrics.write(&mut page);
     metrics::write_status(&mut page, &status);
     metrics::write_process(&mut page);
-    page.one("gemma4_start_time_seconds", "gauge", "When the server started, seconds since 1970.", app.started);
+    page.one(
+        "gemma4_start_time_seconds",
+        "gauge",
+        "When the server started, seconds since 1970.",
+        app.started,
+    );
     let mut response = Response::new(Body::from(page.text()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -143,7 +143,10 @@ impl hyper::body::Body for Recorded {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -200,13 +203,8 @@ impl Drop for Inner {
 impl Inner {
     fn text(&self, facts: &Facts, seconds: Duration) -> String {
         let status = if facts.status == 0 { "left".to_owned() } else { facts.status.to_string() };
-        let mut line = format!(
-            "{} {} {} {status} {} ms",
-            timestamp(),
-            self.method,
-            self.route,
-            seconds.as_millis(),
-        );
+        let mut line =
+            format!("{} {} {} {status} {} ms", timestamp(), self.method, self.route, seconds.as_millis(),);
         if facts.prompt > 0 {
             line += &format!(
                 "  prompt {} reused {} new {}  {:.1} tok/s",
@@ -257,7 +255,11 @@ impl Inner {
 
 /// Tokens a second after the first.
 fn rate(facts: &Facts) -> f64 {
-    if facts.generated < 2 { 0.0 } else { (facts.generated - 1) as f64 / facts.decode.as_secs_f64().max(1e-9) }
+    if facts.generated < 2 {
+        0.0
+    } else {
+        (facts.generated - 1) as f64 / facts.decode.as_secs_f64().max(1e-9)
+    }
 }
 
 /// Seconds since 1970.
@@ -319,7 +321,8 @@ mod tests {
 
     #[test]
     fn a_line_has_the_counts_and_no_text() {
-        let record = Record::new("POST", "/v1/completions", "127.0.0.1".to_owned(), LogFormat::Off, Arc::default());
+        let record =
+            Record::new("POST", "/v1/completions", "127.0.0.1".to_owned(), LogFormat::Off, Arc::default());
         record.status(200);
         let facts = Facts {
             status: 200,
@@ -331,9 +334,13 @@ mod tests {
             ..Facts::default()
         };
         let line = record.0.text(&facts, Duration::from_millis(2500));
-        let says = " POST /v1/completions 200 2500 ms  prompt 20 reused 16 new 11  5.0 tok/s  stop  127.0.0.1 req_";
+        let says =
+            " POST /v1/completions 200 2500 ms  prompt 20 reused 16 new 11  5.0 tok/s  stop  127.0.0.1 req_";
         assert!(line.contains(says), "{line}");
         let line = record.0.json(&facts, Duration::from_millis(2500));
-        assert_eq!((&line["generated_tokens"], &line["ms"], &line["finish"]), (&json!(11), &json!(2500.0), &json!("stop")));
+        assert_eq!(
+            (&line["generated_tokens"], &line["ms"], &line["finish"]),
+            (&json!(11), &json!(2500.0), &json!("stop"))
+        );
     }
 }

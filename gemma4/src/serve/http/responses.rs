@@ -70,7 +70,8 @@ impl App {
     fn kept(&self, id: &str, key: &str) -> Result<store::Kept, ApiError> {
         self.store().get(id).ok_or_else(|| {
             let shown: String = id.chars().take(60).collect();
-            let text = format!("there is no response `{shown}`; this server keeps the last few, until it ends");
+            let text =
+                format!("there is no response `{shown}`; this server keeps the last few, until it ends");
             let error = ApiError::new(StatusCode::NOT_FOUND, text).code("response_not_found");
             ApiError { param: Some(key.to_owned()), ..error }
         })
@@ -116,7 +117,8 @@ async fn respond(app: Shared, record: Record, request: Request) -> Answer {
         return Err(BadField::new("input", "is missing").into());
     };
     // Instructions are not part of what later requests continue.
-    let messages = dialogue.messages.iter().filter(|m| m.name.as_deref() != Some(read::INSTRUCTIONS)).cloned().collect();
+    let messages =
+        dialogue.messages.iter().filter(|m| m.name.as_deref() != Some(read::INSTRUCTIONS)).cloned().collect();
     let keep = asked.store.then_some(messages);
     let prepared = app.prepare(asked.ask).await?;
     let choice = app.submit(&prepared, 1)?.remove(0);

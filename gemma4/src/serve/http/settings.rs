@@ -60,10 +60,14 @@ pub(super) fn sampling(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<S
             .iter()
             .map(|(id, bias)| {
                 let path = format!("{}.{}", biases.path, id.chars().take(20).collect::<String>());
-                let token = id.parse::<u32>().ok().filter(|&id| (id as usize) < defaults.vocab).ok_or_else(|| {
-                    let last = defaults.vocab.saturating_sub(1);
-                    BadField::new(path.clone(), format_args!("the key is no token id, expected 0 to {last}"))
-                })?;
+                let token =
+                    id.parse::<u32>().ok().filter(|&id| (id as usize) < defaults.vocab).ok_or_else(|| {
+                        let last = defaults.vocab.saturating_sub(1);
+                        BadField::new(
+                            path.clone(),
+                            format_args!("the key is no token id, expected 0 to {last}"),
+                        )
+                    })?;
                 Ok((token, Field { value: bias, path }.number(penalty.clone())?))
             })
             .collect::<Result<_, BadField>>()?;
@@ -111,7 +115,8 @@ pub(super) fn thinking(fields: &Fields<'_>, default: bool) -> Result<Thinking, B
     if let Some(field) = fields.get("thinking") {
         let fields = field.object()?;
         let on = fields.need("type", "\"enabled\" or \"disabled\"")?;
-        thinking.on = on.one_of(&[("enabled", true), ("adaptive", true), ("auto", true), ("disabled", false)])?;
+        thinking.on =
+            on.one_of(&[("enabled", true), ("adaptive", true), ("auto", true), ("disabled", false)])?;
         if thinking.on {
             set(&mut thinking, fields.read("budget_tokens", budget)?);
         }
@@ -136,7 +141,11 @@ pub(super) fn thinking(fields: &Fields<'_>, default: bool) -> Result<Thinking, B
 }
 
 /// A tool as the template and the grammar know it.
-pub(super) fn tool(name: &Field<'_>, description: Option<&str>, parameters: Option<Field<'_>>) -> Result<Value, BadField> {
+pub(super) fn tool(
+    name: &Field<'_>,
+    description: Option<&str>,
+    parameters: Option<Field<'_>>,
+) -> Result<Value, BadField> {
     let mut function = Map::new();
     function.insert("name".to_owned(), name.string()?.into());
     if let Some(description) = description {

@@ -104,7 +104,12 @@ mod tests {
     use super::*;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     #[test]
@@ -118,9 +123,13 @@ mod tests {
                 events.wait(tokio::time::sleep(Duration::from_millis(50))).await?;
                 events.text("[DONE]").await
             });
-            String::from_utf8(axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
+            String::from_utf8(axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec())
+                .unwrap()
         });
-        assert!(text.starts_with("data: {\"a\":\"line\\nend\"}\n\nevent: ping\ndata: {}\n\n: still here\n\n"), "{text}");
+        assert!(
+            text.starts_with("data: {\"a\":\"line\\nend\"}\n\nevent: ping\ndata: {}\n\n: still here\n\n"),
+            "{text}"
+        );
         assert!(text.ends_with(": still here\n\ndata: [DONE]\n\n"), "{text}");
     }
 

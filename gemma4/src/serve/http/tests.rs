@@ -92,7 +92,9 @@ fn interfaces() -> Vec<Interface> {
             name: "completions",
             read: |fields, defaults| Ok(completions::read(fields, defaults)?.asks()),
             samples: vec![
-                with(json!({ "prompt": ["a", "b"], "max_tokens": 3, "echo": true, "logprobs": 1, "n": 2, "stop": "x" })),
+                with(
+                    json!({ "prompt": ["a", "b"], "max_tokens": 3, "echo": true, "logprobs": 1, "n": 2, "stop": "x" }),
+                ),
                 with(json!({ "prompt": [[2, 5], [7]], "suffix": "" })),
             ],
         },

@@ -44,7 +44,8 @@ fn read(output: &str, stop: &[&str], reason: job::Finish) -> Told {
     }
     let usage = Usage { generated: 7, decode_time: Duration::from_secs(1), ..Usage::default() };
     reader.take(tokenizer, Event::Finished { reason, usage }, &mut out);
-    let (mut reasoning, mut content, mut logs, mut calls) = (String::new(), String::new(), Vec::new(), Vec::new());
+    let (mut reasoning, mut content, mut logs, mut calls) =
+        (String::new(), String::new(), Vec::new(), Vec::new());
     let mut ended = None;
     for piece in out {
         assert!(ended.is_none(), "nothing follows the end");
@@ -94,7 +95,11 @@ fn a_stop_string_ends_text_and_tokens() {
     assert!(told.logs.iter().all(|&offset| offset < "one two".len()), "{:?}", told.logs);
     assert_eq!(told.ended.unwrap().finish, Finish::StopString(" three".to_owned()));
     let told = read("<|channel>thought\none three<channel|>two<turn|>", &["three"], job::Finish::Stop);
-    assert_eq!((told.reasoning.as_str(), told.content.as_str()), ("one three", "two"), "thoughts are not the answer");
+    assert_eq!(
+        (told.reasoning.as_str(), told.content.as_str()),
+        ("one three", "two"),
+        "thoughts are not the answer"
+    );
 }
 
 #[test]

@@ -25,7 +25,10 @@ pub(in super::super) struct Asked {
 pub(in super::super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<Asked, BadField> {
     for key in ["functions", "function_call"] {
         if fields.get(key).is_some() {
-            return Err(BadField::new(key, "is no longer part of the interface, use `tools` and `tool_choice`"));
+            return Err(BadField::new(
+                key,
+                "is no longer part of the interface, use `tools` and `tool_choice`",
+            ));
         }
     }
     let thinking = settings::thinking(fields, defaults.think)?;
@@ -52,7 +55,10 @@ pub(in super::super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Re
         ask,
         choices: u32::try_from(choices).unwrap_or(1),
         stream: fields.flag("stream", false)?,
-        include_usage: options.map(|options| options.flag("include_usage", false)).transpose()?.unwrap_or(false),
+        include_usage: options
+            .map(|options| options.flag("include_usage", false))
+            .transpose()?
+            .unwrap_or(false),
     })
 }
 
@@ -142,9 +148,10 @@ fn message(fields: &Fields<'_>) -> Result<Message, BadField> {
     };
     let content = fields.read("content", |field| content(&field))?;
     if content.is_none() && role != Role::Assistant {
-        return Err(fields.need("content", "a string or a list of parts").err().unwrap_or_else(|| {
-            BadField::new(fields.path.clone(), "`content` is missing")
-        }));
+        return Err(fields
+            .need("content", "a string or a list of parts")
+            .err()
+            .unwrap_or_else(|| BadField::new(fields.path.clone(), "`content` is missing")));
     }
     let text = |field: Field<'_>| field.string().map(str::to_owned);
     Ok(Message {

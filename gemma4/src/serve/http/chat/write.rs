@@ -58,7 +58,13 @@ impl Head {
         self.delta(index, &json!({ "reasoning_content": text }))
     }
 
-    pub(super) fn content(&self, index: usize, text: &str, logs: &[TokenLog], tokenizer: &Tokenizer) -> Value {
+    pub(super) fn content(
+        &self,
+        index: usize,
+        text: &str,
+        logs: &[TokenLog],
+        tokenizer: &Tokenizer,
+    ) -> Value {
         self.chunk(index, &json!({ "content": text }), &log_probs(logs, tokenizer), None)
     }
 

@@ -117,7 +117,8 @@ fn text(field: &Field<'_>) -> Result<String, BadField> {
 /// A message, which may become several: results of tools are messages of their own.
 fn message(fields: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), BadField> {
     let role = fields.need("role", "who speaks")?;
-    let role = role.one_of(&[("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System)])?;
+    let role =
+        role.one_of(&[("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System)])?;
     let content = fields.need("content", "a string or a list of blocks")?;
     if let Value::String(text) = content.value {
         out.push(Message::new(role, text.as_str()));
@@ -130,7 +131,9 @@ fn message(fields: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), BadField> 
         let kind = fields.need("type", "the type of the block")?;
         match (role, kind.string()?) {
             (_, "text") => said.push(settings::part_text(block, &["text"])?.to_owned()),
-            (Role::Assistant, "thinking") => thought.push(fields.need("thinking", "a string")?.string()?.to_owned()),
+            (Role::Assistant, "thinking") => {
+                thought.push(fields.need("thinking", "a string")?.string()?.to_owned())
+            }
             // Nobody but the vendor can read these.
             (Role::Assistant, "redacted_thinking") => {}
             (Role::Assistant, "tool_use") => message.tool_calls.push(ToolCall {

@@ -24,17 +24,24 @@ pub(in super::super) struct Asked {
 /// Reads a request.
 pub(in super::super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Result<Asked, BadField> {
     if fields.flag("background", false)? {
-        return Err(BadField::new("background", "this server answers while you wait; leave `background` out"));
+        return Err(BadField::new(
+            "background",
+            "this server answers while you wait; leave `background` out",
+        ));
     }
     if fields.get("conversation").is_some() {
-        return Err(BadField::new("conversation", "this server keeps no conversations; use `previous_response_id`"));
+        return Err(BadField::new(
+            "conversation",
+            "this server keeps no conversations; use `previous_response_id`",
+        ));
     }
     let thinking = settings::thinking(fields, defaults.think)?;
     let mut messages = Vec::new();
     if let Some(field) = fields.get("instructions") {
         let text = field.string()?;
         if !text.trim().is_empty() {
-            messages.push(Message { name: Some(INSTRUCTIONS.to_owned()), ..Message::new(Role::System, text) });
+            messages
+                .push(Message { name: Some(INSTRUCTIONS.to_owned()), ..Message::new(Role::System, text) });
         }
     }
     input(&fields.need("input", "a string or a list of items")?, &mut messages)?;
@@ -120,7 +127,11 @@ fn item(fields: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), BadField> {
     let kind = match fields.get("type") {
         Some(kind) => kind.string()?,
         None if fields.get("role").is_some() => "message",
-        None => return Err(fields.need("type", "the type of the item").map_or_else(|bad| bad, |kind| kind.wrong("a type"))),
+        None => {
+            return Err(fields
+                .need("type", "the type of the item")
+                .map_or_else(|bad| bad, |kind| kind.wrong("a type")));
+        }
     };
     match kind {
         "message" => {

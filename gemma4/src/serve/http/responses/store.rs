@@ -69,7 +69,10 @@ mod tests {
     use super::*;
 
     fn kept(id: usize, bytes: usize) -> Kept {
-        Kept { messages: vec![Message::new(Role::User, "x".repeat(bytes))], response: json!({ "id": id.to_string() }) }
+        Kept {
+            messages: vec![Message::new(Role::User, "x".repeat(bytes))],
+            response: json!({ "id": id.to_string() }),
+        }
     }
 
     #[test]

@@ -182,13 +182,11 @@ impl Writer {
                 self.send("response.reasoning_text.done", event).await?;
             }
             Item::Message { text, logs, .. } => {
-                let event =
-                    json!({ "item_id": id, "output_index": at, "content_index": 0, "text": text, "logprobs": logs });
+                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "text": text, "logprobs": logs });
                 self.send("response.output_text.done", event).await?;
             }
             Item::Call { call, .. } => {
-                let event =
-                    json!({ "item_id": id, "output_index": at, "name": call.name, "arguments": call.arguments });
+                let event = json!({ "item_id": id, "output_index": at, "name": call.name, "arguments": call.arguments });
                 self.send("response.function_call_arguments.done", event).await?;
             }
         }
@@ -211,7 +209,12 @@ impl Writer {
         self.send("response.reasoning_text.delta", event).await
     }
 
-    pub(super) async fn text(&mut self, more: &str, new: &[TokenLog], tokenizer: &Tokenizer) -> Result<(), Gone> {
+    pub(super) async fn text(
+        &mut self,
+        more: &str,
+        new: &[TokenLog],
+        tokenizer: &Tokenizer,
+    ) -> Result<(), Gone> {
         if !self.open || !matches!(self.items.0.last(), Some(Item::Message { .. })) {
             self.add(Item::message(String::new(), &[], tokenizer)).await?;
         }
