@@ -123,7 +123,6 @@ impl Guides {
                 thoughts: rules.thoughts,
                 budget: rules.budget,
                 calls,
-                structured: answer.is_some(),
             }),
             answer,
             place: if start == Start::Thought { Place::Thought } else { Place::Before },
@@ -220,7 +219,6 @@ struct Shared {
     budget: Option<usize>,
     /// The grammar of one call, at its start.
     calls: Option<Matcher>,
-    structured: bool,
 }
 
 /// Where in an answer we are.
@@ -352,7 +350,7 @@ impl Constraint for Guide {
                     }
                 }
                 // Structure begins behind one thought at most; in free text a model may think again.
-                let again = !shared.must_call && !shared.structured;
+                let again = !shared.must_call && self.answer.is_none();
                 if shared.thoughts && !spent && (before || again) {
                     allow(mask, shared.channel);
                 }

@@ -114,12 +114,12 @@ struct Blocks {
 }
 
 impl Blocks {
-    async fn delta(&self, delta: Value) -> Result<(), sse::Gone> {
+    async fn delta(&self, delta: &Value) -> Result<(), sse::Gone> {
         let event = json!({ "type": "content_block_delta", "index": self.index, "delta": delta });
         self.events.event("content_block_delta", &event).await
     }
 
-    async fn start(&self, block: Value) -> Result<(), sse::Gone> {
+    async fn start(&self, block: &Value) -> Result<(), sse::Gone> {
         let event = json!({ "type": "content_block_start", "index": self.index, "content_block": block });
         self.events.event("content_block_start", &event).await
     }
@@ -133,7 +133,7 @@ impl Blocks {
     async fn close(&mut self) -> Result<(), sse::Gone> {
         match self.open.take() {
             Some(Block::Thinking) => {
-                self.delta(json!({ "type": "signature_delta", "signature": SIGNATURE })).await?;
+                self.delta(&json!({ "type": "signature_delta", "signature": SIGNATURE })).await?;
                 self.stop().await
             }
             Some(Block::Text) => self.stop().await,
@@ -147,7 +147,7 @@ impl Blocks {
         }
         self.close().await?;
         self.open = Some(block);
-        self.start(match block {
+        self.start(&match block {
             Block::Thinking => json!({ "type": "thinking", "thinking": "", "signature": "" }),
             Block::Text => json!({ "type": "text", "text": "" }),
         })
@@ -156,9 +156,9 @@ impl Blocks {
 
     async fn call(&mut self, call: &Call) -> Result<(), sse::Gone> {
         self.close().await?;
-        self.start(json!({ "type": "tool_use", "id": tool_id(call), "name": call.name, "input": {} }))
+        self.start(&json!({ "type": "tool_use", "id": tool_id(call), "name": call.name, "input": {} }))
             .await?;
-        self.delta(json!({ "type": "input_json_delta", "partial_json": call.arguments })).await?;
+        self.delta(&json!({ "type": "input_json_delta", "partial_json": call.arguments })).await?;
         self.stop().await
     }
 }
@@ -190,13 +190,13 @@ async fn streamed(
             Piece::Reasoning(text) => {
                 record.first_token();
                 blocks.enter(Block::Thinking).await?;
-                blocks.delta(json!({ "type": "thinking_delta", "thinking": text })).await?;
+                blocks.delta(&json!({ "type": "thinking_delta", "thinking": text })).await?;
             }
             Piece::Content(text, _) => {
                 record.first_token();
                 if !text.is_empty() {
                     blocks.enter(Block::Text).await?;
-                    blocks.delta(json!({ "type": "text_delta", "text": text })).await?;
+                    blocks.delta(&json!({ "type": "text_delta", "text": text })).await?;
                 }
             }
             Piece::Call(call) => {

@@ -176,7 +176,7 @@ async fn streamed(
                 app.count(&record, &ended);
                 let response = out.ended(&ended).await?;
                 app.keep(keep, out.items(), &response);
-                return out.finish(response, &ended).await;
+                return out.finish(&response, &ended).await;
             }
             Piece::Finished(Err(failed)) => {
                 let error = ApiError::from(failed);

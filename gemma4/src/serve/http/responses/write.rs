@@ -244,7 +244,7 @@ impl Writer {
     }
 
     /// The last event.
-    pub(super) async fn finish(&mut self, response: Value, ended: &Ended) -> Result<(), Gone> {
+    pub(super) async fn finish(&mut self, response: &Value, ended: &Ended) -> Result<(), Gone> {
         let cut = ended.finish == Finish::Length;
         let kind = if cut { "response.incomplete" } else { "response.completed" };
         self.send(kind, json!({ "response": response })).await
