@@ -268,6 +268,7 @@ impl Target {
             kv_global: types,
             chunk,
             snapshots: 0,
+            pool: None,
         };
         let model = Gemma4::new(self.config.clone(), self.weights.clone());
         Ok(Engine::new(backend, model, options, &mut |_, _| ())?)

@@ -90,6 +90,18 @@ pub trait Backend {
     ///
     /// If the device fails.
     fn write_page(&self, state: &Self::State, page: u32, from: &[u8]) -> Result<(), Self::Error>;
+
+    /// Copies page `from` of a pool, of `bytes` bytes, over page `to`: after all steps enqueued so far, before any
+    /// enqueued later. Through main memory unless the device has a shorter way.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    fn copy_page(&self, state: &Self::State, bytes: usize, from: u32, to: u32) -> Result<(), Self::Error> {
+        let mut page = vec![0; bytes];
+        self.read_page(state, from, &mut page)?;
+        self.write_page(state, to, &page)
+    }
 }
 
 /// Number of a step of a plan.

@@ -1,5 +1,7 @@
 //! A model on a device: weights, cache and plans, and the steps that move sequences forward.
 
+mod pages;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,6 +28,9 @@ pub struct Options {
     pub chunk: usize,
     /// Places to come back to, in all sequences together.
     pub snapshots: usize,
+    /// Tokens that the pages of global layers hold, in all sequences together; as many as all sequences at their
+    /// longest if `None`. With fewer, a step may find no page.
+    pub pool: Option<usize>,
 }
 
 /// Prompt tokens of a step unless the user says otherwise.
@@ -140,6 +145,9 @@ pub fn layout(config: &Config, options: &Options) -> Result<(CacheSpec, KvLayout
         ROLLBACK,
         options.snapshots,
     );
+    if let Some(pool) = options.pool {
+        spec.global_pages = spec.global_pages.min(pool.div_ceil(PAGE));
+    }
     for span in [Span::Local, Span::Global] {
         if !has(span) {
             spec = spec.without(span);
@@ -266,24 +274,6 @@ impl<B: Backend> Engine<B> {
         self.cache.release(seq)?;
         self.slots.iter_mut().filter(|slot| **slot == Some(seq)).for_each(|slot| *slot = None);
         Ok(())
-    }
-
-    /// Keeps the first `len` tokens of a sequence to come back to.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn snapshot_at(&mut self, seq: SeqId, len: usize) -> Result<Snapshot, EngineError> {
-        Ok(self.cache.snapshot_at(seq, len)?)
-    }
-
-    /// Goes back to `len` tokens, or a little less where the cache cannot end there; returns the length reached.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn rollback(&mut self, seq: SeqId, len: usize) -> Result<usize, EngineError> {
-        Ok(self.cache.rollback(seq, len)?)
     }
 
     /// Enqueues one step; the tokens count only once [`Engine::commit`] says how many are kept.
@@ -494,61 +484,6 @@ impl<B: Backend> Engine<B> {
         };
         let plan = self.backend.compile(&recorded.program, &self.weights, &self.states).map_err(device)?;
         self.plans.insert(key, Planned { recorded, plan });
-        Ok(())
-    }
-
-    /// Copies a page of every pool of one kind of layer out, pools in order.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    pub fn read_page(&self, span: Span, page: u32) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = Vec::new();
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let start = bytes.len();
-            bytes.resize(start + spec.page_bytes(), 0);
-            self.backend.read_page(state, page, &mut bytes[start..]).map_err(device)?;
-        }
-        Ok(bytes)
-    }
-
-    /// Overwrites a page of every pool of one kind of layer with what [`Engine::read_page`] gave.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    ///
-    /// # Panics
-    ///
-    /// If `bytes` is not [`Engine::page_bytes`] long.
-    pub fn write_page(&self, span: Span, page: u32, mut bytes: &[u8]) -> Result<(), EngineError> {
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let (part, rest) = bytes.split_at(spec.page_bytes());
-            self.backend.write_page(state, page, part).map_err(device)?;
-            bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Bytes of a page in all pools of one kind of layer.
-    #[must_use]
-    pub fn page_bytes(&self, span: Span) -> usize {
-        self.specs.iter().filter(|spec| spec.span == span).map(StateSpec::page_bytes).sum()
-    }
-
-    /// Advances the bookkeeping by `tokens` without computing them: their pages are about to be written.
-    ///
-    /// # Errors
-    ///
-    /// If the cache cannot take them.
-    pub fn skip(&mut self, seq: SeqId, tokens: usize) -> Result<(), EngineError> {
-        let mut left = tokens;
-        while left > 0 {
-            let n = self.chunk(seq, left)?;
-            self.cache.reserve(seq, n)?;
-            self.cache.commit(seq, n)?;
-            left -= n;
-        }
         Ok(())
     }
 }

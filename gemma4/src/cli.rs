@@ -8,6 +8,8 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::KvTypes;
 
 use crate::failure::Failure;
+#[cfg(feature = "serve")]
+use crate::serve;
 use crate::{bench, inspect, logits, perplexity, run, shell, tokenize, verify};
 
 /// Headings of help texts.
@@ -162,6 +164,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::RunArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
     Perplexity(perplexity::PerplexityArgs),
@@ -178,6 +182,8 @@ impl Cli {
         let global = &self.global;
         match self.command {
             Command::Run(args) => run::run(&args, global),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(&args, global),
             Command::Tokenize(args) => tokenize::run(&args, global),
             Command::Inspect(args) => inspect::run(&args, global),
             Command::Perplexity(args) => perplexity::run(&args, global),

@@ -60,7 +60,7 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
             )));
         }
     }
-    Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
+    Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS, pool: None })
 }
 
 /// Puts a model on a device, with a progress bar where somebody is watching.

@@ -10,6 +10,8 @@ mod logits;
 mod perplexity;
 mod run;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shell;
 mod text;
 mod tokenize;

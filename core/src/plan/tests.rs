@@ -16,7 +16,15 @@ fn config(name: &str) -> Config {
 
 fn options(context: usize, kv_type: KvType) -> Options {
     let types = both(kv_type);
-    Options { context, sequences: 1, kv_local: types, kv_global: types, chunk: CHUNK, snapshots: 0 }
+    Options {
+        context,
+        sequences: 1,
+        kv_local: types,
+        kv_global: types,
+        chunk: CHUNK,
+        snapshots: 0,
+        pool: None,
+    }
 }
 
 /// Bytes a token: local and global, for `f16`, `q8_0`, `q4_0` and `tq3_0`.
