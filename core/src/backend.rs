@@ -147,6 +147,17 @@ pub struct StepError {
 }
 
 impl Step<'_> {
+    /// For each row, how many positions the last row of its slot in this step is ahead of it.
+    #[must_use]
+    pub fn ahead(&self) -> Vec<u32> {
+        let mut last = std::collections::BTreeMap::<u32, u32>::new();
+        for row in self.rows {
+            let last = last.entry(row.slot).or_default();
+            *last = (*last).max(row.position);
+        }
+        self.rows.iter().map(|row| last[&row.slot] - row.position).collect()
+    }
+
     /// Checks everything that a kernel will rely on: counts, token ids, slots and pages.
     ///
     /// # Errors
@@ -177,6 +188,14 @@ impl Step<'_> {
             Op::Embed(embed) => Some(program.weight(embed.table).rows),
             _ => None,
         });
+        let mut paged = vec![true; program.states.len()];
+        for ring in program.ops.iter().filter_map(Op::ring) {
+            paged[ring.state.index()] = false;
+            let slots = program.state(ring.state).pages * crate::cache::PAGE / ring.rows.max(1);
+            if let Some(row) = self.rows.iter().find(|row| row.slot as usize >= slots) {
+                return err("slot of kept rows", format!("below {slots}"), u64::from(row.slot));
+            }
+        }
         for row in self.rows {
             let Some(table) = self.tables.get(row.slot as usize) else {
                 return err("slot", format!("below {}", self.tables.len()), u64::from(row.slot));
@@ -185,7 +204,7 @@ impl Step<'_> {
                 return err("token", format!("below {vocab}"), u64::from(row.token));
             }
             let page = row.position as usize / crate::cache::PAGE;
-            for state in program.states.iter() {
+            for (state, _) in program.states.iter().zip(&paged).filter(|(_, paged)| **paged) {
                 let (table, what) = match state.span {
                     Span::Global => (table.global, "global page"),
                     Span::Local => (table.local, "local page"),

@@ -6,6 +6,7 @@ use gemma4_core::engine::Options;
 use gemma4_core::plan::Size;
 use serde::Serialize;
 
+use super::draft::{self, Rounds, Verify};
 use super::measure::{Decode, Loading, Prefill};
 use super::profile::Profile;
 use crate::device::About;
@@ -27,6 +28,10 @@ pub(super) struct Report {
     decode: Vec<Decode>,
     /// None if it was not asked for; empty if the device cannot time dispatches.
     profile: Option<Vec<Profile>>,
+    /// Steps of several rows, if they were asked for.
+    pub(super) verify: Vec<Verify>,
+    /// Rounds with a drafter, if there is one.
+    pub(super) rounds: Vec<Rounds>,
 }
 
 impl Report {
@@ -43,7 +48,23 @@ impl Report {
         let (context, chunk) = (options.context, options.chunk);
         let version = env!("CARGO_PKG_VERSION");
         let commit = option_env!("GEMMA4_COMMIT");
-        Self { version, commit, model, device, kv, kv_local, context, chunk, load, prefill, decode, profile }
+        let (verify, rounds) = (Vec::new(), Vec::new());
+        Self {
+            version,
+            commit,
+            model,
+            device,
+            kv,
+            kv_local,
+            context,
+            chunk,
+            load,
+            prefill,
+            decode,
+            profile,
+            verify,
+            rounds,
+        }
     }
 
     pub(super) fn text(&self, bandwidth: Option<f64>) -> Result<String, fmt::Error> {
@@ -100,6 +121,7 @@ impl Report {
                 )?;
             }
         }
+        draft::write(&mut out, &self.verify, &self.rounds)?;
         match self.profile.as_deref() {
             Some([]) => writeln!(out, "\nno profile: this device cannot time single dispatches")?,
             Some(profiles) => profiles.iter().try_for_each(|profile| profile.write(&mut out))?,
