@@ -23,12 +23,12 @@ fn centroid_head(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
   let token = u32(ordering[cluster * params.each + i % params.each]);
   if token < params.first || token - params.first >= params.part_rows { return; }
   let row = (token - params.first) * params.stride;
-  let from = group.y * params.hidden;
+  let source = group.y * params.hidden;
   var sum = 0.0;
   for (var start = 0u; start < params.hidden; start += BLOCK) {
     var part = 0.0;
     for (var c = start; c < min(start + BLOCK, params.hidden); c++) {
-      part = fma(weight_at(row, row + params.tails, c), x[from + c], part);
+      part = fma(weight_at(row, row + params.tails, c), x[source + c], part);
     }
     sum += part;
   }

@@ -14,9 +14,9 @@ var<workgroup> least: array<f32, ROW_THREADS>;
 @compute @workgroup_size(ROW_THREADS)
 fn centroid_head__fill(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let count = params.top_k * params.each;
-  let from = group.x * count;
-  var low = found[from];
-  for (var i = lane; i < count; i += ROW_THREADS) { low = min(low, found[from + i]); }
+  let source = group.x * count;
+  var low = found[source];
+  for (var i = lane; i < count; i += ROW_THREADS) { low = min(low, found[source + i]); }
   least[lane] = low;
   for (var half = ROW_THREADS / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
@@ -30,6 +30,6 @@ fn centroid_head__fill(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_i
   storageBarrier();
   for (var i = lane; i < count; i += ROW_THREADS) {
     let cluster = chosen[group.x * params.top_k + i / params.each];
-    out[to + u32(ordering[cluster * params.each + i % params.each])] = found[from + i];
+    out[to + u32(ordering[cluster * params.each + i % params.each])] = found[source + i];
   }
 }

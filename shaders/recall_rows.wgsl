@@ -11,9 +11,9 @@
 @compute @workgroup_size(ROW_THREADS)
 fn recall_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let info = rows[group.y];
-  let from = (info.slot * params.rows + (info.position - params.back) % params.rows) * params.stride;
+  let source = (info.slot * params.rows + (info.position - params.back) % params.rows) * params.stride;
   let end = min((group.x + 1u) * 4u * ROW_THREADS, params.cols);
   for (var c = group.x * 4u * ROW_THREADS + lane; c < end; c += ROW_THREADS) {
-    out[group.y * params.cols + c] = ring[from + c];
+    out[group.y * params.cols + c] = ring[source + c];
   }
 }

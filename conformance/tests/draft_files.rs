@@ -468,10 +468,11 @@ fn s1_ids_that_are_missing_are_spaced_evenly_and_said() {
     let tiny = Tiny::dense();
     let mut made = made(DraftKind::DFlash, &tiny);
     made.config["dflash_config"] = json!({ "mask_token_id": 4 });
+    made.config["num_target_layers"] = 9.into();
     let dir = Dir::new();
     made.folder(&dir.at("folder"));
     let opened = open(&dir.at("folder"));
     let DraftFile::DFlash(file) = &opened.file else { panic!("a DFlash drafter") };
-    assert_eq!(file.config.taps.len(), 2);
+    assert_eq!(file.config.taps, [1, 6]);
     assert!(opened.notes[0].contains("does not say which layers"), "{:?}", opened.notes);
 }

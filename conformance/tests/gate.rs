@@ -78,7 +78,7 @@ const MUTANTS: &[Mutant] = &[
     ("attn_prepare", "  if params.plain == 0u {", "  if true {"),
     ("centroid_head", "cluster < other_cluster);", "cluster > other_cluster);"),
     ("centroid_head", "let rest = least[0] - 1.0;", "let rest = least[0];"),
-    ("centroid_head", "x[from + c], part);", "x[from + c], 0.0);"),
+    ("centroid_head", "x[source + c], part);", "x[source + c], 0.0);"),
     ("embed", " * params.scale;", ";"),
     ("gather_rows", "let source = picked[group.y] * params.cols;", "let source = group.y * params.cols;"),
     ("glu", "gelu_tanh(gate[gate_row + c]) * up", "gate[gate_row + c] * up"),

@@ -182,11 +182,28 @@ fn the_checkpoints_themselves_do_too() {
     tokens_a_round(&Pocket { target: dir.join("target"), drafters, kv: KvType::F32 }, 0.99);
 }
 
+/// Prompts of 20 to 60 tokens from the held-out text.
+fn pieces(speaker: &Speaker, count: usize) -> Vec<Vec<u32>> {
+    let text = std::fs::read_to_string(models().join("eval.txt")).expect("it is in the repository");
+    let tokens = speaker.tokenizer.encode_prompt(&text, Special::Parse).expect("plain text");
+    let bos = tokens[0];
+    let piece = |i: usize| {
+        let from = 1 + i * 97 % (tokens.len() - 100);
+        std::iter::once(bos).chain(tokens[from..from + 20 + i % 41].iter().copied()).collect()
+    };
+    (0..count).map(piece).collect()
+}
+
+/// `DRAFT_PROMPTS=200` takes so many prompts, and 128 tokens of each.
 #[test]
 fn texts_are_the_same_with_and_without_drafters_on_every_backend() {
     let pocket = Pocket::embedded();
     let speaker = pocket.speaker();
-    let all = prompts(&speaker);
+    let asked = std::env::var("DRAFT_PROMPTS").ok().and_then(|count| count.parse::<usize>().ok());
+    let all = match asked {
+        None => prompts(&speaker).into_iter().map(|prompt| prompt.tokens).step_by(4).collect(),
+        Some(count) => pieces(&speaker, count),
+    };
     let drawn = Sampling { temperature: 0.8, top_k: 64, top_p: 0.95, seed: 4, ..Sampling::default() };
     on_every_backend!(|at, new| {
         let mut engine = pocket.engine(new());
@@ -198,18 +215,18 @@ fn texts_are_the_same_with_and_without_drafters_on_every_backend() {
             fixed(Source::Ngram, 8),
             Settings::default(),
         ];
-        let (ways, count, most) = at.pick((&every[..], all.len(), 64), (&every[1..3], 1, 12));
+        let full = (&every[..], all.len(), if asked.is_some() { 128 } else { 40 });
+        let (ways, count, most) = at.pick(full, (&every[1..3], 1, 12));
         let (mut compared, mut result) = (0, Ok(()));
         for prompt in &all[..count] {
             for sampling in [&Sampling::default(), &drawn] {
                 let how = (sampling, most, true);
-                let (want, _) = generate(&mut engine, &speaker, &prompt.tokens, how, None);
+                let (want, _) = generate(&mut engine, &speaker, prompt, how, None);
                 for settings in ways {
-                    let (got, _) =
-                        generate(&mut engine, &speaker, &prompt.tokens, how, Some(settings.clone()));
+                    let (got, _) = generate(&mut engine, &speaker, prompt, how, Some(settings.clone()));
                     compared += got.len();
                     if want != got {
-                        let what = format!("{}, {settings:?}: {got:?}, expected {want:?}", prompt.name);
+                        let what = format!("{prompt:?}, {settings:?}: {got:?}, expected {want:?}");
                         result = result.and(Err(Failure::False(what)));
                     }
                 }

@@ -193,7 +193,7 @@ fn x4_f11_s23_k10_a_text_ends_inside_a_block_where_it_ends_without_drafts() {
     let way = Way { max_tokens: 40, ..Way::greedy() };
     let (whole, _) = plainly(&prompt, &way);
     let mut ways = Vec::new();
-    for n in 1..=20 {
+    for n in [1, 2, 3, 6, 11, 20] {
         ways.push(Way { max_tokens: n, ..Way::greedy() });
         ways.push(Way { patience: n, ..way.clone() });
         ways.push(Way { end: vec![whole.tokens[n]], ..way.clone() });
@@ -220,7 +220,7 @@ fn x4_f11_s23_k10_a_text_ends_inside_a_block_where_it_ends_without_drafts() {
             session.close(&mut engine).expect("it is open");
         }
     }
-    assert!(accepted > 20, "only {accepted} drafts were accepted: nothing ended inside a block");
+    assert!(accepted > 10, "only {accepted} drafts were accepted: nothing ended inside a block");
 }
 
 #[test]

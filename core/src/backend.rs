@@ -188,9 +188,20 @@ impl Step<'_> {
             Op::Embed(embed) => Some(program.weight(embed.table).rows),
             _ => None,
         });
-        let mut paged = vec![true; program.states.len()];
+        // Pools that are found by page tables: not rings, and not what this program leaves alone.
+        let mut paged = vec![false; program.states.len()];
+        for op in &program.ops {
+            let pools = match op {
+                Op::Attention(op) => Some((op.k, op.v)),
+                Op::AttnPrepare(op) => op.own.map(|own| (own.k, own.v)),
+                Op::KvAppend(op) => Some((op.own.k, op.own.v)),
+                _ => None,
+            };
+            if let Some((k, v)) = pools {
+                (paged[k.index()], paged[v.index()]) = (true, true);
+            }
+        }
         for ring in program.ops.iter().filter_map(Op::ring) {
-            paged[ring.state.index()] = false;
             let slots = program.state(ring.state).pages * crate::cache::PAGE / ring.rows.max(1);
             if let Some(row) = self.rows.iter().find(|row| row.slot as usize >= slots) {
                 return err("slot of kept rows", format!("below {slots}"), u64::from(row.slot));

@@ -47,7 +47,6 @@ pub(crate) struct QuantizeArgs {
 
 /// Types that matrices can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(non_camel_case_types, reason = "the names that users know")]
 enum Type {
     /// 8 bits, 8.5 with scales
     #[value(name = "q8_0")]
