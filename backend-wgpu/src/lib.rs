@@ -11,7 +11,6 @@
 //! | `state` | pools of the KV cache, and their pages in the layout of files |
 //! | `lower`, `lower/<op>` | which shaders an op becomes, with which operands and counts |
 //! | `plan` | buffers, bind groups, and the replay |
-//! | `step` | what a step uploads |
 //!
 //! The only waits are in [`Backend::read`](gemma4_core::backend::Backend::read) and in reading pages.
 #![forbid(unsafe_code)]
@@ -24,7 +23,6 @@ mod lower;
 mod plan;
 pub mod shaders;
 mod state;
-mod step;
 mod weights;
 
 pub use backend::Wgpu;

@@ -12,7 +12,6 @@ mod linear;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
-mod order;
 mod ple_inputs;
 mod rings;
 mod route;
@@ -24,8 +23,6 @@ use gemma4_core::program::{Act, Program, Rows, State, Weight};
 use crate::device::{Access, Device};
 use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
-
-pub(crate) use order::ordered;
 
 /// A storage buffer of a dispatch.
 #[derive(Clone, Debug)]
@@ -48,9 +45,9 @@ pub(crate) enum Bind {
     Rows,
     /// `array<u32>`: picked rows.
     Picked,
-    /// `array<u32>`: page tables; see [`crate::step`].
+    /// `array<u32>`: page tables; see [`gemma4_core::abi::step`].
     Tables,
-    /// `array<u32>`: settings of the draws; see [`crate::step`].
+    /// `array<u32>`: settings of the draws; see [`gemma4_core::abi::step`].
     Draws,
     /// `array<u32>`: the last sampled token of each slot, read.
     Sampled,

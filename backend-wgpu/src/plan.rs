@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gemma4_core::abi::step::{self, Sections};
 use gemma4_core::backend::{Step, Ticket};
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, Slots};
@@ -10,7 +11,6 @@ use wgpu::BufferUsages as Usage;
 use crate::device::{Device, Pipeline};
 use crate::error::WgpuError;
 use crate::lower::{self, Bind, Count, Launch, Lowering, Scratch};
-use crate::step::{self, Sections};
 
 /// A program bound to its weights and states.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Plan {
         states: &[crate::State],
         sampled: &wgpu::Buffer,
     ) -> Result<Self, WgpuError> {
-        let program = &lower::ordered(program);
+        let program = &program.ordered();
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
         let Lowering { launches, scratch, groups, .. } = lowering;
@@ -136,7 +136,7 @@ impl Plan {
             sampled: sampled.clone(),
         };
 
-        let sections = Sections::of(program);
+        let sections = Sections::of(program, 0);
         let step =
             device.buffer("a step", sections.end, Usage::STORAGE | Usage::UNIFORM | Usage::COPY_DST)?;
         let draws = Draws {
@@ -218,7 +218,7 @@ impl Plan {
                 size: wgpu::BufferSize::new(end - start),
             })
         };
-        let Sections { rows, picked, tables, end } = self.sections;
+        let Sections { rows, picked, tables, end, .. } = self.sections;
         match bind {
             Bind::Act(act) | Bind::ActMut(act) => {
                 buffers.acts[buffers.slots.of[act.index()]].as_entire_binding()

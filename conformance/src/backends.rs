@@ -8,7 +8,9 @@
 //! ```
 //!
 //! `cpu` (or `reference`) is the reference; `wgpu` is the adapter that `--device` would take without being told, both
-//! with every shader variant it has (`wgpu`) and with core features alone (`wgpu-core`).
+//! with every shader variant it has (`wgpu`) and with core features alone (`wgpu-core`); `cuda` is the best GPU of the
+//! CUDA driver, with products exact to `f32` and with the kernels that an RTX 3090 would run, unless `CUDA_ARCH_LIMIT`
+//! says another architecture, or `native`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +18,7 @@ use std::io::Write as _;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gemma4_core::reference::Reference;
+use gemma4_cuda::{Arch, Cuda, CudaError};
 use gemma4_wgpu::{Options, Variants, Wgpu};
 
 use crate::known::{self, KNOWN};
@@ -32,11 +35,13 @@ pub enum Name {
     Wgpu,
     /// The same with core features alone.
     WgpuCore,
+    /// An NVIDIA GPU through CUDA.
+    Cuda,
 }
 
 impl Name {
     /// Every backend.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Wgpu, Self::WgpuCore];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Wgpu, Self::WgpuCore, Self::Cuda];
 }
 
 impl fmt::Display for Name {
@@ -45,6 +50,7 @@ impl fmt::Display for Name {
             Self::Cpu => "cpu",
             Self::Wgpu => "wgpu",
             Self::WgpuCore => "wgpu-core",
+            Self::Cuda => "cuda",
         })
     }
 }
@@ -65,6 +71,8 @@ pub enum Device {
     Cpu,
     /// A GPU. Clones share it.
     Wgpu(Wgpu),
+    /// The same through CUDA.
+    Cuda(Cuda),
 }
 
 /// A backend that this run covers.
@@ -95,7 +103,8 @@ impl Covered {
     pub fn turn(&self) -> Option<MutexGuard<'static, ()>> {
         static TURN: Mutex<()> = Mutex::new(());
         // A test that panicked says so itself.
-        matches!(self.device, Device::Wgpu(_)).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+        let shared = matches!(self.device, Device::Wgpu(_) | Device::Cuda(_));
+        shared.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Says what came out of a property on this backend, in the light of [the known failures](crate::known).
@@ -167,9 +176,10 @@ pub fn required(list: Option<&str>) -> Result<BTreeSet<Name>, String> {
             "cpu" | "reference" => names.extend([Name::Cpu]),
             "wgpu" => names.extend([Name::Wgpu, Name::WgpuCore]),
             "wgpu-core" => names.extend([Name::WgpuCore]),
+            "cuda" => names.extend([Name::Cuda]),
             other => {
                 return Err(format!(
-                    "{REQUIRE} names `{other}`; there are cpu (or reference), wgpu and wgpu-core"
+                    "{REQUIRE} names `{other}`; there are cpu (or reference), wgpu, wgpu-core and cuda"
                 ));
             }
         }
@@ -232,6 +242,61 @@ pub fn title(wgpu: &Wgpu) -> String {
     format!("{}, driver {driver} {version}, variants: {variants}", adapter.title())
 }
 
+/// The variable that names the architecture that CUDA kernels are compiled for: `sm_86` if it is not set, and that of the
+/// device if it is `native`.
+pub const ARCH_LIMIT: &str = "CUDA_ARCH_LIMIT";
+
+/// Reads an architecture, or `native`, which is none.
+///
+/// # Errors
+///
+/// One sentence about a name that is none.
+pub fn arch_limit(text: Option<&str>) -> Result<Option<Arch>, String> {
+    match text {
+        Some("native") => Ok(None),
+        text => text.unwrap_or("sm_86").parse().map(Some),
+    }
+}
+
+/// Options that every test opens a CUDA device with: products exact to `f32`, and NaN where a kernel should have written
+/// and did not.
+///
+/// # Errors
+///
+/// If the variable [`ARCH_LIMIT`] is not understood.
+pub fn cuda_options() -> Result<gemma4_cuda::Options, String> {
+    let arch_limit = arch_limit(std::env::var(ARCH_LIMIT).ok().as_deref())
+        .map_err(|error| format!("{ARCH_LIMIT}: {error}"))?;
+    Ok(gemma4_cuda::Options {
+        arch_limit,
+        exact_prompts: true,
+        poison: true,
+        ..gemma4_cuda::Options::default()
+    })
+}
+
+/// Opens an NVIDIA GPU through CUDA.
+///
+/// # Errors
+///
+/// Why not.
+pub fn open_cuda(options: &gemma4_cuda::Options) -> Result<Covered, String> {
+    let cuda = Cuda::new(options).map_err(|error: CudaError| error.to_string())?;
+    Ok(Covered {
+        name: Name::Cuda,
+        effort: Effort::Full,
+        title: cuda_title(&cuda),
+        device: Device::Cuda(cuda),
+    })
+}
+
+/// Device, driver and architecture in use.
+#[must_use]
+pub fn cuda_title(cuda: &Cuda) -> String {
+    let report = cuda.report();
+    format!("{}, driver for {}, kernels for {}", report.title(), report.driver, cuda.compiler())
+}
+
 fn cpu() -> Covered {
     Covered { name: Name::Cpu, device: Device::Cpu, effort: Effort::Full, title: "the reference".to_owned() }
 }
@@ -243,6 +308,7 @@ static COVERED: LazyLock<Result<Vec<Covered>, String>> = LazyLock::new(|| {
             Name::Cpu => Ok(cpu()),
             Name::Wgpu => open(name, &options(Variants::EXACT)),
             Name::WgpuCore => open(name, &options(Variants::CORE)),
+            Name::Cuda => cuda_options().and_then(|options| open_cuda(&options)),
         };
         (name, result)
     });
@@ -293,6 +359,10 @@ macro_rules! on_every_backend {
                     let $new = || wgpu.clone();
                     $body
                 }
+                $crate::backends::Device::Cuda(cuda) => {
+                    let $new = || cuda.clone();
+                    $body
+                }
             }
             drop(turn);
         }
@@ -308,10 +378,19 @@ mod tests {
         let names = |list| required(list).map(|names| names.into_iter().collect::<Vec<_>>());
         assert_eq!(names(None), Ok(vec![]));
         assert_eq!(names(Some("")), Ok(vec![]));
-        assert_eq!(names(Some(" reference , wgpu")), Ok(Name::ALL.to_vec()));
+        assert_eq!(names(Some(" reference , wgpu")), Ok(Name::ALL[..3].to_vec()));
         assert_eq!(names(Some("wgpu-core")), Ok(vec![Name::WgpuCore]));
-        let error = names(Some("cpu,cuda")).expect_err("cuda is not there yet");
-        assert!(error.contains("`cuda`"), "{error}");
+        assert_eq!(names(Some("cpu,cuda")), Ok(vec![Name::Cpu, Name::Cuda]));
+        let error = names(Some("cpu,metal")).expect_err("there is no such backend");
+        assert!(error.contains("`metal`"), "{error}");
+    }
+
+    #[test]
+    fn kernels_are_those_of_an_rtx_3090_unless_another_architecture_is_named() {
+        assert_eq!(arch_limit(None), "sm_86".parse().map(Some));
+        assert_eq!(arch_limit(Some("sm_80")), "sm_80".parse().map(Some));
+        assert_eq!(arch_limit(Some("native")), Ok(None));
+        assert!(arch_limit(Some("best")).is_err());
     }
 
     #[test]

@@ -34,7 +34,7 @@ use gemma4_core::tensor::{Bytes, DType, Tensor};
 use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
-pub use attention::rotation_cases;
+pub use attention::{halves_cases, rotation_cases};
 pub use linear::company_cases;
 pub use lossy::{Lossy, lossy_cases};
 

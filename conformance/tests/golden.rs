@@ -79,7 +79,7 @@ const MISTAKES: [Mistake; 8] = [
 /// once. The greedy continuations of every way are decoded token by token.
 fn shortened(name: Name, model: &str) -> (&'static [Feed], &'static [KvType]) {
     match (name, model) {
-        (Name::Cpu, _) => (&Feed::ALL, &KvType::ALL),
+        (Name::Cpu | Name::Cuda, _) => (&Feed::ALL, &KvType::ALL),
         (Name::Wgpu, "dense") => (&[Feed::Whole], &[KvType::F16]),
         (Name::Wgpu, "moe") => (&[Feed::Tokens], &[KvType::Q8_0]),
         (Name::Wgpu, _) => (&[Feed::Chunks(5)], &[KvType::TQ3_0]),

@@ -4,12 +4,15 @@
 //! ([`wgsl`], `shaders/gen/abi.wgsl`). Both texts are committed, so that a reader of a kernel can open them,
 //! and a test compares them with what this module generates.
 //!
+//! What only CUDA kernels need is a second group, in `abi/cuda_only.rs`: it is written to the CUDA header alone.
+//!
 //! Every field of a struct is a 4-byte scalar: no arrays, no nesting, no pointers. Then `repr(C)`, CUDA and both
 //! WGSL address spaces lay a struct out alike, without padding rules.
 
 use crate::kv_type::tq3;
 use crate::quant;
 
+pub mod step;
 mod text;
 
 pub use text::{cuda, wgsl};
@@ -120,26 +123,27 @@ four_bytes! {
 /// Declares constants and the function that lists them for the generators: scalars such as `PAGE: u32 = 256;` and
 /// tables such as `CODES: [f32; 8] = module::CODES;`, whose values stay in the module that explains them.
 macro_rules! consts {
-    ($list:ident: $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $value:expr;)+) => {
-        $($(#[doc = $doc])+ pub const $name: $type = $value;)+
+    ($(#[doc = $list_doc:literal])+ $list:ident:
+     $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $value:expr;)*) => {
+        $($(#[doc = $doc])+ pub const $name: $type = $value;)*
 
-        /// Every constant, in the order of the declaration.
+        $(#[doc = $list_doc])+
         #[must_use]
         pub fn $list() -> Vec<Constant> {
             vec![$(Constant {
                 name: stringify!($name),
                 doc: concat!($($doc, "\n"),+),
                 value: Value::from($name),
-            }),+]
+            }),*]
         }
     };
 }
 
 /// Declares `repr(C)` structs of 4-byte scalars and the table of their layouts.
 macro_rules! abi {
-    ($layouts:ident: $($(#[doc = $doc:literal])+ $name:ident {
+    ($(#[doc = $list_doc:literal])+ $layouts:ident: $($(#[doc = $doc:literal])+ $name:ident {
         $($(#[doc = $field_doc:literal])+ $field:ident: $type:ident,)+
-    })+) => {
+    })*) => {
         $(
             $(#[doc = $doc])+
             #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -147,9 +151,9 @@ macro_rules! abi {
             pub struct $name {
                 $($(#[doc = $field_doc])+ pub $field: $type,)+
             }
-        )+
+        )*
 
-        /// The layout of every struct, in the order of the declaration.
+        $(#[doc = $list_doc])+
         pub const $layouts: &[Layout] = &[$(Layout {
             name: stringify!($name),
             doc: concat!($($doc, "\n"),+),
@@ -158,7 +162,7 @@ macro_rules! abi {
                 scalar: <$type as FourBytes>::SCALAR,
                 doc: concat!($($field_doc, "\n"),+),
             }),+],
-        }),+];
+        }),*];
     };
 }
 
@@ -175,6 +179,7 @@ const fn wide<const N: usize>(values: [i8; N]) -> [i32; N] {
 }
 
 consts! {
+    /// Every constant, in the order of the declaration.
     constants:
 
     /// Tokens of one KV page.
@@ -228,6 +233,7 @@ consts! {
 }
 
 abi! {
+    /// The layout of every struct, in the order of the declaration.
     LAYOUTS:
 
     /// What the host tells the device about one row of a step.
@@ -528,6 +534,11 @@ abi! {
         nothing: u32,
     }
 }
+
+// Behind the macros that it uses.
+mod cuda_only;
+
+pub use cuda_only::*;
 
 #[cfg(test)]
 mod tests;

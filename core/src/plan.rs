@@ -40,6 +40,8 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// What a step sees of one layer's cache, decoded; none where the cache is read as it is stored.
     pub decoded: u64,
+    /// Code of kernels, captured steps and the like, on devices that have a backend which counts them.
+    pub fixed: u64,
 }
 
 /// A model that does not fit.
@@ -114,25 +116,33 @@ fn decoded_bytes(config: &Config, options: &Options) -> u64 {
     layer.max().unwrap_or(0).saturating_mul(options.sequences as u64)
 }
 
-/// Bytes of the activations of every plan that an engine makes on its own: prompts in chunks of any length, and one
-/// decoded token for each sequence. Plans are kept, so they add up.
+/// Every program that an engine compiles on its own: prompts in chunks of any length, and one decoded token for each
+/// sequence.
+///
+/// # Errors
+///
+/// If the model cannot be recorded.
+pub fn programs(model: &Gemma4, options: &Options) -> Result<Vec<Program>, EngineError> {
+    let (_, layout) = engine::layout(&model.config, options)?;
+    let states = model.states(&layout);
+    let powers = |most: usize| (0..=most.next_power_of_two().ilog2()).map(|power| 1usize << power);
+    let mut programs = Vec::new();
+    for rows in powers(options.chunk) {
+        programs.push(model.prefill(&states, rows, 1, Taps::None)?.program);
+    }
+    for rows in powers(options.sequences) {
+        programs.push(model.verify(&states, rows, Taps::None)?.program);
+    }
+    Ok(programs)
+}
+
+/// Bytes of the activations of all [`programs`]. Their plans are kept, so they add up.
 ///
 /// # Errors
 ///
 /// If the model cannot be recorded.
 pub fn scratch_bytes(model: &Gemma4, options: &Options) -> Result<u64, EngineError> {
-    let (_, layout) = engine::layout(&model.config, options)?;
-    let states = model.states(&layout);
-    let bytes = |program: &Program| Slots::of(program).bytes();
-    let powers = |most: usize| (0..=most.next_power_of_two().ilog2()).map(|power| 1usize << power);
-    let mut total = 0;
-    for rows in powers(options.chunk) {
-        total += bytes(&model.prefill(&states, rows, 1, Taps::None)?.program);
-    }
-    for rows in powers(options.sequences) {
-        total += bytes(&model.verify(&states, rows, Taps::None)?.program);
-    }
-    Ok(total)
+    Ok(programs(model, options)?.iter().map(|program| Slots::of(program).bytes()).sum())
 }
 
 /// Bytes that a DFlash drafter takes beside its weights: its own keys and values, and the ring of features.
@@ -178,7 +188,7 @@ impl MemoryPlan {
             Target::Cpu => decoded_bytes(config, options),
             Target::Gpu => 0,
         };
-        Ok(Self { weights, target, kv_local, kv_global, scratch, decoded })
+        Ok(Self { weights, target, kv_local, kv_global, scratch, decoded, fixed: 0 })
     }
 
     /// The plan of an open model, of which nothing is loaded for it.
@@ -204,7 +214,7 @@ impl MemoryPlan {
             Target::Cpu => 0,
             Target::Gpu => self.weights,
         };
-        [self.kv(), self.scratch, self.decoded].into_iter().fold(weights, u64::saturating_add)
+        [self.kv(), self.scratch, self.decoded, self.fixed].into_iter().fold(weights, u64::saturating_add)
     }
 
     /// Checks that the plan, made for `config` and `options`, fits into `limit` bytes.
@@ -218,7 +228,7 @@ impl MemoryPlan {
         }
         let fits = |options: &Options| {
             let plan = Self::new(config, options, self.target, self.weights, self.scratch);
-            plan.is_ok_and(|plan| plan.total() <= limit)
+            plan.is_ok_and(|plan| plan.total().saturating_add(self.fixed) <= limit)
         };
         let smaller: Vec<Options> = SMALLER
             .into_iter()
@@ -260,6 +270,9 @@ impl fmt::Display for MemoryPlan {
         )?;
         match self.target {
             Target::Cpu => write!(f, "one layer decoded {}; weights stay in the file)", Size(self.decoded)),
+            Target::Gpu if self.fixed > 0 => {
+                write!(f, "kernels and captured steps {}, weights {})", Size(self.fixed), Size(self.weights))
+            }
             Target::Gpu => write!(f, "weights {})", Size(self.weights)),
         }
     }

@@ -6,6 +6,7 @@
 //! Activations are `f32`, row-major, contiguous `[rows, cols]`. Rows come in two sets ([`Rows`]): those of the
 //! step, and those that were picked for the head.
 
+mod order;
 mod slots;
 
 use std::fmt;

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::{load, text};
 use draft::BenchDraftArgs;
 use measure::Bench;
-use report::Report;
+use report::{Bandwidth, Report};
 
 /// Prompt lengths and contexts unless the user says otherwise; those that a model cannot hold are left out.
 const LENGTHS: [usize; 2] = [512, 4096];
@@ -33,7 +33,8 @@ How it is measured:
   the host enqueues a step before it has read the token of the one before, as `gemma4 run` does; the
   rate when it waits for every token instead stands beside it.
   The bytes of a step are those that it must read: each weight that it uses once, and the cache.
-  With --bandwidth, what was read a second is put as a share of that. --profile times each dispatch
+  What was read a second is put as a share of --bandwidth; on CUDA, without it, of what the device was
+  measured to read at the start. --profile times each dispatch
   on the device; these times leave out what lies between steps, which the last line shows.
 
 Examples:
@@ -64,7 +65,7 @@ pub(crate) struct BenchArgs {
     /// Runs of each measurement
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Memory bandwidth of the device, to say which share of it decoding reaches
+    /// Memory bandwidth of the device, to say which share of it decoding reaches [default: measured on CUDA]
     #[arg(long, value_name = "GB/S", value_parser = bandwidth, allow_negative_numbers = true)]
     bandwidth: Option<f64>,
     /// Time every dispatch of a step, on GPUs that can
@@ -150,7 +151,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     if args.json {
         text::print_json(&report)?;
     } else {
-        text::print(report.text(args.bandwidth)?)?;
+        text::print(report.text()?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -163,6 +164,12 @@ fn measure<D: Device>(
     plan: &Plan,
 ) -> Result<Report, Failure> {
     let about = device.about();
+    let bandwidth = match args.bandwidth {
+        Some(given) => Some(Bandwidth { gigabytes_per_second: given, measured: false }),
+        None => {
+            device.bandwidth()?.map(|rate| Bandwidth { gigabytes_per_second: rate * 1e-9, measured: true })
+        }
+    };
     let (mut bench, load) = Bench::load(device, model, plan.options, usize::from(args.repeat))?;
     let runs = plan.prompts.len() + plan.contexts.len();
     let bar = load::bar(runs as u64, "measuring", "{pos}/{len} {msg}");
@@ -175,7 +182,7 @@ fn measure<D: Device>(
     let mut decode = Vec::new();
     for &context in &plan.contexts {
         bar.set_message(format!("decoding behind {context}"));
-        decode.push(bench.decode(context, args.generate, args.bandwidth)?);
+        decode.push(bench.decode(context, args.generate, bandwidth.map(|most| most.gigabytes_per_second))?);
         bar.inc(1);
     }
     let mut verify = Vec::new();
@@ -201,7 +208,9 @@ fn measure<D: Device>(
         }
     }
     bar.finish_and_clear();
-    let mut report = Report::new(name, about, plan.options, load, prefill, decode, profile);
+    let memory = bench.engine.backend().memory()?;
+    let mut report =
+        Report::new((name, about), plan.options, (bandwidth, memory), load, prefill, decode, profile);
     (report.verify, report.rounds) = (verify, rounds);
     Ok(report)
 }

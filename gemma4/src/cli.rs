@@ -52,6 +52,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
     #[arg(hide_short_help = true)]
     pub(crate) without: Vec<Feature>,
+    /// Compile CUDA kernels for no newer architecture than this, such as sm_86 of an RTX 3090; for tests and reports
+    #[arg(long, global = true, value_name = "sm_NN", help_heading = MODEL, hide_short_help = true)]
+    pub(crate) arch_limit: Option<String>,
+    /// Use an NVIDIA GPU as if it had no more memory than this, such as 24GiB
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = MODEL)]
+    #[arg(hide_short_help = true)]
+    pub(crate) vram_limit: Option<u64>,
     /// A GGUF file (any part of a split one), or a checkpoint folder with config.json and safetensors
     /// [default: the small model inside this program]
     #[arg(long, short, global = true, value_name = "PATH", help_heading = MODEL)]
@@ -67,7 +74,16 @@ impl Global {
     /// The built-in model on the processor.
     pub(crate) fn on_the_processor() -> Self {
         let backend = BackendName::Cpu;
-        Self { backend, device: None, with: Vec::new(), without: Vec::new(), model: None, threads: None }
+        Self {
+            backend,
+            device: None,
+            with: Vec::new(),
+            without: Vec::new(),
+            arch_limit: None,
+            vram_limit: None,
+            model: None,
+            threads: None,
+        }
     }
 }
 
@@ -78,10 +94,10 @@ pub(crate) enum BackendName {
     Auto,
     /// The processor: the reference that all others are compared with
     Cpu,
+    /// NVIDIA GPUs from Ampere on, through CUDA
+    Cuda,
     /// Any GPU, through Vulkan, Metal or D3D12
     Wgpu,
-    /// NVIDIA GPUs; not in this build
-    Cuda,
 }
 
 /// What shaders have entry points for and can do without.
@@ -126,6 +142,23 @@ fn parse_kv(text: &str) -> Result<KvTypes, String> {
     Ok(KvTypes { k: read(k)?, v: read(v)? })
 }
 
+/// Reads `24GiB`, `500 MiB`, `24GB` or a number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c.is_whitespace());
+    let unit: u64 = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => 0,
+    };
+    let number = digits.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    let bytes = number.map(|number| number * unit as f64).filter(|bytes| (1.0..1e18).contains(bytes));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was checked to fit")]
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| "expected a size such as 24GiB or 23.5GB".to_owned())
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::RunArgs),
@@ -155,6 +188,28 @@ impl Cli {
             Command::Verify(args) => verify::run(&args, global),
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        for (text, bytes) in [
+            ("24GiB", 24 << 30),
+            ("1.5 GiB", 3 << 29),
+            ("24g", 24 << 30),
+            ("500MiB", 500 << 20),
+            ("23GB", 23_000_000_000),
+            ("4096", 4096),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "24 apples", "-1GiB", "0", "1e300GiB", "nan"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 }

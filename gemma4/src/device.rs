@@ -1,12 +1,16 @@
 //! From `--backend` and `--device` to a device, and what this program needs of one beside steps.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
 
 use std::io::Write;
 
 use gemma4_core::backend::{Backend, Step};
-use gemma4_core::plan::Target;
+use gemma4_core::engine::Options;
+use gemma4_core::model::gemma4::Gemma4;
+use gemma4_core::plan::{MemoryPlan, Target};
 use gemma4_core::reference::{Reference, ReferenceError};
 use serde::Serialize;
 
@@ -26,6 +30,34 @@ pub(crate) trait Device: Backend + Sized {
 
     /// Runs a step and says when each dispatch ran; `None` if this device cannot time them.
     fn profile(&self, plan: &mut Self::Plan, step: &Step<'_>) -> Result<Option<Vec<Timed>>, Self::Error>;
+
+    /// Its memory; `None` if it does not say.
+    fn memory(&self) -> Result<Option<Memory>, Self::Error> {
+        Ok(None)
+    }
+
+    /// What a model takes of that memory; `None` if it cannot be told before.
+    fn memory_plan(&self, _: &Gemma4, _: &Options) -> Result<Option<MemoryPlan>, Failure> {
+        Ok(None)
+    }
+
+    /// Bytes a second that it reads from its memory, measured now; `None` if it cannot be.
+    fn bandwidth(&self) -> Result<Option<f64>, Self::Error> {
+        Ok(None)
+    }
+}
+
+/// Memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Memory {
+    /// What there is, or may be used.
+    pub(crate) total: u64,
+    /// What is left of it.
+    pub(crate) free: u64,
+    /// What this program has allocated.
+    pub(crate) allocated: u64,
+    /// The most that it had.
+    pub(crate) peak: u64,
 }
 
 /// A device as a report names it.
@@ -52,6 +84,8 @@ pub(crate) struct Timed {
 /// A device of one of the kinds that this build has. [`with`] makes code over any of them.
 pub(crate) enum Chosen {
     Cpu(Reference),
+    #[cfg(feature = "cuda")]
+    Cuda(gemma4_cuda::Cuda),
     #[cfg(feature = "wgpu")]
     Wgpu(gemma4_wgpu::Wgpu),
 }
@@ -61,6 +95,8 @@ macro_rules! with {
     ($chosen:expr, $device:ident => $body:expr) => {
         match $chosen {
             $crate::device::Chosen::Cpu($device) => $body,
+            #[cfg(feature = "cuda")]
+            $crate::device::Chosen::Cuda($device) => $body,
             #[cfg(feature = "wgpu")]
             $crate::device::Chosen::Wgpu($device) => $body,
         }
@@ -87,6 +123,8 @@ pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
                 (global.device.is_some(), "--device"),
                 (!global.with.is_empty(), "--with"),
                 (!global.without.is_empty(), "--without"),
+                (global.arch_limit.is_some(), "--arch-limit"),
+                (global.vram_limit.is_some(), "--vram-limit"),
             ];
             for (given, flag) in flags {
                 if given {
@@ -95,11 +133,46 @@ pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
             }
             Ok(Chosen::Cpu(cpu(global)?))
         }
-        BackendName::Cuda => Err(Failure::usage(
-            "this build has no cuda backend; --backend wgpu runs on NVIDIA GPUs through Vulkan",
-        )),
-        BackendName::Auto | BackendName::Wgpu => gpu_or_cpu(global, purpose),
+        BackendName::Cuda => insist_on_cuda(global, purpose),
+        BackendName::Auto => match cuda_if_it_works(global, purpose)? {
+            Some(cuda) => Ok(cuda),
+            None => gpu_or_cpu(global, purpose),
+        },
+        BackendName::Wgpu => {
+            if global.arch_limit.is_some() || global.vram_limit.is_some() {
+                return Err(Failure::usage(
+                    "--arch-limit and --vram-limit are about CUDA, not --backend wgpu",
+                ));
+            }
+            gpu_or_cpu(global, purpose)
+        }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn insist_on_cuda(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
+    cuda::insist(global, purpose)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_if_it_works(global: &Global, purpose: Purpose) -> Result<Option<Chosen>, Failure> {
+    cuda::auto(global, purpose)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn insist_on_cuda(_: &Global, _: Purpose) -> Result<Chosen, Failure> {
+    Err(no_cuda())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_if_it_works(global: &Global, _: Purpose) -> Result<Option<Chosen>, Failure> {
+    let asked = global.arch_limit.is_some() || global.vram_limit.is_some();
+    if asked { Err(no_cuda()) } else { Ok(None) }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_cuda() -> Failure {
+    Failure::usage("this build has no cuda backend (its feature `cuda` is off)")
 }
 
 #[cfg(feature = "wgpu")]
@@ -118,13 +191,25 @@ fn gpu_or_cpu(global: &Global, _: Purpose) -> Result<Chosen, Failure> {
     Ok(Chosen::Cpu(cpu(global)?))
 }
 
+/// How many devices of CUDA come before the adapters of wgpu in the numbers of `--device`.
+#[cfg(feature = "wgpu")]
+pub(crate) fn before_adapters() -> usize {
+    #[cfg(feature = "cuda")]
+    return cuda::list().len();
+    #[cfg(not(feature = "cuda"))]
+    return 0;
+}
+
 fn cpu(global: &Global) -> Result<Reference, ReferenceError> {
     Reference::new(global.threads.map(usize::from))
 }
 
 /// A remark for whoever sits at the terminal.
-#[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "there is nothing to choose from"))]
-fn remark(text: &str) {
+#[cfg_attr(
+    not(any(feature = "cuda", feature = "wgpu")),
+    expect(dead_code, reason = "there is nothing to choose from")
+)]
+pub(crate) fn remark(text: &str) {
     let mut stderr = anstream::stderr();
     if stderr.is_terminal() {
         // Whoever closed stderr does not want to know.

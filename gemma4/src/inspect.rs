@@ -1,7 +1,7 @@
 //! `gemma4 inspect`: what is in a model file, and what running it takes.
 
 mod cache;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod devices;
 mod model;
 mod program;
@@ -109,7 +109,7 @@ pub(crate) fn run(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn devices(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failure> {
     let devices = devices::Devices::of_this_machine(global);
     if args.json {
@@ -120,7 +120,9 @@ fn devices(args: &InspectArgs, global: &Global) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(not(feature = "wgpu"))]
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
 fn devices(_: &InspectArgs, _: &Global) -> Result<ExitCode, Failure> {
-    Err(Failure::usage("this build has no wgpu backend (its feature `wgpu` is off), so it uses no GPU"))
+    Err(Failure::usage(
+        "this build has no wgpu backend and no cuda backend (their features are off), so it uses no GPU",
+    ))
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use gemma4_core::checkpoint::Checkpoint;
 use gemma4_core::engine::{CHUNK, Engine, Options};
 use gemma4_core::model::gemma4::Gemma4;
-use gemma4_core::plan::{MemoryPlan, Target};
+use gemma4_core::plan::{MemoryPlan, Size, Target};
 use gemma4_core::session::BORDERS;
 #[cfg(feature = "pocket")]
 use gemma4_core::tensor::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{CacheArgs, Global};
-use crate::device::Device;
+use crate::device::{Device, remark};
 use crate::failure::Failure;
 
 /// Tokens of a sequence unless the user says otherwise.
@@ -65,11 +65,15 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
 
 /// Puts a model on a device, with a progress bar where somebody is watching.
 ///
-/// What does not fit into main memory is refused before anything is allocated. A GPU does not say how much of its
-/// memory is free: there, what does not fit is found when it is allocated, and the cache is before the weights.
+/// What does not fit is refused before anything is allocated, with what would fit. A GPU that does not say how much of
+/// its memory is free is the exception: there it is found when it is allocated, and the cache is before the weights.
 pub(crate) fn engine<D: Device>(device: D, model: Gemma4, options: Options) -> Result<Engine<D>, Failure> {
     if let (Target::Cpu, Some(free)) = (D::TARGET, free_memory()) {
         MemoryPlan::of(&model, &options, D::TARGET)?.check(&model.config, &options, free)?;
+    }
+    if let (Some(plan), Some(memory)) = (device.memory_plan(&model, &options)?, device.memory()?) {
+        plan.check(&model.config, &options, memory.free)?;
+        remark(&format!("memory: {plan} of {} free", Size(memory.free)));
     }
     let bar = bar(0, "loading", "{bytes}/{total_bytes}");
     let engine = Engine::new(device, model, options, &mut |done, total| {

@@ -11,8 +11,16 @@ use call::gemma4;
 
 #[test]
 fn what_does_not_go_together_is_said() {
-    let rows: [(&[&str], &str); 7] = [
-        (&["logits", "--text", "a", "--backend", "cuda"], "this build has no cuda backend"),
+    let rows: [(&[&str], &str); 9] = [
+        (
+            &["bench", "--backend", "cpu", "--vram-limit", "1GiB"],
+            "--vram-limit is about GPUs, and --backend cpu",
+        ),
+        (
+            &["bench", "--backend", "wgpu", "--arch-limit", "sm_86"],
+            "--arch-limit and --vram-limit are about CUDA",
+        ),
+        (&["bench", "--vram-limit", "24 apples"], "invalid value '24 apples'"),
         (
             &["logits", "--text", "a", "--backend", "cpu", "--device", "0"],
             "--device is about GPUs, and --backend cpu",
@@ -28,13 +36,37 @@ fn what_does_not_go_together_is_said() {
     }
 }
 
-#[cfg(not(feature = "wgpu"))]
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
 #[test]
 fn a_build_without_gpus_says_so() {
     for args in [&["bench", "--backend", "wgpu"][..], &["bench", "--device", "0"], &["inspect", "--devices"]]
     {
         fails(args, b"", 2, "this build has no wgpu backend");
     }
+    fails(&["bench", "--backend", "cuda"], b"", 2, "this build has no cuda backend");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_without_a_device_ends_in_one_sentence() {
+    let outcome = call::gemma4(&["logits", "--text", "a", "--backend", "cuda", "--device", "Voodoo 2"], b"");
+    let first = outcome.stderr.lines().next().unwrap_or_default();
+    // Which one depends on what the machine has; none is a panic, and each says what to do or what there is.
+    let known = ["there is no NVIDIA driver", "no CUDA GPU", "is too old", "is not found"];
+    assert!([1, 2].contains(&outcome.code), "{outcome:?}");
+    assert!(first.starts_with("error: ") && known.iter().any(|text| first.contains(text)), "{outcome:?}");
+    fails(
+        &["logits", "--text", "a", "--backend", "cuda", "--without", "subgroups"],
+        b"",
+        2,
+        "--without subgroups is about wgpu",
+    );
+    fails(
+        &["logits", "--text", "a", "--backend", "cuda", "--arch-limit", "sm_70"],
+        b"",
+        2,
+        "--arch-limit: `sm_70`",
+    );
 }
 
 #[cfg(feature = "wgpu")]
@@ -53,10 +85,16 @@ mod wgpu {
         let list = found["devices"].as_array().unwrap();
         for (number, device) in list.iter().enumerate() {
             assert_eq!(device["number"], number);
+            if device["backend"] == "cuda" {
+                assert!(device["memory"].as_u64().unwrap() >= 1 << 30, "{device}");
+                continue;
+            }
             assert!(device["max_binding"].as_u64().unwrap() >= 1 << 27, "{device}");
             assert!(device["workgroup_invocations"].as_u64().unwrap() >= 256, "{device}");
         }
-        let real = list.iter().any(|device| device["kind"] != "software");
+        let real = |device: &Value| device["kind"] != "software" && device["usable"] != false;
+        let real = list.iter().any(|device| device["backend"] == "wgpu" && real(device))
+            || list.iter().any(real) && found["cuda_obstacle"].is_null();
         assert_eq!(found["auto"].is_u64(), real, "{found}");
         let text = String::from_utf8(gemma4(&["inspect", "--devices"], b"").stdout).unwrap();
         match (list.is_empty(), found["auto"].as_u64()) {
@@ -72,7 +110,8 @@ mod wgpu {
     fn features_that_are_done_without_are_not_listed() {
         let args = ["inspect", "--devices", "--json", "--without", "f16,subgroups,int8"];
         let found: Value = serde_json::from_slice(&gemma4(&args, b"").stdout).unwrap();
-        for device in found["devices"].as_array().unwrap() {
+        for device in found["devices"].as_array().unwrap().iter().filter(|device| device["backend"] == "wgpu")
+        {
             assert_eq!((&device["f16"], &device["int8"]), (&false.into(), &false.into()));
             assert!(device["subgroup"].is_null());
         }
@@ -105,15 +144,17 @@ mod wgpu {
         };
         let want = best(&["--backend", "cpu"]);
         let mut ways = vec![vec!["--backend", "auto"]];
-        let numbers: Vec<String> = devices()["devices"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|device| device["number"].to_string())
-            .collect();
-        for number in &numbers {
-            ways.push(vec!["--device", number]);
-            ways.push(vec!["--backend", "wgpu", "--device", number, "--without", "f16,subgroups,int8"]);
+        let found = devices();
+        let list = found["devices"].as_array().unwrap().iter();
+        let numbers: Vec<(String, bool)> =
+            list.map(|device| (device["number"].to_string(), device["backend"] == "wgpu")).collect();
+        for (number, wgpu) in &numbers {
+            if *wgpu || found["cuda_obstacle"].is_null() {
+                ways.push(vec!["--device", number]);
+            }
+            if *wgpu {
+                ways.push(vec!["--backend", "wgpu", "--device", number, "--without", "f16,subgroups,int8"]);
+            }
         }
         for way in ways {
             let got = best(&way);

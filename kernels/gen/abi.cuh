@@ -87,6 +87,48 @@ static __device__ constexpr int MXFP4_VALUES[16] = {
     0, -1, -2, -3, -4, -6, -8, -12,
 };
 
+// Threads of a warp.
+constexpr unsigned int WARP = 32u;
+
+// Columns of a row that one warp prepares for a product: eight for each of its lanes.
+constexpr unsigned int PREPARED_BLOCK = 256u;
+
+// Most warps of a block that keeps a row in registers, each with `PREPARED_BLOCK` columns of it.
+constexpr unsigned int ROW_WARPS = 22u;
+
+// Threads of a block that goes over a wider row twice.
+constexpr unsigned int ROW_WIDE_THREADS = 512u;
+
+// Warps of a block of `glu`.
+constexpr unsigned int GLU_WARPS = 4u;
+
+// Threads of a block of `add`, `softcap` and `gather_rows`, each with four columns.
+constexpr unsigned int ELEMENT_THREADS = 256u;
+
+// Threads of a block of `sample`, each with four tokens.
+constexpr unsigned int SAMPLE_THREADS = 512u;
+
+// Tokens of a warp of `sample`.
+constexpr unsigned int SAMPLE_SEGMENT = 128u;
+
+// Tokens of a block of `sample`.
+constexpr unsigned int SAMPLE_SLICE = 2048u;
+
+// Threads of a block of `route`.
+constexpr unsigned int ROUTE_THREADS = 256u;
+
+// Rows of a block of `route` in the decode class: one for each of its warps.
+constexpr unsigned int ROUTE_ROWS = 8u;
+
+// Rows of a block of `route` in the prefill class.
+constexpr unsigned int ROUTE_TILE_ROWS = 32u;
+
+// Experts of such a block.
+constexpr unsigned int ROUTE_TILE_EXPERTS = 128u;
+
+// Warps of a block of `ple_inputs`, each with the vector of one layer.
+constexpr unsigned int PLE_WARPS = 4u;
+
 // What the host tells the device about one row of a step.
 struct RowInfo {
     // Token id; ignored where bit 0 of `flags` is set.
@@ -417,3 +459,250 @@ struct SampleParams {
     unsigned int nothing;
 };
 static_assert(sizeof(SampleParams) == 16, "SampleParams must have no padding");
+
+// `bandwidth`, which is no op: it measures what a device reads in a second.
+struct BandwidthParams {
+    // Groups of 16 bytes to read.
+    unsigned int quads;
+};
+static_assert(sizeof(BandwidthParams) == 4, "BandwidthParams must have no padding");
+
+// `rms_norm`, `norm_add`, and what fuses with them.
+struct CudaNormParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Planes of what is normed.
+    unsigned int planes;
+    // Elements from one plane to the next.
+    unsigned int plane_stride;
+    // Planes of the dense branch; `norm_add__branches` alone, as the next.
+    unsigned int other_planes;
+    // Elements from one of those to the next.
+    unsigned int other_stride;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Added to the mean square, in squared activation units.
+    float eps;
+    // Factor of the sum; `norm_add` alone.
+    float scale;
+    // Epsilon of the norm that follows, where one is fused.
+    float next_eps;
+};
+static_assert(sizeof(CudaNormParams) == 36, "CudaNormParams must have no padding");
+
+// `add`, `softcap` and `gather_rows`.
+struct CudaElementParams {
+    // Elements of a row.
+    unsigned int cols;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Largest magnitude; `softcap` alone.
+    float cap;
+};
+static_assert(sizeof(CudaElementParams) == 12, "CudaElementParams must have no padding");
+
+// `glu`.
+struct CudaGluParams {
+    // Elements of an output row.
+    unsigned int cols;
+    // Elements of a row of the gate's activation.
+    unsigned int gate_cols;
+    // First column of the gate.
+    unsigned int gate_start;
+    // Planes of the gate.
+    unsigned int gate_planes;
+    // Elements from one plane of the gate to the next.
+    unsigned int gate_stride;
+    // Elements of a row of the second operand's activation.
+    unsigned int up_cols;
+    // First column of the second operand.
+    unsigned int up_start;
+    // Planes of the second operand.
+    unsigned int up_planes;
+    // Elements from one plane of the second operand to the next.
+    unsigned int up_stride;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+};
+static_assert(sizeof(CudaGluParams) == 40, "CudaGluParams must have no padding");
+
+// `embed`.
+struct CudaEmbedParams {
+    // Values of a row.
+    unsigned int cols;
+    // Tokens of the table.
+    unsigned int vocab;
+    // Factor of every value.
+    float scale;
+    // Epsilon of the norm that follows; `embed__rms_norm` alone.
+    float eps;
+};
+static_assert(sizeof(CudaEmbedParams) == 16, "CudaEmbedParams must have no padding");
+
+// `ple_inputs`.
+struct CudaPleInputsParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Elements of a layer's vector.
+    unsigned int ple;
+    // Tokens of the table.
+    unsigned int vocab;
+    // Bytes of a row of the table where it lies in host memory.
+    unsigned int row_bytes;
+    // Factor of the table's values.
+    float table_scale;
+    // Factor of the context.
+    float context_scale;
+    // Added to the mean square, in squared activation units.
+    float eps;
+};
+static_assert(sizeof(CudaPleInputsParams) == 28, "CudaPleInputsParams must have no padding");
+
+// `route`.
+struct CudaRouteParams {
+    // Elements of a row.
+    unsigned int cols;
+    // Experts.
+    unsigned int experts;
+    // Experts that a row chooses; at most one for each lane of a warp.
+    unsigned int top_k;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Added to the mean square, in squared activation units.
+    float eps;
+    // `1 / sqrt(cols)`.
+    float factor;
+};
+static_assert(sizeof(CudaRouteParams) == 24, "CudaRouteParams must have no padding");
+
+// `sample`, and the `softcap` in front of it.
+struct CudaSampleParams {
+    // Tokens.
+    unsigned int vocab;
+    // Segments of a row, of `SAMPLE_SEGMENT` tokens each.
+    unsigned int segments;
+    // Largest magnitude of a capped logit; 0 caps none.
+    float cap;
+};
+static_assert(sizeof(CudaSampleParams) == 12, "CudaSampleParams must have no padding");
+
+// `linear`, for up to three weights of one type.
+struct CudaLinearParams {
+    // Elements of a row of the output.
+    unsigned int out_cols;
+    // Elements from one plane of the output to the next.
+    unsigned int plane_stride;
+    // Column of the first output.
+    unsigned int first;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Weights.
+    unsigned int weights;
+    // Tiles of 16 outputs of all of them; `linear__1` to `linear__4` alone, as the next.
+    unsigned int tiles;
+    // Steps of a tile.
+    unsigned int steps;
+    // Warps that share the steps of all tiles.
+    unsigned int warps;
+    // 1 if a tile has one warp.
+    unsigned int whole;
+    // Planes of the output.
+    unsigned int planes;
+};
+static_assert(sizeof(CudaLinearParams) == 40, "CudaLinearParams must have no padding");
+
+// `prepare`, which is no op of its own: it puts activations into the form that products read.
+struct PrepareFormParams {
+    // Elements of a row.
+    unsigned int cols;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Planes that are added up.
+    unsigned int planes;
+    // Elements from one plane to the next.
+    unsigned int plane_stride;
+};
+static_assert(sizeof(PrepareFormParams) == 16, "PrepareFormParams must have no padding");
+
+// `moe_ffn`.
+struct CudaMoeParams {
+    // Experts that a row chooses.
+    unsigned int top_k;
+    // Experts of the layer.
+    unsigned int experts;
+    // Most pairs of a tile.
+    unsigned int tile;
+    // Tiles that there is room for.
+    unsigned int tiles;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+    // Pairs that there is room for.
+    unsigned int pairs;
+    // Columns of `down`.
+    unsigned int ffn;
+    // Elements of a row of the output.
+    unsigned int cols;
+    // Planes of the products with gate and up.
+    unsigned int splits;
+    // Weights of the launch, whose outputs follow one another.
+    unsigned int weights;
+    // Column of the first output.
+    unsigned int first;
+    // Elements from one plane of the output to the next.
+    unsigned int plane_stride;
+};
+static_assert(sizeof(CudaMoeParams) == 48, "CudaMoeParams must have no padding");
+
+// `attn_prepare`.
+struct CudaPrepareParams {
+    // Elements of a row of the projections.
+    unsigned int width;
+    // Values of a head.
+    unsigned int dim;
+    // Query heads.
+    unsigned int heads;
+    // Key heads; 0 if keys and values are a donor's.
+    unsigned int kv_heads;
+    // First column of the raw values.
+    unsigned int value_start;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Stored type of keys.
+    unsigned int k_kind;
+    // Stored type of values.
+    unsigned int v_kind;
+    // Planes of the projections.
+    unsigned int planes;
+    // Elements from one plane to the next.
+    unsigned int plane_stride;
+    // Added to the mean squares.
+    float eps;
+};
+static_assert(sizeof(CudaPrepareParams) == 44, "CudaPrepareParams must have no padding");
+
+// `attention`.
+struct CudaAttentionParams {
+    // Query heads.
+    unsigned int heads;
+    // Key heads.
+    unsigned int kv_heads;
+    // Query heads of a key head.
+    unsigned int group;
+    // Keys that a query sees at most, its own included.
+    unsigned int window;
+    // 1 where pages are found by the table of local layers.
+    unsigned int local;
+    // Rows that a block takes together.
+    unsigned int tile_rows;
+    // Parts that a row's keys are cut into; decode class alone.
+    unsigned int splits;
+    // Parts that are added up at once; decode class alone.
+    unsigned int fan;
+    // Stored type of keys; `attention__any` alone, as the next two.
+    unsigned int k_kind;
+    // Stored type of values.
+    unsigned int v_kind;
+    // Values of a head.
+    unsigned int dim;
+};
+static_assert(sizeof(CudaAttentionParams) == 44, "CudaAttentionParams must have no padding");

@@ -12,6 +12,7 @@ use gemma4_conformance::known::chain;
 use gemma4_core::backend::Backend;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::reference::Reference;
+use gemma4_cuda::Cuda;
 use gemma4_wgpu::{Options, Variants, Wgpu};
 
 /// Compare a backend with recorded outputs of Hugging Face transformers.
@@ -31,6 +32,9 @@ struct Args {
     /// Number of a GPU, or a part of its name.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
+    /// Compile CUDA kernels for this architecture at most, or for that of the device [default: sm_86]
+    #[arg(long, value_name = "sm_NN|native")]
+    arch_limit: Option<String>,
     /// Folders of golden models.
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
@@ -42,6 +46,8 @@ enum BackendName {
     Cpu,
     /// A GPU.
     Wgpu,
+    /// An NVIDIA GPU through CUDA.
+    Cuda,
 }
 
 #[derive(Default)]
@@ -129,6 +135,14 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let adapter = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let backend = Wgpu::new(&Options { adapter, ..backends::options(allow) })?;
             println!("{}", backends::title(&backend));
+            all(&|| backend.clone(), &args.dirs)
+        }
+        BackendName::Cuda => {
+            let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+            let arch_limit = backends::arch_limit(args.arch_limit.as_deref())?;
+            let backend =
+                Cuda::new(&gemma4_cuda::Options { device, arch_limit, ..backends::cuda_options()? })?;
+            println!("{}", backends::cuda_title(&backend));
             all(&|| backend.clone(), &args.dirs)
         }
     })

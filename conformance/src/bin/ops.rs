@@ -10,6 +10,7 @@ use gemma4_conformance::ops::{self, Mutants};
 use gemma4_core::backend::Backend;
 use gemma4_core::ops::Op;
 use gemma4_core::reference::Reference;
+use gemma4_cuda::Cuda;
 use gemma4_wgpu::{Options, Variants, Wgpu};
 
 /// Compare a backend's ops with their definitions, op by op.
@@ -34,6 +35,9 @@ struct Args {
     /// Number of a GPU, or a part of its name.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
+    /// Compile CUDA kernels for this architecture at most, or for that of the device [default: sm_86]
+    #[arg(long, value_name = "sm_NN|native")]
+    arch_limit: Option<String>,
     /// Bind at most so many bytes at once, so that weights are split.
     #[arg(long, value_name = "BYTES")]
     max_binding: Option<u64>,
@@ -48,6 +52,8 @@ enum BackendName {
     Cpu,
     /// A GPU.
     Wgpu,
+    /// An NVIDIA GPU through CUDA.
+    Cuda,
 }
 
 fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
@@ -78,6 +84,16 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;
             println!("{}", backends::title(&backend));
+            check(&backend, &args.ops)
+        }
+        BackendName::Cuda => {
+            let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+            let arch_limit = backends::arch_limit(args.arch_limit.as_deref())?;
+            let exact_prompts = !args.f16;
+            let options =
+                gemma4_cuda::Options { device, arch_limit, exact_prompts, ..backends::cuda_options()? };
+            let backend = Cuda::new(&options)?;
+            println!("{}", backends::cuda_title(&backend));
             check(&backend, &args.ops)
         }
     })

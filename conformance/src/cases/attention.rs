@@ -8,13 +8,13 @@ use gemma4_core::ops::attention::{Mask, Reach};
 use gemma4_core::ops::attn_prepare::Heads;
 use gemma4_core::program::{Class, StateSpec};
 
-use super::{Case, op, pages, plain, sum_error, wide};
+use super::{Case, U, op, pages, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     let classes = [Class::Prefill, Class::Decode];
     let mut cases: Vec<Case> = classes
         .into_iter()
-        .flat_map(|class| all().into_iter().map(move |case| case.in_class(class)))
+        .flat_map(|class| all(Products::F32).into_iter().map(move |case| case.in_class(class)))
         .collect();
     cases.extend(drafted());
     cases
@@ -38,7 +38,49 @@ fn drafted() -> Vec<Case> {
     ]
 }
 
-fn all() -> Vec<Case> {
+/// Prompts whose operands may be rounded to 16-bit floats, in the order of the prompts of the other cases.
+#[must_use]
+pub fn halves_cases() -> Vec<Case> {
+    all(Products::Halves).into_iter().map(|case| case.in_class(Class::Prefill)).collect()
+}
+
+/// What products a case's bounds are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Products {
+    /// Operands are used as they are.
+    F32,
+    /// Every operand is rounded to a 16-bit float once.
+    Halves,
+}
+
+/// Unit roundoff of 16-bit floats.
+const HALF: f64 = 4.882_812_5e-4;
+
+impl Products {
+    /// What a share of the keys may lose relative to itself, and a sum of values relative to the sum of magnitudes, beyond
+    /// what they lose in `f32`.
+    ///
+    /// A logit errs by the rounding of the query and of the key, relative to its sum of magnitudes `sizes`, and a share
+    /// by that in the exponent of its own weight and of all weights. A weight and a value are rounded once each. 16-bit
+    /// keys and values are what they are; others are products of scale and code, rounded, and the centroids of a rotated
+    /// type are rounded too. Tensor cores cut off sums of 16 products, by twice what rounding loses.
+    fn lost(self, types: KvTypes, dim: usize, keys: usize, sizes: f64) -> (f64, f64) {
+        if self == Products::F32 {
+            return (0.0, 0.0);
+        }
+        let roundings = |kind: KvType| match kind {
+            KvType::F32 | KvType::F16 => 0.0,
+            KvType::Q8_0 | KvType::Q4_0 => HALF,
+            KvType::TQ3_0 => 2.0 * HALF,
+        };
+        let cut = |terms: usize| terms.div_ceil(16) as f64 * 2.0 * U;
+        let logit = (HALF + roundings(types.k) + cut(dim)) * sizes;
+        ((2.0 * logit).exp_m1(), HALF + roundings(types.v) + cut(keys))
+    }
+}
+
+fn all(products: Products) -> Vec<Case> {
+    let case = |heads, types, mask, start, rows| case(heads, types, mask, (start, rows), products);
     let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
     let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
     let mut cases = vec![
@@ -59,18 +101,22 @@ fn all() -> Vec<Case> {
         case(heads(2, 1, 64), f16, Mask::Causal, 4300, 2),
         broadcast(),
     ];
-    cases.extend(rotation_cases());
+    cases.extend(rotations(products));
     cases
 }
 
 /// P13: every type of keys with every type of values, on one layer of each kind.
 #[must_use]
 pub fn rotation_cases() -> Vec<Case> {
+    rotations(Products::F32)
+}
+
+fn rotations(products: Products) -> Vec<Case> {
     let mut cases = Vec::new();
     for k in KvType::ALL {
         for v in KvType::ALL {
             let heads = Heads { heads: 4, kv_heads: 2, head_dim: 256 };
-            cases.push(case(heads, KvTypes { k, v }, Mask::Causal, 60, 3));
+            cases.push(case(heads, KvTypes { k, v }, Mask::Causal, (60, 3), products));
         }
     }
     cases
@@ -121,12 +167,22 @@ fn pool(
 
 /// `rows` queries from position `start` on over keys and values of these types; whatever a query must not see is
 /// NaN, except what lies in the window of another row.
-fn case(heads: Heads, types: KvTypes, mask: Mask, start: usize, rows: usize) -> Case {
-    reaching(heads, types, mask, Reach::Own, start, rows)
+fn case(heads: Heads, types: KvTypes, mask: Mask, at: (usize, usize), products: Products) -> Case {
+    reaching_with(heads, types, (mask, Reach::Own), at, products)
 }
 
-/// The same in the decode class, as far as `reach`; in either for [`Reach::Own`].
+/// The same of a drafter, as far as `reach`.
 fn reaching(heads: Heads, types: KvTypes, mask: Mask, reach: Reach, start: usize, rows: usize) -> Case {
+    reaching_with(heads, types, (mask, reach), (start, rows), Products::F32)
+}
+
+fn reaching_with(
+    heads: Heads,
+    types: KvTypes,
+    (mask, reach): (Mask, Reach),
+    (start, rows): (usize, usize),
+    products: Products,
+) -> Case {
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
     let mut case = Case::new(
         "attention",
@@ -195,11 +251,13 @@ fn reaching(heads: Heads, types: KvTypes, mask: Mask, reach: Reach, start: usize
             // A logit errs by its sum, twice as much if the query was turned; a share by twice that and by the sum
             // of shares; an output by that and its own sum. Turning back mixes the errors of a group.
             let rotated = types.v.rotated();
-            let share = 4.0 * sum_error(dim) * sizes + 2.0 * sum_error(logits.len());
+            let (share_lost, sum_lost) = products.lost(types, dim, logits.len(), sizes);
+            let share = 4.0 * sum_error(dim) * sizes + 2.0 * sum_error(logits.len()) + share_lost;
+            let sum = sum_error(logits.len()) + sum_lost;
             let largest =
                 if rotated { size.iter().copied().fold(0.0, f64::max) * 128f64.sqrt() } else { 0.0 };
             want.extend(out);
-            allowed.extend(size.iter().map(|size| (share + sum_error(logits.len())) * size.max(largest)));
+            allowed.extend(size.iter().map(|size| (share + sum) * size.max(largest)));
         }
     }
     let case = case

@@ -28,7 +28,7 @@ fn committed_headers_are_what_the_tables_say() {
 #[test]
 fn structs_have_four_bytes_a_field() {
     assert_eq!(size_of::<RowInfo>(), 16);
-    for layout in LAYOUTS {
+    for layout in LAYOUTS.iter().chain(CUDA_LAYOUTS) {
         assert!(cuda().contains(&format!("sizeof({}) == {}", layout.name, 4 * layout.fields.len())));
     }
 }
@@ -55,12 +55,21 @@ fn tables_keep_their_values_when_widened() {
 
 #[test]
 fn names_are_unique() {
-    let mut names: Vec<&str> = constants().iter().map(|constant| constant.name).collect();
-    names.extend(LAYOUTS.iter().map(|layout| layout.name));
+    let mut names: Vec<&str> =
+        constants().iter().chain(&cuda_constants()).map(|constant| constant.name).collect();
+    names.extend(LAYOUTS.iter().chain(CUDA_LAYOUTS).map(|layout| layout.name));
     let all = names.len();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[test]
+fn what_only_cuda_has_is_in_its_header_alone() {
+    for name in cuda_constants().iter().map(|c| c.name).chain(CUDA_LAYOUTS.iter().map(|l| l.name)) {
+        assert!(cuda().contains(name), "{name}");
+        assert!(!wgsl().contains(name), "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The tables of [`abi`](super) as source text.
 
-use super::{Constant, Field, LAYOUTS, Layout, Number, Scalar, Value, constants};
+use super::{
+    CUDA_LAYOUTS, Constant, Field, LAYOUTS, Layout, Number, Scalar, Value, constants, cuda_constants,
+};
 
 const HEADER: &str =
     "// Written by `cargo xtask abi` from core/src/abi.rs: change that file, then run it again.";
@@ -8,7 +10,7 @@ const HEADER: &str =
 /// The text of `kernels/gen/abi.cuh`: no includes, so that NVRTC compiles it without a search path.
 #[must_use]
 pub fn cuda() -> String {
-    cuda_text(&constants(), LAYOUTS)
+    cuda_text(&[constants(), cuda_constants()].concat(), &[LAYOUTS, CUDA_LAYOUTS].concat())
 }
 
 /// The text of `shaders/gen/abi.wgsl`, which the host puts in front of every shader.

@@ -174,6 +174,21 @@ fn the_processor_needs_no_memory_for_weights() {
 }
 
 #[test]
+fn what_a_device_needs_for_itself_is_counted_and_said() {
+    let config = config("31B");
+    let options = options(8192, KvType::Q8_0);
+    let plain = MemoryPlan::new(&config, &options, Target::Gpu, 18 * GIB, 200 << 20).unwrap();
+    let plan = MemoryPlan { fixed: 64 << 20, ..plain };
+    assert_eq!(plan.total(), plain.total() + (64 << 20));
+    assert!(plan.to_string().contains("kernels and captured steps 64.0 MiB, weights 18.0 GiB"), "{plan}");
+    assert!(plan.check(&config, &options, plan.total()).is_ok());
+    let refused = plan.check(&config, &options, plan.total() - 1).unwrap_err();
+    let fits = refused.fits.context.map(|context| Options { context, ..options }).unwrap();
+    let smaller = MemoryPlan::new(&config, &fits, Target::Gpu, 18 * GIB, 200 << 20).unwrap();
+    assert!(smaller.total() + plan.fixed <= refused.limit, "{refused}");
+}
+
+#[test]
 fn sizes_are_printed_with_a_unit_that_fits() {
     let sizes = [0, 1023, 1024, 10_240, 1_048_575, 3 << 29, 24 * GIB, 1 << 50].map(|n| Size(n).to_string());
     assert_eq!(

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::draft::{self, Rounds, Verify};
 use super::measure::{Decode, Loading, Prefill};
 use super::profile::Profile;
-use crate::device::About;
+use crate::device::{About, Memory};
 
 /// The result, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,10 @@ pub(super) struct Report {
     context: usize,
     chunk: usize,
     load: Loading,
+    /// What decoding is compared with.
+    bandwidth: Option<Bandwidth>,
+    /// Of the device, after everything else.
+    memory: Option<Memory>,
     prefill: Vec<Prefill>,
     decode: Vec<Decode>,
     /// None if it was not asked for; empty if the device cannot time dispatches.
@@ -34,11 +38,19 @@ pub(super) struct Report {
     pub(super) rounds: Vec<Rounds>,
 }
 
+/// How fast the device reads its memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Bandwidth {
+    pub(super) gigabytes_per_second: f64,
+    /// Whether that was measured before everything else, and not said by the user.
+    pub(super) measured: bool,
+}
+
 impl Report {
     pub(super) fn new(
-        model: String,
-        device: About,
+        (model, device): (String, About),
         options: Options,
+        (bandwidth, memory): (Option<Bandwidth>, Option<Memory>),
         load: Loading,
         prefill: Vec<Prefill>,
         decode: Vec<Decode>,
@@ -59,6 +71,8 @@ impl Report {
             context,
             chunk,
             load,
+            bandwidth,
+            memory,
             prefill,
             decode,
             profile,
@@ -67,7 +81,7 @@ impl Report {
         }
     }
 
-    pub(super) fn text(&self, bandwidth: Option<f64>) -> Result<String, fmt::Error> {
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         let Self { model, device, kv, kv_local, context, chunk, load, .. } = self;
         writeln!(out, "model   {model}")?;
@@ -88,6 +102,13 @@ impl Report {
         } else {
             writeln!(out, "load    {seconds:.2} s; {} of weights stay in the file", Size(bytes))?;
         }
+        if let Some(Bandwidth { gigabytes_per_second, measured: true }) = self.bandwidth {
+            writeln!(out, "reads   {gigabytes_per_second:.0} GB/s, measured")?;
+        }
+        if let Some(Memory { total, free, peak, .. }) = self.memory {
+            let [total, free, peak] = [total, free, peak].map(Size);
+            writeln!(out, "memory  {peak} allocated at most, {free} of {total} left")?;
+        }
         if !self.prefill.is_empty() {
             writeln!(out, "\n{:<8} {:>8} {:>10} {:>10}", "prefill", "tokens", "tok/s", "seconds")?;
             for Prefill { tokens, seconds, tokens_per_second } in &self.prefill {
@@ -100,7 +121,12 @@ impl Report {
                 "\n{:<8} {:>8} {:>10} {:>10} {:>10} {:>10} {:>8}",
                 "decode", "context", "tok/s", "waiting", "ms a step", "must read", "GB/s"
             )?;
-            writeln!(out, "{}", bandwidth.map_or(String::new(), |most| format!("   of {most}")))?;
+            writeln!(
+                out,
+                "{}",
+                self.bandwidth
+                    .map_or(String::new(), |most| format!("   of {:.0}", most.gigabytes_per_second))
+            )?;
             for run in &self.decode {
                 let waiting =
                     run.waiting_tokens_per_second.map_or("-".to_owned(), |rate| format!("{rate:.1}"));

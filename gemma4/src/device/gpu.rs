@@ -5,7 +5,7 @@ use gemma4_core::plan::Target;
 use gemma4_wgpu::adapters::Choice;
 use gemma4_wgpu::{Options, Plan, Variants, Wgpu, WgpuError};
 
-use super::{About, Chosen, Device, Purpose, Timed, cpu, remark};
+use super::{About, Chosen, Device, Purpose, Timed, before_adapters, cpu, remark};
 use crate::cli::{BackendName, Feature, Global, Lossy};
 use crate::failure::Failure;
 
@@ -28,7 +28,7 @@ pub(crate) fn present(global: &Global) -> Variants {
 pub(super) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failure> {
     let auto = global.backend == BackendName::Auto && global.device.is_none();
     let adapter = match &global.device {
-        Some(device) => device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {}),
+        Some(device) => numbered(device, before_adapters())?,
         None if auto => Choice::Gpu,
         None => Choice::Best,
     };
@@ -59,6 +59,16 @@ pub(super) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
             Err(Failure::usage(format!("--device: {error}")))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The adapter that `--device` means, if `before` devices of another interface come first in its numbers.
+fn numbered(device: &str, before: usize) -> Result<Choice, Failure> {
+    match device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {}) {
+        Choice::Index(number) => number.checked_sub(before).map(Choice::Index).ok_or_else(|| {
+            Failure::usage(format!("--device {number} is a device of CUDA, not of --backend wgpu"))
+        }),
+        name => Ok(name),
     }
 }
 

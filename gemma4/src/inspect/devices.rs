@@ -1,126 +1,84 @@
 //! GPUs of this machine.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "wgpu")]
+mod gpu;
+
 use std::fmt::{self, Write as _};
 
-use gemma4_core::plan::Size;
-use gemma4_wgpu::adapters::{self, AdapterReport, Choice};
 use serde::Serialize;
 
 use crate::cli::Global;
-use crate::device::gpu;
 
 const NOTHING: &str = "\
-No GPU that this program can use: none has a Vulkan, Metal or D3D12 driver. On Linux, install the driver of the GPU's
-maker, or for AMD and Intel the package mesa-vulkan-drivers, and the Vulkan loader (package libvulkan1). Without one,
-the processor computes (--backend cpu).
+No GPU that this program can use: none has a driver for CUDA, Vulkan, Metal or D3D12. On Linux, install the driver of the
+GPU's maker, or for AMD and Intel the package mesa-vulkan-drivers, and the Vulkan loader (package libvulkan1). Without
+one, the processor computes (--backend cpu).
 ";
 
-/// All GPUs, as `--json` prints them.
+/// All GPUs, as `--json` prints them: those of CUDA first, and once more those of them that Vulkan reaches too.
 #[derive(Debug, Serialize)]
 pub(super) struct Devices {
     /// Number of the device that `--backend auto` takes; none if that is the processor.
     auto: Option<usize>,
     devices: Vec<Device>,
+    /// Why no device of CUDA is taken although there are some.
+    cuda_obstacle: Option<String>,
 }
 
+/// A GPU, as an interface shows it.
 #[derive(Debug, Serialize)]
-struct Device {
-    /// For `--device`.
-    number: usize,
-    name: String,
-    kind: &'static str,
-    api: &'static str,
-    driver: String,
-    /// Largest storage binding, in bytes.
-    max_binding: u64,
-    /// Largest buffer, in bytes.
-    max_buffer: u64,
-    /// Memory of a workgroup, in bytes.
-    workgroup_memory: u32,
-    /// Invocations of a workgroup.
-    workgroup_invocations: u32,
-    /// Storage buffers of a shader.
-    storage_buffers: u32,
-    f16: bool,
-    /// Invocations of a subgroup, if shaders can use subgroups.
-    subgroup: Option<u32>,
-    int8: bool,
-    timestamps: bool,
+#[serde(tag = "backend", rename_all = "lowercase")]
+enum Device {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Device),
+    #[cfg(feature = "wgpu")]
+    Wgpu(gpu::Device),
 }
 
 impl Devices {
+    #[cfg_attr(not(feature = "wgpu"), expect(unused_variables, reason = "features are those of adapters"))]
     pub(super) fn of_this_machine(global: &Global) -> Self {
-        let reports = adapters::list();
-        let auto = adapters::choose(&reports, &Choice::Gpu).map(|report| report.index);
-        Self { auto, devices: reports.iter().map(|report| Device::of(report, global)).collect() }
+        let mut found = Self { auto: None, devices: Vec::new(), cuda_obstacle: None };
+        #[cfg(feature = "cuda")]
+        {
+            found.cuda_obstacle = crate::device::cuda::obstacle();
+            let (devices, best) = cuda::all();
+            found.auto = best.filter(|_| found.cuda_obstacle.is_none());
+            found.devices.extend(devices.into_iter().map(Device::Cuda));
+        }
+        #[cfg(feature = "wgpu")]
+        {
+            let (devices, best) = gpu::all(found.devices.len(), global);
+            found.auto = found.auto.or(best);
+            found.devices.extend(devices.into_iter().map(Device::Wgpu));
+        }
+        found
     }
 
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
-        for device in &self.devices {
-            device.write(&mut out, self.auto == Some(device.number))?;
+        for (number, device) in self.devices.iter().enumerate() {
+            let auto = self.auto == Some(number);
+            match device {
+                #[cfg(feature = "cuda")]
+                Device::Cuda(device) => device.write(&mut out, auto)?,
+                #[cfg(feature = "wgpu")]
+                Device::Wgpu(device) => device.write(&mut out, auto)?,
+            }
+        }
+        if let Some(obstacle) = &self.cuda_obstacle {
+            writeln!(out, "CUDA is not used: {obstacle}.\n")?;
         }
         match (self.auto, self.devices.is_empty()) {
             (_, true) => out += NOTHING,
             (None, _) => {
-                out += "--backend auto takes the processor: there is no GPU, and a software driver is slower. --backend wgpu\n\
-                        takes the software driver, which is good for tests.\n";
+                out += "--backend auto takes the processor: there is no GPU that works, and a software driver is slower. \
+                        --backend wgpu\ntakes the software driver, which is good for tests.\n";
             }
             (Some(number), _) => writeln!(out, "--backend auto takes number {number}.")?,
         }
         Ok(out)
-    }
-}
-
-impl Device {
-    fn of(report: &AdapterReport, global: &Global) -> Self {
-        let variants = report.variants(gpu::present(global));
-        let limits = &report.limits;
-        Self {
-            number: report.index,
-            name: report.info.name.clone(),
-            kind: report.kind(),
-            api: report.api(),
-            driver: report.driver(),
-            max_binding: report.max_binding(),
-            max_buffer: limits.max_buffer_size,
-            workgroup_memory: limits.max_compute_workgroup_storage_size,
-            workgroup_invocations: limits.max_compute_invocations_per_workgroup,
-            storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            f16: variants.f16,
-            subgroup: variants.subgroups.then_some(report.info.subgroup_min_size),
-            int8: variants.int8,
-            timestamps: report.timestamps(),
-        }
-    }
-
-    fn write(&self, out: &mut String, auto: bool) -> fmt::Result {
-        let Self { number, name, kind, api, driver, .. } = self;
-        let mark = if auto { ", taken by --backend auto" } else { "" };
-        writeln!(out, "{number}  {name} ({kind}, {api}{mark})")?;
-        writeln!(out, "   driver     {driver}")?;
-        writeln!(
-            out,
-            "   buffers    up to {}, bound up to {}",
-            Size(self.max_buffer),
-            Size(self.max_binding)
-        )?;
-        writeln!(
-            out,
-            "   workgroup  {} of memory, {} invocations, {} storage buffers",
-            Size(self.workgroup_memory.into()),
-            self.workgroup_invocations,
-            self.storage_buffers
-        )?;
-        let features = [
-            self.f16.then(|| "f16".to_owned()),
-            self.subgroup.map(|size| format!("subgroups of {size}")),
-            self.int8.then(|| "int8 dot products".to_owned()),
-            self.timestamps.then(|| "timestamps".to_owned()),
-        ];
-        let features: Vec<String> = features.into_iter().flatten().collect();
-        let features =
-            if features.is_empty() { "none of the optional ones".to_owned() } else { features.join(", ") };
-        writeln!(out, "   features   {features}\n")
     }
 }

@@ -1,37 +1,44 @@
-//! What a step uploads: one buffer for every step, and one for what draws need beyond their settings.
+//! What a step uploads to a device.
 //!
 //! | section of the step buffer | content |
 //! |---|---|
 //! | state | [`StepState`] |
 //! | rows | [`RowInfo`] for each row |
 //! | picked | row numbers |
+//! | draws | settings of the draws, if they are in this buffer |
 //! | tables | [`TableInfo`] for each slot, then page numbers |
 //!
-//! The draws buffer holds a [`DrawInfo`] for each picked row, then its edits (token, repetition, offset: 3 words each)
-//! and its bit mask of allowed tokens, at the offsets that the `DrawInfo` names.
+//! Draws are a [`DrawInfo`] for each picked row, then its edits (token, repetition, offset: 3 words each) and its bit
+//! mask of allowed tokens, at the offsets that the `DrawInfo` names.
 
-use gemma4_core::abi::{self, DrawInfo, RowInfo, StepState, TableInfo};
-use gemma4_core::backend::{Row, Step, StepError};
-use gemma4_core::cache::PAGE;
-use gemma4_core::model::config::Span;
-use gemma4_core::program::Program;
-
-use crate::lower::narrow;
+use super::{DrawInfo, RowInfo, SLOTS, StepState, TableInfo};
+use crate::backend::{Row, Step, StepError};
+use crate::cache::PAGE;
+use crate::model::config::Span;
+use crate::program::Program;
 
 /// Byte offsets of the sections of the step buffer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sections {
-    pub(crate) rows: u64,
-    pub(crate) picked: u64,
-    pub(crate) tables: u64,
-    pub(crate) end: u64,
+pub struct Sections {
+    /// Rows.
+    pub rows: u64,
+    /// Picked rows.
+    pub picked: u64,
+    /// Settings of draws.
+    pub draws: u64,
+    /// Page tables.
+    pub tables: u64,
+    /// End of everything.
+    pub end: u64,
 }
 
 /// Offsets of storage bindings are multiples of this on every device.
 const ALIGN: u64 = 256;
 
 impl Sections {
-    pub(crate) fn of(program: &Program) -> Self {
+    /// The sections of any step of `program`, with room for `draw_bytes` of draws.
+    #[must_use]
+    pub fn of(program: &Program, draw_bytes: u64) -> Self {
         let pages = |span| {
             program
                 .states
@@ -41,17 +48,32 @@ impl Sections {
                 .max()
                 .unwrap_or(0)
         };
-        let slots = program.rows.min(abi::SLOTS as usize);
+        let slots = program.rows.min(SLOTS as usize);
         let entries = slots * (pages(Span::Global) + pages(Span::Local)).max(1);
         let rows = ALIGN;
         let picked = (rows + program.rows as u64 * 16).next_multiple_of(ALIGN);
-        let tables = (picked + program.picked.max(1) as u64 * 4).next_multiple_of(ALIGN);
-        let header = u64::from(abi::SLOTS) * 16;
-        Self { rows, picked, tables, end: (tables + header + entries as u64 * 4).next_multiple_of(ALIGN) }
+        let draws = (picked + program.picked.max(1) as u64 * 4).next_multiple_of(ALIGN);
+        let tables = (draws + draw_bytes).next_multiple_of(ALIGN);
+        let header = u64::from(SLOTS) * 16;
+        Self {
+            rows,
+            picked,
+            draws,
+            tables,
+            end: (tables + header + entries as u64 * 4).next_multiple_of(ALIGN),
+        }
     }
 
-    /// Fills `bytes` with the sections of `step`, as far as it needs them.
-    pub(crate) fn write(&self, step: &Step<'_>, bytes: &mut Vec<u8>) -> Result<(), StepError> {
+    /// Fills `bytes` with the sections of `step`, as far as it needs them. Draws are left to the caller.
+    ///
+    /// # Errors
+    ///
+    /// If the step has more slots or pages than the program has room for.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer does not fit the address space, whose size is that of the program's own tables.
+    pub fn write(&self, step: &Step<'_>, bytes: &mut Vec<u8>) -> Result<(), StepError> {
         bytes.clear();
         let at = |offset: u64| usize::try_from(offset).expect("a step buffer is small");
         let state = StepState { rows: narrow(step.rows.len()), picked: narrow(step.picked.len()) };
@@ -68,13 +90,13 @@ impl Sections {
         bytes.extend_from_slice(bytemuck::cast_slice(step.picked));
         bytes.resize(at(self.tables), 0);
 
-        let slots = step.tables.len().min(abi::SLOTS as usize);
-        let mut infos = vec![TableInfo::default(); abi::SLOTS as usize];
+        let slots = step.tables.len().min(SLOTS as usize);
+        let mut infos = vec![TableInfo::default(); SLOTS as usize];
         let mut entries: Vec<u32> = Vec::new();
         let mut last = vec![None::<u32>; slots];
         for row in step.rows {
             let Some(last) = last.get_mut(row.slot as usize) else {
-                let want = format!("below {}", abi::SLOTS);
+                let want = format!("below {SLOTS}");
                 return Err(StepError { what: "slot", want, got: u64::from(row.slot) });
             };
             *last = Some(last.map_or(row.position, |position| position.max(row.position)));
@@ -101,8 +123,9 @@ impl Sections {
     }
 }
 
-/// Contents of the draws buffer.
-pub(crate) fn draws(step: &Step<'_>) -> Vec<u32> {
+/// Settings of the draws of a step.
+#[must_use]
+pub fn draws(step: &Step<'_>) -> Vec<u32> {
     let mut words = vec![0u32; step.draws.len() * size_of::<DrawInfo>() / 4];
     let mut infos = Vec::new();
     for (draw, &row) in step.draws.iter().zip(step.picked) {
@@ -131,4 +154,8 @@ pub(crate) fn draws(step: &Step<'_>) -> Vec<u32> {
     let head: &[u32] = bytemuck::cast_slice(&infos);
     words[..head.len()].copy_from_slice(head);
     words
+}
+
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).expect("rows, pages and words of a step are counted in 32 bits")
 }

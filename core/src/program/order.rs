@@ -2,14 +2,21 @@
 //!
 //! Only norms move, and none past an op that touches what it reads or writes, so every value stays what it was.
 
-use gemma4_core::ops::Op;
-use gemma4_core::ops::rms_norm::RmsNorm;
-use gemma4_core::program::{Act, Program};
+use super::{Act, Program};
+use crate::ops::Op;
+use crate::ops::rms_norm::RmsNorm;
 
-/// The same program; norms are beside what they fuse with.
-pub(crate) fn ordered(program: &Program) -> Program {
-    let mut program = program.clone();
-    let ops = &mut program.ops;
+impl Program {
+    /// The same program; norms are beside what a backend may fuse them with.
+    #[must_use]
+    pub fn ordered(&self) -> Self {
+        let mut program = self.clone();
+        order(&mut program.ops);
+        program
+    }
+}
+
+fn order(ops: &mut [Op]) {
     for at in 0..ops.len() {
         let to = match &ops[at] {
             Op::RmsNorm(norm) => beside_another(ops, at, norm),
@@ -28,7 +35,6 @@ pub(crate) fn ordered(program: &Program) -> Program {
             ops[at..to].rotate_left(1);
         }
     }
-    program
 }
 
 /// Behind the norm of the same values that follows their `norm_add`.
@@ -52,10 +58,9 @@ fn touches(op: &Op, act: Act) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use gemma4_core::program::{Class, Elem, Rows, Weight, WeightSpec};
-    use gemma4_core::tensor::DType;
-
     use super::*;
+    use crate::program::{Class, Elem, Rows, Weight, WeightSpec};
+    use crate::tensor::DType;
 
     fn program() -> Program {
         let norm = WeightSpec { name: "norm".to_owned(), dtype: DType::F32, experts: 1, rows: 1, cols: 32 };
@@ -76,7 +81,7 @@ mod tests {
     #[test]
     fn norms_move_to_where_they_fuse() {
         let before = program();
-        let after = ordered(&before);
+        let after = before.ordered();
         let order: Vec<_> =
             after.ops.iter().map(|op| before.ops.iter().position(|other| other == op).unwrap()).collect();
         assert_eq!(order, [0, 1, 3, 4, 2, 5, 6, 7]);
@@ -92,7 +97,7 @@ mod tests {
         before.add(residual, x).unwrap();
         let add = before.ops.pop().unwrap();
         before.ops.insert(2, add);
-        let after = ordered(&before);
+        let after = before.ordered();
         let at = |program: &Program| {
             let [Some(add), Some(norm)] =
                 [&before.ops[2], &before.ops[4]].map(|wanted| program.ops.iter().position(|op| op == wanted))

@@ -1,0 +1,150 @@
+//! The backend itself.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use gemma4_core::abi;
+use gemma4_core::backend::{Backend, Row, Step, Ticket};
+use gemma4_core::ops::Op;
+use gemma4_core::program::{Act, Program, StateSpec};
+use gemma4_core::tensor::Tensor;
+
+use crate::bandwidth;
+use crate::device::{Device, Options};
+use crate::devices::DeviceReport;
+use crate::driver::{Buffer, Memory};
+use crate::error::CudaError;
+use crate::plan::{self, Plan, PlanBytes, Span};
+use crate::{State, Weight};
+
+/// A GPU.
+///
+/// Cloning shares the device, its compiled kernels and the tokens that it sampled last.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    /// Last sampled token of each slot.
+    sampled: Arc<Buffer>,
+    /// Slots that have one.
+    has_sampled: Arc<Mutex<HashSet<u32>>>,
+    device: Arc<Device>,
+}
+
+impl Cuda {
+    /// Opens a GPU.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or what it needs is missing or too old; the error says what to do.
+    pub fn new(options: &Options) -> Result<Self, CudaError> {
+        let device = Device::open(options)?;
+        let sampled = device.zeroed("sampled tokens", u64::from(abi::SLOTS) * 4)?;
+        Ok(Self { sampled: Arc::new(sampled), has_sampled: Arc::default(), device: Arc::new(device) })
+    }
+
+    /// The GPU that was taken.
+    #[must_use]
+    pub fn report(&self) -> &DeviceReport {
+        &self.device.report
+    }
+
+    /// What kernels are compiled for, and by what.
+    #[must_use]
+    pub fn compiler(&self) -> String {
+        self.device.compiler.title()
+    }
+
+    /// Its memory, as far as it may be used.
+    ///
+    /// # Errors
+    ///
+    /// If the device was lost.
+    pub fn memory(&self) -> Result<Memory, CudaError> {
+        self.device.context.memory()
+    }
+
+    /// Memory that a plan of `program` will take.
+    ///
+    /// # Errors
+    ///
+    /// If an op has no kernel for what it is asked.
+    pub fn needs(&self, program: &Program) -> Result<PlanBytes, CudaError> {
+        plan::needs(&self.device.info, program)
+    }
+
+    /// Bytes a second that it reads from its memory, measured; `None` if the driver cannot time it.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn bandwidth(&self) -> Result<Option<f64>, CudaError> {
+        bandwidth::measure(&self.device)
+    }
+
+    /// Runs a step and says when each launch ran; `None` if the driver cannot time them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::run`].
+    pub fn profile(&self, plan: &mut Plan, step: &Step<'_>) -> Result<Option<Vec<Span>>, CudaError> {
+        self.check(plan, step)?;
+        plan.profile(&self.device, step)
+    }
+
+    fn check(&self, plan: &Plan, step: &Step<'_>) -> Result<(), CudaError> {
+        step.check(&plan.program)?;
+        let mut sampled = self.has_sampled.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = |row: &&Row| row.token == Row::SAMPLED && !sampled.contains(&row.slot);
+        if let Some(row) = step.rows.iter().find(nothing) {
+            return Err(CudaError::NothingSampled(row.slot));
+        }
+        if plan.program.ops.iter().any(|op| matches!(op, Op::Sample(_))) {
+            sampled.extend(step.picked.iter().map(|&row| step.rows[row as usize].slot));
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Cuda {
+    type Weight = Weight;
+    type State = State;
+    type Plan = Plan;
+    type Error = CudaError;
+
+    const QUEUES: bool = true;
+
+    fn upload(&self, tensor: &Tensor) -> Result<Weight, CudaError> {
+        Weight::upload(&self.device, tensor)
+    }
+
+    fn state(&self, spec: &StateSpec) -> Result<State, CudaError> {
+        State::new(&self.device, spec)
+    }
+
+    fn compile(&self, program: &Program, weights: &[Weight], states: &[State]) -> Result<Plan, CudaError> {
+        Plan::new(&self.device, program, weights, states, &self.sampled)
+    }
+
+    fn run(&self, plan: &mut Plan, step: &Step<'_>) -> Result<Ticket, CudaError> {
+        self.check(plan, step)?;
+        plan.run(&self.device, step)
+    }
+
+    fn read<T: Pod>(
+        &self,
+        plan: &Plan,
+        ticket: Ticket,
+        output: Act,
+        into: &mut [T],
+    ) -> Result<(), CudaError> {
+        plan.read(&self.device, ticket, output, bytemuck::cast_slice_mut(into))
+    }
+
+    fn read_page(&self, state: &State, page: u32, into: &mut [u8]) -> Result<(), CudaError> {
+        state.read_page(&self.device, page, into)
+    }
+
+    fn write_page(&self, state: &State, page: u32, from: &[u8]) -> Result<(), CudaError> {
+        state.write_page(&self.device, page, from)
+    }
+}

@@ -1,0 +1,152 @@
+//! The opened GPU: its queues, its compiled kernels, and the scratch memory that plans share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::compile::{Arch, Compiler, Folder, Progress};
+use crate::devices::{self, Choice, DeviceReport};
+use crate::driver::{Buffer, Context, DeviceInfo, Module, Stream, symbols};
+use crate::error::CudaError;
+use crate::kernels::{self, Unit};
+use crate::weights::Uploader;
+
+/// How the device is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which GPU.
+    pub device: Choice,
+    /// Kernels are compiled for no newer architecture than this.
+    pub arch_limit: Option<Arch>,
+    /// The GPU is treated as if it had no more memory than this, in bytes.
+    pub vram_limit: Option<u64>,
+    /// Products of prompts are exact to `f32`; otherwise their operands are halves, with errors of some parts in a thousand.
+    pub exact_prompts: bool,
+    /// Decoding steps are captured and replayed; otherwise kernels are always launched one by one.
+    pub graphs: bool,
+    /// Scratch is NaN when a step begins, so that a value that was never written is noticed: for tests.
+    pub poison: bool,
+    /// Where compiled kernels are kept.
+    pub cache: Folder,
+    /// Hears of kernels that are being compiled.
+    pub progress: Option<Progress>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: Choice::Best,
+            arch_limit: None,
+            vram_limit: None,
+            exact_prompts: false,
+            graphs: true,
+            poison: false,
+            cache: Folder::User,
+            progress: None,
+        }
+    }
+}
+
+/// Scratch memory of all plans of a device: steps run one after another, and none needs what another left.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    buffer: Option<Buffer>,
+    /// Changes whenever the memory moves.
+    generation: u64,
+}
+
+impl Arena {
+    /// The memory, and which one it is.
+    pub(crate) fn get(&self) -> Option<(&Buffer, u64)> {
+        self.buffer.as_ref().map(|buffer| (buffer, self.generation))
+    }
+
+    /// Makes it at least so large. What plans know of where it is may be out of date afterwards.
+    pub(crate) fn reserve(&mut self, context: &Arc<Context>, bytes: u64) -> Result<(), CudaError> {
+        if self.buffer.as_ref().is_some_and(|buffer| buffer.bytes() >= bytes) {
+            return Ok(());
+        }
+        // First the old one goes, for both together may not fit.
+        self.buffer = None;
+        self.generation += 1;
+        self.buffer = Some(Buffer::new(context, "scratch memory", bytes)?);
+        Ok(())
+    }
+}
+
+/// An opened GPU.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) report: DeviceReport,
+    pub(crate) info: DeviceInfo,
+    pub(crate) compiler: Compiler,
+    pub(crate) graphs: bool,
+    pub(crate) poison: bool,
+    modules: Mutex<HashMap<Unit, Arc<Module>>>,
+    arena: Mutex<Arena>,
+    pub(crate) uploader: Mutex<Option<Uploader>>,
+    /// Where steps run.
+    pub(crate) stream: Stream,
+    /// Where outputs are copied, beside later steps.
+    pub(crate) downloads: Stream,
+    /// Where steps are captured; only while [`Device::arena`] is held.
+    pub(crate) recorder: Stream,
+    pub(crate) context: Arc<Context>,
+}
+
+impl Device {
+    pub(crate) fn open(options: &Options) -> Result<Self, CudaError> {
+        let (mut info, report) = devices::take(&options.device)?;
+        info.exact_prompts = options.exact_prompts;
+        let driver = symbols::driver()?;
+        let progress = options.progress.clone();
+        let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
+        let context = Context::open(info.ordinal, options.vram_limit)?;
+        Ok(Self {
+            report,
+            info,
+            compiler,
+            graphs: options.graphs,
+            poison: options.poison,
+            modules: Mutex::default(),
+            arena: Mutex::default(),
+            uploader: Mutex::default(),
+            stream: Stream::new(&context)?,
+            downloads: Stream::new(&context)?,
+            recorder: Stream::new(&context)?,
+            context,
+        })
+    }
+
+    /// The code of these units, compiled unless it was before; in the order of `units`.
+    pub(crate) fn modules(&self, units: &[Unit]) -> Result<Vec<Arc<Module>>, CudaError> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing: Vec<Unit> =
+            units.iter().filter(|unit| !modules.contains_key(unit)).cloned().collect();
+        missing.sort();
+        missing.dedup();
+        if !missing.is_empty() {
+            let listed = kernels::units();
+            if let Some(unit) = missing.iter().find(|unit| !listed.contains(unit)) {
+                let what = format!("{unit} is no unit that its op lists");
+                return Err(CudaError::Launch { entry: unit.file.to_owned(), what });
+            }
+            let loaded = self.compiler.each(&missing, |unit, image| {
+                Ok(Arc::new(Module::load(&self.context, &unit.to_string(), &image)?))
+            })?;
+            modules.extend(missing.into_iter().zip(loaded));
+        }
+        Ok(units.iter().map(|unit| Arc::clone(&modules[unit])).collect())
+    }
+
+    /// The scratch memory of plans, which stays where it is as long as the guard lives.
+    pub(crate) fn arena(&self) -> MutexGuard<'_, Arena> {
+        self.arena.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of zeros.
+    pub(crate) fn zeroed(&self, what: &str, bytes: u64) -> Result<Buffer, CudaError> {
+        let buffer = Buffer::new(&self.context, what, bytes)?;
+        self.stream.set(&buffer, 0..buffer.bytes(), 0)?;
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,204 @@
+//! Whether the libraries are there and have what is called.
+
+use std::ffi::c_int;
+use std::sync::OnceLock;
+
+use cudarc::driver::sys as cuda;
+use cudarc::nvrtc::sys as nvrtc;
+use libloading::Library;
+
+use crate::error::CudaError;
+use crate::library;
+
+/// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
+const DRIVER: [&str; 41] = [
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// Functions of NVRTC that this crate calls.
+const COMPILER: [&str; 12] = [
+    "nvrtcVersion",
+    "nvrtcCompileProgram",
+    "nvrtcCreateProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetCUBIN",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetNumSupportedArchs",
+    "nvrtcGetPTX",
+    "nvrtcGetPTXSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetProgramLogSize",
+    "nvrtcGetSupportedArchs",
+];
+
+/// What pip calls the newest NVRTC that this build of cudarc finds.
+const NEWEST: &str = "nvidia-cuda-nvrtc";
+
+/// A CUDA version as people write it.
+pub(crate) fn version((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// Makes sure that every function of the driver is there, and returns its CUDA version.
+///
+/// # Errors
+///
+/// [`CudaError::NoDriver`], [`CudaError::OldDriver`], or what the driver says when it starts.
+pub(crate) fn driver() -> Result<(u32, u32), CudaError> {
+    static FOUND: OnceLock<(u32, u32)> = OnceLock::new();
+    if let Some(&version) = FOUND.get() {
+        return Ok(version);
+    }
+    // SAFETY: opens and closes libraries of the driver, whose initialisers NVIDIA writes to be run at any time.
+    let present = unsafe { cuda::is_culib_present() };
+    if !present {
+        let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+        return Err(CudaError::NoDriver { library });
+    }
+    // SAFETY: as above; it was there a moment ago.
+    let library = unsafe { cuda::culib() };
+    if !has(library, "cuDriverGetVersion") {
+        return Err(CudaError::OldDriver { version: "unknown".to_owned(), symbol: "cuDriverGetVersion" });
+    }
+    let mut number: c_int = 0;
+    // SAFETY: the function is there (checked above), needs no context, and writes one integer.
+    let result = unsafe { cuda::cuDriverGetVersion(&raw mut number) };
+    let number = if result == cuda::CUresult::CUDA_SUCCESS { u32::try_from(number).unwrap_or(0) } else { 0 };
+    let found = (number / 1000, number % 1000 / 10);
+    if let Some(symbol) = DRIVER.into_iter().find(|symbol| !has(library, symbol)) {
+        return Err(CudaError::OldDriver { version: version(found), symbol });
+    }
+    // SAFETY: fact 1 of `driver` holds from here on, and this needs no context.
+    let result = unsafe { cuda::cuInit(0) };
+    match result {
+        cuda::CUresult::CUDA_SUCCESS => Ok(*FOUND.get_or_init(|| found)),
+        // A driver without a card.
+        cuda::CUresult::CUDA_ERROR_NO_DEVICE => {
+            Err(CudaError::NoDevice { wanted: "in this machine".to_owned(), found: "none".to_owned() })
+        }
+        other => {
+            Err(CudaError::Lost(format!("the driver does not start: {}", super::context::describe(other))))
+        }
+    }
+}
+
+/// Whether the driver has a function that older ones lack. Only after [`driver`].
+pub(super) fn driver_has(symbol: &str) -> bool {
+    // SAFETY: `driver` has loaded the library.
+    let library = unsafe { cuda::culib() };
+    has(library, symbol)
+}
+
+/// Makes sure that every function of NVRTC is there.
+///
+/// One that the loader finds is taken; otherwise the usual places are searched, for an NVRTC of the driver's age first.
+///
+/// # Errors
+///
+/// [`CudaError::NoCompiler`] or [`CudaError::OldCompiler`].
+pub(crate) fn compiler() -> Result<(), CudaError> {
+    static FOUND: OnceLock<()> = OnceLock::new();
+    if FOUND.get().is_some() {
+        return Ok(());
+    }
+    if !compiler_present() {
+        let driver = driver().ok().map(|(major, _)| major);
+        let (found, searched) = library::compilers(driver);
+        for path in found {
+            for companion in library::companions(&path) {
+                preload(&companion);
+            }
+            preload(&path);
+            if compiler_present() {
+                break;
+            }
+        }
+        if !compiler_present() {
+            return Err(CudaError::NoCompiler { searched, package: package(driver) });
+        }
+    }
+    // SAFETY: it was there a moment ago, and its initialisers may be run at any time.
+    let library = unsafe { nvrtc::culib() };
+    if let Some(symbol) = COMPILER.into_iter().find(|symbol| !has(library, symbol)) {
+        return Err(CudaError::OldCompiler {
+            version: "of this machine".to_owned(),
+            symbol,
+            package: NEWEST,
+        });
+    }
+    FOUND.get_or_init(|| ());
+    Ok(())
+}
+
+/// What pip calls the NVRTC for a driver.
+pub(crate) fn package(driver_major: Option<u32>) -> &'static str {
+    match driver_major {
+        Some(..=12) => "nvidia-cuda-nvrtc-cu12",
+        _ => NEWEST,
+    }
+}
+
+fn compiler_present() -> bool {
+    // SAFETY: opens and closes NVRTC, whose initialisers NVIDIA writes to be run at any time.
+    unsafe { nvrtc::is_culib_present() }
+}
+
+/// Loads a library for the rest of the process, so that the loader finds it by its name.
+#[cfg(unix)]
+fn preload(path: &std::path::Path) {
+    use libloading::os::unix;
+    // SAFETY: as in `compiler_present`; the path is a file of that name in a folder where NVRTC is installed.
+    let opened = unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_GLOBAL) };
+    // One that does not load is passed over; the search ends with an error if there is no other.
+    if let Ok(library) = opened {
+        std::mem::forget(library);
+    }
+}
+
+#[cfg(not(unix))]
+fn preload(_: &std::path::Path) {}
+
+fn has(library: &Library, symbol: &str) -> bool {
+    // SAFETY: the address is compared with nothing and never called.
+    unsafe { library.get::<*const ()>(symbol) }.is_ok()
+}

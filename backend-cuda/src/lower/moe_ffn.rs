@@ -1,0 +1,163 @@
+//! `moe_ffn`: pairs sorted by expert, products with gate and up, the gate, products with down.
+
+use gemma4_core::abi::CudaMoeParams;
+use gemma4_core::ops::moe_ffn::{GateUp, MoeFfn};
+use gemma4_core::program::{Class, Weight};
+use gemma4_core::tensor::DType;
+
+use super::linear::{self, unit};
+use super::{Arg, Count, Launch, Lowering, ONE, Prepared, narrow, prepare};
+use crate::error::CudaError;
+use crate::kernels::Unit;
+
+/// Most pairs of a tile of few rows.
+const PAIRS: u32 = 4;
+/// Warps of a block, each with 16 outputs.
+const WARPS: u32 = 4;
+
+const FILE: &str = "moe_ffn";
+const TILES: &str = "moe_tiles";
+
+/// What it is compiled as.
+pub(super) fn units() -> Vec<Unit> {
+    DType::ALL.into_iter().flat_map(|dtype| [unit(FILE, dtype), unit(TILES, dtype)]).collect()
+}
+
+/// Whether the op reads its input in the form of products.
+pub(super) fn reads_prepared(_: &MoeFfn, _: &Lowering<'_>) -> bool {
+    true
+}
+
+pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    prepare::prepare("moe_ffn", op.x, cx);
+    let down = cx.weight(op.down).clone();
+    let capacity = cx.program.capacity(op.x);
+    let (top_k, experts, ffn) = (cx.cols(op.experts), narrow(down.experts()), narrow(down.cols()));
+    let rows = narrow(capacity);
+    let pairs = rows * top_k;
+    let tile = if cx.split() { PAIRS } else { linear::TILE };
+    // Full tiles, and one that is not full for each expert.
+    let tiles = pairs.min(pairs / tile + experts.min(pairs));
+    let ups = match op.gate_up {
+        GateUp::Fused(both) => vec![both],
+        GateUp::Split { gate, up } => vec![gate, up],
+    };
+    let tiles_of = |cx: &Lowering<'_>, weight: Weight| narrow(cx.weight(weight).rows()).div_ceil(16);
+    let splits = if cx.program.class == Class::Decode {
+        let all: u32 = ups.iter().map(|&weight| tiles_of(cx, weight)).sum();
+        linear::splits(all * top_k, cx.cols(op.x))
+    } else {
+        1
+    };
+    let params = CudaMoeParams {
+        top_k,
+        experts,
+        tile,
+        tiles,
+        picked: cx.picked(op.x),
+        pairs,
+        ffn,
+        cols: cx.cols(op.out),
+        splits,
+        weights: 1,
+        first: 0,
+        plane_stride: cx.plane_stride(op.out),
+    };
+    let bytes = |elements: u32| u64::from(elements) * 4;
+    let order = cx.scratch(bytes(pairs));
+    let lists = cx.scratch(bytes(tiles) * 4);
+    let both = cx.scratch(bytes(splits * 2 * ffn) * u64::from(pairs));
+    let form = Prepared::of(capacity * top_k as usize, ffn as usize, cx.split());
+    let act = cx.scratch(form.bytes());
+    let of_down = unit(FILE, down.dtype());
+
+    // The pairs of a single row are in order as they are.
+    let grouped = rows > 1 || !cx.split();
+    let [order, lists] =
+        if grouped { [Arg::Scratch(order), Arg::Scratch(lists)] } else { [Arg::Null, Arg::Null] };
+    let launch = |unit, entry, args, grid, threads, shared| Launch {
+        op: "moe_ffn",
+        unit,
+        entry,
+        args,
+        grid,
+        block: [threads, 1, 1],
+        shared,
+    };
+    if grouped {
+        let args = vec![Arg::Act(op.experts), order.clone(), lists.clone(), Arg::params(&params), Arg::Step];
+        cx.launch(launch(of_down.clone(), "moe_ffn__group", args, [ONE; 3], 1024, 0));
+    }
+
+    let mut rest = &ups[..];
+    let mut first = 0;
+    while let [weight, ..] = *rest {
+        let dtype = cx.weight(weight).dtype();
+        let count = rest.iter().take_while(|&&w| cx.weight(w).dtype() == dtype).count();
+        let (these, after) = rest.split_at(count);
+        rest = after;
+        let views = Arg::Views(std::array::from_fn(|i| *these.get(i).unwrap_or(&weight)));
+        let up = CudaMoeParams { weights: narrow(count), first, ..params };
+        first += these.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum::<u32>();
+        let step = if cx.split() {
+            let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight)).sum();
+            let grid = [groups.div_ceil(WARPS), splits, tiles].map(Count::Fixed);
+            let args = vec![
+                Arg::Prepared(op.x),
+                views,
+                Arg::Act(op.experts),
+                order.clone(),
+                lists.clone(),
+                Arg::Scratch(both),
+                Arg::params(&up),
+                Arg::Step,
+            ];
+            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, 0)
+        } else {
+            let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
+            let grid = [Count::Fixed(tiles), Count::Fixed(groups), ONE];
+            let args = vec![
+                Arg::Prepared(op.x),
+                views,
+                order.clone(),
+                lists.clone(),
+                Arg::Scratch(both),
+                Arg::params(&up),
+            ];
+            let shared = linear::tile_memory(dtype);
+            launch(unit(TILES, dtype), "moe_ffn__up_tiles", args, grid, 256, shared)
+        };
+        cx.launch(step);
+    }
+
+    let args = vec![Arg::Scratch(both), Arg::PreparedIn(act, form), Arg::params(&params), Arg::Step];
+    let each_pair = [cx.rows(op.x, 1, top_k), ONE, ONE];
+    cx.launch(launch(of_down.clone(), "moe_ffn__act", args, each_pair, 256, 0));
+
+    let views = Arg::Views([op.down; 3]);
+    let (prepared, outs) = (Arg::PreparedIn(act, form), [Arg::Act(op.weights), Arg::Act(op.out)]);
+    let [shares, out] = outs;
+    let step = if cx.split() {
+        let grid = [tiles_of(cx, op.down).div_ceil(WARPS), 1, tiles].map(Count::Fixed);
+        let args = vec![
+            prepared,
+            views,
+            Arg::Act(op.experts),
+            order,
+            lists,
+            shares,
+            out,
+            Arg::params(&params),
+            Arg::Step,
+        ];
+        launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, 0)
+    } else {
+        let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];
+        let args = vec![prepared, views, order, lists, shares, out, Arg::params(&params)];
+        let shared = linear::tile_memory(down.dtype());
+        launch(unit(TILES, down.dtype()), "moe_ffn__down_tiles", args, grid, 256, shared)
+    };
+    cx.launch(step);
+    cx.set_planes(op.out, top_k);
+    Ok(())
+}

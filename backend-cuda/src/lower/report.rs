@@ -1,0 +1,80 @@
+//! What a program becomes, without a device: for checks on machines that have none.
+
+use gemma4_core::program::Program;
+
+use super::{Arg, Lowering, lower, prepared};
+use crate::driver::DeviceInfo;
+use crate::error::CudaError;
+use crate::kernels::Unit;
+
+/// One launch of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchReport {
+    /// Name of the op.
+    pub op: &'static str,
+    /// What it is compiled from.
+    pub unit: Unit,
+    /// Entry point.
+    pub entry: &'static str,
+    /// Bytes of each argument.
+    pub arguments: Vec<usize>,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+/// The launches of a program on an RTX 3090; `exact_prompts` as in [`Options`](crate::Options).
+///
+/// # Errors
+///
+/// If an op has no kernel for what it is asked.
+pub fn launches(program: &Program, exact_prompts: bool) -> Result<Vec<LaunchReport>, CudaError> {
+    let device = DeviceInfo {
+        ordinal: 0,
+        name: "NVIDIA GeForce RTX 3090".to_owned(),
+        capability: (8, 6),
+        memory: 24 << 30,
+        multiprocessors: 82,
+        shared: 99 << 10,
+        cache: 6 << 20,
+        exact_prompts,
+    };
+    let program = program.ordered();
+    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+    let mut lowering = Lowering::new(&device, &program, &weights, &states);
+    lower(&mut lowering)?;
+    let report = |launch: super::Launch| LaunchReport {
+        op: launch.op,
+        unit: launch.unit,
+        entry: launch.entry,
+        arguments: launch.args.iter().map(bytes).collect(),
+        threads: launch.block.iter().product(),
+        shared: launch.shared,
+    };
+    Ok(lowering.launches.into_iter().map(report).collect())
+}
+
+/// Bytes of an argument.
+fn bytes(arg: &Arg) -> usize {
+    match arg {
+        Arg::Prepared(_) | Arg::PreparedIn(..) | Arg::NoPrepared => prepared::BYTES,
+        Arg::View(_) => crate::weights::VIEW,
+        Arg::Views(_) => 3 * crate::weights::VIEW,
+        Arg::Params(params) => params.len(),
+        Arg::U32(_) | Arg::F32(_) => 4,
+        Arg::Act(_)
+        | Arg::Null
+        | Arg::Weight(_)
+        | Arg::HostTable(_)
+        | Arg::State(_)
+        | Arg::Scratch(_)
+        | Arg::Rows
+        | Arg::Picked
+        | Arg::Tables
+        | Arg::Draws
+        | Arg::Sampled
+        | Arg::Step => 8,
+    }
+}

@@ -1,0 +1,552 @@
+//! A program ready to run: kernels are compiled, memory is placed and arguments are known, and a step only launches.
+//!
+//! Outputs are kept for two steps, so a plan has two sides, which take turns: each has its own outputs, and launches with
+//! their addresses as arguments. Generated rows run as one captured graph a side, from the second step on.
+
+mod memory;
+
+use std::sync::Arc;
+
+use gemma4_core::abi::step::{self, Sections};
+use gemma4_core::backend::{Step, Ticket};
+use gemma4_core::ops::Op;
+use gemma4_core::program::{Act, Class, Elem, Program, Rows};
+
+use crate::device::{Arena, Device};
+use crate::driver::{Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Staging, Stream};
+use crate::error::CudaError;
+use crate::lower::{self, Arg, Count, Launch, Lowering, Prepared, Scratch};
+
+use memory::Places;
+
+/// Steps whose outputs a plan keeps: one that is read and one that runs ahead.
+const KEPT_STEPS: usize = 2;
+
+/// Bytes that the settings of draws may take beyond a [`DrawInfo`](gemma4_core::abi::DrawInfo) each, at first.
+const DRAWS: u64 = 4096;
+
+/// Byte of floats that are NaN.
+const POISON: u8 = 0xFF;
+
+/// A program bound to its weights and states.
+#[derive(Debug)]
+pub struct Plan {
+    /// Before everything that their graphs name.
+    sides: [Side; KEPT_STEPS],
+    pub(crate) program: Arc<Program>,
+    launches: Vec<Launch>,
+    functions: Vec<Function>,
+    /// Forms of prepared activations.
+    forms: Vec<Prepared>,
+    places: Places<Thing>,
+    /// Which scratch memory arguments point into.
+    generation: u64,
+    kept: Vec<Buffer>,
+    weights: Vec<crate::Weight>,
+    states: Vec<crate::State>,
+    sampled: Arc<Buffer>,
+    outputs: Vec<Output>,
+    sections: Sections,
+    step: Buffer,
+    /// Contents of `step`, kept to be filled anew.
+    bytes: Vec<u8>,
+    samples: bool,
+    /// Whether a launch may start before the one before it is done.
+    early: bool,
+    next: u64,
+}
+
+/// What has a place in the scratch memory of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Thing {
+    Act(Act),
+    Prepared(Act),
+    Scratch(usize),
+}
+
+/// Every second step.
+#[derive(Debug)]
+struct Side {
+    graph: Option<Graph>,
+    calls: Vec<Call>,
+    staging: Staging,
+    /// After its last step.
+    done: Event,
+    kept: Option<Kept>,
+}
+
+/// A step whose outputs are still there.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    ticket: u64,
+    rows: usize,
+    picked: usize,
+}
+
+/// Where an output of each side is.
+#[derive(Debug)]
+struct Output {
+    act: Act,
+    memory: [OutputMemory; KEPT_STEPS],
+}
+
+#[derive(Debug)]
+enum OutputMemory {
+    /// On the device, copied when it is read.
+    Device(Buffer),
+    /// In main memory, written by the kernel itself: no copy stands between two steps.
+    Host(HostBuffer),
+}
+
+impl OutputMemory {
+    fn address(&self) -> u64 {
+        match self {
+            OutputMemory::Device(buffer) => buffer.address(),
+            OutputMemory::Host(buffer) => buffer.address(),
+        }
+    }
+}
+
+/// Memory of the device that a plan takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanBytes {
+    /// Scratch memory, of which plans share the largest.
+    pub shared: u64,
+    /// Outputs and other memory of its own.
+    pub own: u64,
+}
+
+/// Memory that a device takes for the code of all kernels and for captured steps, in bytes, as measured.
+pub const FIXED_BYTES: u64 = 96 << 20;
+
+/// What a plan of `program` will take.
+pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes, CudaError> {
+    let program = program.ordered();
+    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+    let mut lowering = Lowering::new(device, &program, &weights, &states);
+    lower::lower(&mut lowering)?;
+    let shared = places(&lowering).bytes;
+    let of_plan: u64 = lowering.kept.iter().map(|(bytes, _)| bytes).sum();
+    let outputs = program.outputs.iter().filter(|&&act| program.spec(act).elem == Elem::F32);
+    let bytes = |&act: &Act| (program.capacity(act) * program.cols(act) * 4) as u64;
+    let outputs = outputs.map(bytes).sum::<u64>() * KEPT_STEPS as u64;
+    Ok(PlanBytes { shared, own: of_plan + outputs + Sections::of(&program, DRAWS).end })
+}
+
+/// Where everything is that launches name.
+fn places(lowering: &Lowering<'_>) -> Places<Thing> {
+    let program = lowering.program;
+    let bytes = |thing: Thing| match thing {
+        Thing::Act(act) => {
+            let plane = (program.capacity(act) * program.cols(act) * 4) as u64;
+            plane * u64::from(lowering.planes(act))
+        }
+        Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
+        Thing::Scratch(at) => lowering.scratch[at],
+    };
+    Places::of(lowering.launches.iter().map(|launch| things(program, launch)), bytes)
+}
+
+/// Time that one launch took.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Name of the op.
+    pub op: &'static str,
+    /// Name of the entry point.
+    pub entry: &'static str,
+    /// From the start of the step to its start, in nanoseconds.
+    pub start_ns: f64,
+    /// From the start of the step to its end, in nanoseconds.
+    pub end_ns: f64,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        device: &Device,
+        program: &Program,
+        weights: &[crate::Weight],
+        states: &[crate::State],
+        sampled: &Arc<Buffer>,
+    ) -> Result<Self, CudaError> {
+        let program = Arc::new(program.ordered());
+        let mut lowering = Lowering::new(&device.info, &program, weights, states);
+        lower::lower(&mut lowering)?;
+        let forms: Vec<Prepared> =
+            (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
+        let places = places(&lowering);
+        let Lowering { launches, kept, planes, .. } = lowering;
+        let functions = functions(device, &launches)?;
+        let kept = kept.iter().map(|&(bytes, zeroed)| {
+            if zeroed || !device.poison {
+                return device.zeroed("memory of a step", bytes);
+            }
+            let buffer = Buffer::new(&device.context, "memory of a step", bytes)?;
+            device.stream.set(&buffer, 0..buffer.bytes(), POISON)?;
+            Ok(buffer)
+        });
+        let kept = kept.collect::<Result<Vec<_>, CudaError>>()?;
+        let output = |&act: &Act| {
+            if planes[act.index()] != 1 {
+                let reason = format!("output {act} is in {} parts", planes[act.index()]);
+                return Err(CudaError::Unsupported { op: "an output", reason });
+            }
+            Output::new(device, &program, act)
+        };
+        let outputs = program.outputs.iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        let samples = program.ops.iter().any(|op| matches!(op, Op::Sample(_)));
+        let draws = if samples { DRAWS + program.picked as u64 * 48 } else { 0 };
+        let sections = Sections::of(&program, draws);
+        let side = || Side::new(device, &sections);
+        let mut plan = Self {
+            sides: [side()?, side()?],
+            step: Buffer::new(&device.context, "a step", sections.end)?,
+            launches,
+            functions,
+            forms,
+            places,
+            generation: 0,
+            kept,
+            weights: weights.to_vec(),
+            states: states.to_vec(),
+            sampled: Arc::clone(sampled),
+            outputs,
+            sections,
+            bytes: Vec::new(),
+            samples,
+            early: device.compiler.early(),
+            next: 0,
+            program,
+        };
+        // What does not fit or does not bind is said now, not by the first step.
+        plan.rebind(device, &mut device.arena())?;
+        Ok(plan)
+    }
+
+    /// Resolves all arguments if scratch memory has moved, or never was there.
+    fn rebind(&mut self, device: &Device, arena: &mut Arena) -> Result<(), CudaError> {
+        arena.reserve(&device.context, self.places.bytes.max(1))?;
+        let Some((memory, generation)) = arena.get() else {
+            return Err(CudaError::Lost("there is no scratch memory".to_owned()));
+        };
+        if self.generation == generation {
+            return Ok(());
+        }
+        let base = memory.address();
+        for at in 0..KEPT_STEPS {
+            self.sides[at].graph = None;
+            let mut calls = Vec::with_capacity(self.launches.len());
+            for (launch, function) in self.launches.iter().zip(&self.functions) {
+                let arguments =
+                    launch.args.iter().map(|arg| self.argument(device, arg, (launch.entry, base, at)));
+                let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+                calls.push(Call::new(function.clone(), &arguments, launch.block, launch.shared)?);
+            }
+            self.sides[at].calls = calls;
+        }
+        self.generation = generation;
+        Ok(())
+    }
+
+    /// The bytes of an argument of `entry` on one side, with scratch memory at `base`.
+    fn argument(
+        &self,
+        device: &Device,
+        arg: &Arg,
+        (entry, base, side): (&str, u64, usize),
+    ) -> Result<Vec<u8>, CudaError> {
+        let nowhere = || CudaError::Launch { entry: entry.to_owned(), what: format!("{arg:?} has no place") };
+        let place = |thing| self.places.start(thing).map(|start| base + start).ok_or_else(nowhere);
+        let weight = |weight: gemma4_core::program::Weight| &self.weights[weight.index()];
+        let step = self.step.address();
+        let address = match arg {
+            Arg::Params(bytes) => return Ok(bytes.clone()),
+            Arg::U32(number) => return Ok(number.to_ne_bytes().to_vec()),
+            Arg::F32(number) => return Ok(number.to_ne_bytes().to_vec()),
+            Arg::NoPrepared => return Ok(Prepared::none()),
+            Arg::Prepared(act) => {
+                return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
+            }
+            Arg::PreparedIn(scratch, form) => {
+                let Scratch::Op(at) = scratch else { return Err(nowhere()) };
+                return Ok(form.argument(place(Thing::Scratch(*at))?));
+            }
+            Arg::View(matrix) => return Ok(weight(*matrix).view(device)?.to_vec()),
+            Arg::Views(matrices) => {
+                let views = matrices.iter().map(|&matrix| weight(matrix).view(device));
+                return Ok(views.collect::<Result<Vec<_>, _>>()?.concat());
+            }
+            Arg::Act(act) => match self.outputs.iter().find(|output| output.act == *act) {
+                Some(output) => output.memory[side].address(),
+                None => place(Thing::Act(*act))?,
+            },
+            Arg::Scratch(Scratch::Op(at)) => place(Thing::Scratch(*at))?,
+            Arg::Scratch(Scratch::Plan(at)) => self.kept[*at].address(),
+            Arg::Null => 0,
+            Arg::Weight(vector) => weight(*vector).vector(device)?,
+            Arg::HostTable(table) => weight(*table).table(device)?,
+            Arg::State(state) => self.states[state.index()].buffer().address(),
+            Arg::Rows => step + self.sections.rows,
+            Arg::Picked => step + self.sections.picked,
+            Arg::Tables => step + self.sections.tables,
+            Arg::Draws => step + self.sections.draws,
+            Arg::Sampled => self.sampled.address(),
+            Arg::Step => step,
+        };
+        Ok(address.to_ne_bytes().to_vec())
+    }
+
+    /// Sends what the host knows of the step.
+    fn upload(&mut self, device: &Device, step: &Step<'_>, side: usize) -> Result<(), CudaError> {
+        self.sections.write(step, &mut self.bytes)?;
+        if self.samples {
+            let draws = step::draws(step);
+            let draws: &[u8] = bytemuck::cast_slice(&draws);
+            if draws.len() as u64 > self.sections.tables - self.sections.draws {
+                self.grow(device, draws.len() as u64)?;
+                self.sections.write(step, &mut self.bytes)?;
+            }
+            let start = usize::try_from(self.sections.draws).expect("a step is small");
+            self.bytes[start..start + draws.len()].copy_from_slice(draws);
+        }
+        let staging = &mut self.sides[side].staging;
+        let used = self.bytes.len();
+        staging.fill()?[..used].copy_from_slice(&self.bytes);
+        device.stream.upload(staging, 0..used, &self.step, 0)
+    }
+
+    /// Makes room for more settings of draws than any step had before.
+    fn grow(&mut self, device: &Device, draws: u64) -> Result<(), CudaError> {
+        let sections = Sections::of(&self.program, draws.next_power_of_two());
+        for side in &mut self.sides {
+            side.graph = None;
+            side.staging = Staging::new(&device.context, "a step", size(sections.end))?;
+        }
+        self.step = Buffer::new(&device.context, "a step", sections.end)?;
+        self.sections = sections;
+        // No memory has this number.
+        self.generation = 0;
+        self.rebind(device, &mut device.arena())
+    }
+
+    /// Runs a step and keeps its outputs.
+    pub(crate) fn run(&mut self, device: &Device, step: &Step<'_>) -> Result<Ticket, CudaError> {
+        let captured = device.graphs && self.program.class == Class::Decode && self.next > 0;
+        self.begin(device, step, |plan, side, poison| {
+            if captured {
+                plan.replay(device, side, poison)
+            } else {
+                plan.launch(&device.stream, poison, side, |rows| actual(step, rows), |_| Ok(()))
+            }
+        })
+    }
+
+    /// What every step begins and ends with.
+    fn begin(
+        &mut self,
+        device: &Device,
+        step: &Step<'_>,
+        run: impl FnOnce(&mut Self, usize, Option<&Buffer>) -> Result<(), CudaError>,
+    ) -> Result<Ticket, CudaError> {
+        let side = usize::try_from(self.next % KEPT_STEPS as u64).expect("there are two");
+        self.sides[side].kept = None;
+        self.upload(device, step, side)?;
+        // Held until everything is enqueued, so that nobody moves the memory meanwhile.
+        let mut arena = device.arena();
+        self.rebind(device, &mut arena)?;
+        let poison = arena.get().map(|(memory, _)| memory).filter(|_| device.poison);
+        run(self, side, poison)?;
+        device.stream.record(&mut self.sides[side].done)?;
+        let ticket = self.next;
+        self.next += 1;
+        self.sides[side].kept = Some(Kept { ticket, rows: step.rows.len(), picked: step.picked.len() });
+        Ok(Ticket(ticket))
+    }
+
+    /// Replays the captured launches of a side, after capturing them if they are not.
+    fn replay(&mut self, device: &Device, side: usize, poison: Option<&Buffer>) -> Result<(), CudaError> {
+        if self.sides[side].graph.is_none() {
+            let capacity = |rows| match rows {
+                Rows::Step => self.program.rows,
+                Rows::Picked => self.program.picked,
+            };
+            let stream = &device.recorder;
+            let launch = || self.launch(stream, poison, side, capacity, |_| Ok(()));
+            let graph = stream.capture(launch)?;
+            self.sides[side].graph = Some(graph);
+        }
+        match &self.sides[side].graph {
+            Some(graph) => device.stream.replay(graph),
+            None => Ok(()),
+        }
+    }
+
+    /// Launches everything, for as many rows as `rows` says; `mark` is called before each launch, and after the last.
+    /// `poison` is scratch memory that is to be NaN before.
+    fn launch(
+        &self,
+        stream: &Stream,
+        poison: Option<&Buffer>,
+        side: usize,
+        rows: impl Fn(Rows) -> usize,
+        mut mark: impl FnMut(usize) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        if let Some(memory) = poison {
+            self.poison(stream, memory, side)?;
+        }
+        let count = |count: Count| match count {
+            Count::Fixed(n) => n,
+            Count::Rows { of, per, times } => lower::narrow(rows(of)).div_ceil(per) * times,
+        };
+        for (at, (launch, call)) in self.launches.iter().zip(&self.sides[side].calls).enumerate() {
+            mark(at)?;
+            let grid = launch.grid.map(count);
+            if !grid.contains(&0) {
+                stream.launch(call, grid, self.early && at > 0)?;
+            }
+        }
+        mark(self.launches.len())
+    }
+
+    /// Makes what a step leaves behind NaN before the next one.
+    fn poison(&self, stream: &Stream, memory: &Buffer, side: usize) -> Result<(), CudaError> {
+        stream.set(memory, 0..self.places.bytes, POISON)?;
+        for output in &self.outputs {
+            if let OutputMemory::Device(buffer) = &output.memory[side] {
+                stream.set(buffer, 0..buffer.bytes(), POISON)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, act: Act, kept: Kept) -> usize {
+        let spec = self.program.spec(act);
+        let rows = match spec.rows {
+            Rows::Step => kept.rows,
+            Rows::Picked => kept.picked,
+        };
+        rows * spec.cols * 4
+    }
+
+    pub(crate) fn read(
+        &self,
+        device: &Device,
+        ticket: Ticket,
+        act: Act,
+        into: &mut [u8],
+    ) -> Result<(), CudaError> {
+        let side = usize::try_from(ticket.0 % KEPT_STEPS as u64).expect("there are two");
+        let kept = self.sides[side].kept.filter(|kept| kept.ticket == ticket.0);
+        let kept = kept.ok_or(CudaError::Gone(ticket.0))?;
+        let want = self.bytes_of(act, kept);
+        let output = self.outputs.iter().find(|output| output.act == act);
+        let Some(output) = output.filter(|_| want == into.len()) else {
+            return Err(CudaError::OutputSize { act, want, got: into.len() });
+        };
+        self.sides[side].done.wait()?;
+        match &output.memory[side] {
+            OutputMemory::Host(buffer) => {
+                buffer.copy_to(into);
+                Ok(())
+            }
+            OutputMemory::Device(_) if want == 0 => Ok(()),
+            OutputMemory::Device(buffer) => device.downloads.download(buffer, 0, into),
+        }
+    }
+
+    /// Runs a step as [`Plan::run`] does without capturing it, and says when each launch ran. `None` if the driver is too
+    /// old to say.
+    pub(crate) fn profile(
+        &mut self,
+        device: &Device,
+        step: &Step<'_>,
+    ) -> Result<Option<Vec<Span>>, CudaError> {
+        let events = (0..=self.launches.len()).map(|_| Event::timed(&device.context));
+        let mut events = events.collect::<Result<Vec<_>, _>>()?;
+        self.begin(device, step, |plan, side, poison| {
+            let mark = |at: usize| device.stream.record(&mut events[at]);
+            plan.launch(&device.stream, poison, side, |rows| actual(step, rows), mark)
+        })?;
+        device.stream.finish()?;
+        let mut times = Vec::with_capacity(events.len());
+        for event in &events {
+            let Some(milliseconds) = event.since(&events[0])? else { return Ok(None) };
+            times.push(milliseconds * 1e6);
+        }
+        let spans = self.launches.iter().zip(times.windows(2)).map(|(launch, times)| Span {
+            op: launch.op,
+            entry: launch.entry,
+            start_ns: times[0],
+            end_ns: times[1],
+        });
+        Ok(Some(spans.collect()))
+    }
+
+    /// Launches of a step.
+    #[must_use]
+    pub fn launches(&self) -> usize {
+        self.launches.len()
+    }
+
+    /// Bytes of scratch memory that a step needs; plans of a device share it.
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        self.places.bytes
+    }
+}
+
+impl Side {
+    fn new(device: &Device, sections: &Sections) -> Result<Self, CudaError> {
+        Ok(Self {
+            graph: None,
+            calls: Vec::new(),
+            staging: Staging::new(&device.context, "a step", size(sections.end))?,
+            done: Event::new(&device.context)?,
+            kept: None,
+        })
+    }
+}
+
+impl Output {
+    fn new(device: &Device, program: &Program, act: Act) -> Result<Self, CudaError> {
+        let bytes = program.capacity(act) * program.cols(act) * 4;
+        let memory = || {
+            let what = "an output";
+            Ok::<_, CudaError>(match program.spec(act).elem {
+                Elem::U32 => OutputMemory::Host(HostBuffer::new(&device.context, what, bytes)?),
+                Elem::F32 => OutputMemory::Device(device.zeroed(what, bytes as u64)?),
+            })
+        };
+        Ok(Self { act, memory: [memory()?, memory()?] })
+    }
+}
+
+/// The entry point of each launch.
+fn functions(device: &Device, launches: &[Launch]) -> Result<Vec<Function>, CudaError> {
+    let units: Vec<_> = launches.iter().map(|launch| launch.unit.clone()).collect();
+    let modules = device.modules(&units)?;
+    launches.iter().zip(modules).map(|(launch, module)| module.function(launch.entry)).collect()
+}
+
+/// What a launch names that has a place in scratch memory.
+fn things(program: &Program, launch: &Launch) -> Vec<Thing> {
+    let thing = |arg: &Arg| match *arg {
+        Arg::Act(act) if !program.outputs.contains(&act) => Some(Thing::Act(act)),
+        Arg::Prepared(act) => Some(Thing::Prepared(act)),
+        Arg::Scratch(Scratch::Op(at)) | Arg::PreparedIn(Scratch::Op(at), _) => Some(Thing::Scratch(at)),
+        _ => None,
+    };
+    launch.args.iter().filter_map(thing).collect()
+}
+
+/// Rows of a step.
+fn actual(step: &Step<'_>, rows: Rows) -> usize {
+    match rows {
+        Rows::Step => step.rows.len(),
+        Rows::Picked => step.picked.len(),
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a step is small")
+}

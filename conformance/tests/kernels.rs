@@ -1,0 +1,211 @@
+//! Every CUDA kernel compiles to machine code that a 24 GB card can run, on a machine without a GPU.
+//!
+//! Needs NVRTC (`pip install nvidia-cuda-nvrtc`, or a CUDA toolkit). Without it this is a visible skip, and a failure where
+//! `REQUIRE_NVRTC=1` is set, as CI does. `KERNEL_ARCHS=sm_86,sm_90` compiles really every unit, for these architectures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::Instant;
+
+use gemma4_conformance::backends::{LINE, say};
+use gemma4_conformance::tiny::Tiny;
+use gemma4_core::engine::{self, CHUNK, Options};
+use gemma4_core::kv_type::KvType;
+use gemma4_core::model::gemma4::{KvTypes, Taps};
+use gemma4_core::program::Program;
+use gemma4_cuda::compile::{self, KernelReport};
+use gemma4_cuda::kernels::{self, Unit};
+use gemma4_cuda::{Arch, LaunchReport, launches};
+
+/// The variable that makes a missing compiler a failure.
+const REQUIRE: &str = "REQUIRE_NVRTC";
+/// The variable that names architectures.
+const ARCHS: &str = "KERNEL_ARCHS";
+
+/// For this one every unit is compiled but those of two different types of cache, which are made of the same parts: more
+/// than two cores do in two minutes.
+const MOST_UNITS: &str = "sm_86";
+/// For these one unit of each file is: what differs is which instructions there are.
+const ONE_OF_A_FILE: [&str; 4] = ["sm_80", "sm_89", "sm_90", "sm_120"];
+
+/// Shared memory of a block, in bytes: what a kernel may declare, and what it may ask for on an RTX 3090.
+const DECLARED: u32 = 48 << 10;
+const MOST: u32 = 99 << 10;
+
+/// Whether there is a compiler.
+fn compiler() -> bool {
+    match compile::compiler_version() {
+        Ok(version) => {
+            say(format_args!("{LINE}kernels: NVRTC {version}"));
+            true
+        }
+        Err(error) if std::env::var(REQUIRE).is_ok_and(|value| value == "1") => {
+            panic!("{REQUIRE} is set, and {error}")
+        }
+        Err(error) => {
+            say(format_args!("{LINE}skipped: kernels: {error}"));
+            false
+        }
+    }
+}
+
+/// Units and what to compile them for.
+fn work() -> Vec<(Unit, Arch)> {
+    let units = kernels::units();
+    let read = |name: &str| name.trim().parse::<Arch>().unwrap_or_else(|error| panic!("{ARCHS}: {error}"));
+    if let Ok(list) = std::env::var(ARCHS) {
+        let archs: Vec<Arch> = list.split(',').map(read).collect();
+        return archs.iter().flat_map(|&arch| units.iter().map(move |unit| (unit.clone(), arch))).collect();
+    }
+    let mut first: BTreeMap<&str, &Unit> = BTreeMap::new();
+    for unit in &units {
+        first.entry(unit.file).or_insert(unit);
+    }
+    let value = |unit: &Unit, name: &str| {
+        unit.defines.iter().find(|(define, _)| *define == name).map(|(_, value)| value.clone())
+    };
+    let alike = units.iter().filter(|unit| value(unit, "K_KIND") == value(unit, "V_KIND"));
+    let all = alike.map(|unit| (unit.clone(), read(MOST_UNITS)));
+    let some =
+        ONE_OF_A_FILE.iter().flat_map(|arch| first.values().map(move |&unit| (unit.clone(), read(arch))));
+    all.chain(some).collect()
+}
+
+/// What came of a unit, or why not.
+type Outcome = Result<Vec<KernelReport>, String>;
+
+/// Everything compiled, on all cores and once; none if there is no compiler.
+static COMPILED: LazyLock<Option<Vec<(Unit, Arch, Outcome)>>> = LazyLock::new(|| {
+    if !compiler() {
+        return None;
+    }
+    let (work, start) = (work(), Instant::now());
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            // The compiler walks expressions recursively.
+            let builder = std::thread::Builder::new().stack_size(16 << 20);
+            let run = || {
+                while let Some((unit, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let report = compile::report(unit, *arch).map_err(|error| error.to_string());
+                    done.lock().expect("nobody panics").push((unit.clone(), *arch, report));
+                }
+            };
+            builder.spawn_scoped(scope, run).expect("threads can be started");
+        }
+    });
+    let (seconds, done) = (start.elapsed().as_secs_f64(), done.into_inner().expect("nobody panics"));
+    let kernels: usize = done.iter().filter_map(|(.., report)| report.as_ref().ok()).map(Vec::len).sum();
+    let units = done.len();
+    say(format_args!("{LINE}kernels: {units} units with {kernels} kernels compiled in {seconds:.1} s"));
+    Some(done)
+});
+
+#[test]
+fn every_kernel_compiles_and_neither_spills_nor_needs_more_shared_memory_than_a_3090_has() {
+    let Some(compiled) = &*COMPILED else { return };
+    let mut complaints = Vec::new();
+    for (unit, arch, outcome) in compiled {
+        let reports = match outcome {
+            Ok(reports) if reports.is_empty() => {
+                complaints.push(format!("{unit}, {arch}: no kernel"));
+                continue;
+            }
+            Ok(reports) => reports,
+            Err(error) => {
+                complaints.push(error.clone());
+                continue;
+            }
+        };
+        for KernelReport { entry, spilled, shared, .. } in reports {
+            if *spilled > 0 {
+                complaints.push(format!("{unit}, {arch}: {entry} spills {spilled} bytes"));
+            }
+            if *shared > DECLARED {
+                complaints.push(format!("{unit}, {arch}: {entry} declares {shared} bytes of shared memory"));
+            }
+        }
+    }
+    complaints.sort();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(!compiled.is_empty(), "nothing was compiled");
+}
+
+/// Programs of small models that between them have every op, in both classes, with every type of cache.
+fn programs() -> Vec<Program> {
+    let mut programs = Vec::new();
+    for tiny in Tiny::all() {
+        for kv in KvType::ALL {
+            let model = tiny.model();
+            if model.config.layers.iter().any(|layer| kv.row_bytes(layer.head_dim).is_none()) {
+                continue;
+            }
+            let types = KvTypes { k: kv, v: kv };
+            let options = Options {
+                context: 4096,
+                sequences: 1,
+                kv_local: types,
+                kv_global: types,
+                chunk: CHUNK,
+                snapshots: 0,
+            };
+            let (_, layout) = engine::layout(&model.config, &options).expect("the sizes work");
+            let states = model.states(&layout);
+            for rows in [1, 2, 8, 32, CHUNK] {
+                let prefill = model.prefill(&states, rows, 1, Taps::None).expect("it can be recorded");
+                programs.push(prefill.program);
+                if rows < CHUNK {
+                    let verify = model.verify(&states, rows, Taps::Hidden).expect("it can be recorded");
+                    programs.push(verify.program);
+                }
+            }
+        }
+    }
+    programs
+}
+
+/// What is wrong with a launch.
+fn complain(launch: &LaunchReport, listed: &[Unit]) -> Option<String> {
+    let LaunchReport { unit, entry, arguments, threads, shared, .. } = launch;
+    if !listed.contains(unit) {
+        return Some(format!("{entry}: {unit} is not listed"));
+    }
+    if *shared > MOST {
+        return Some(format!("{entry} asks for {shared} bytes of shared memory"));
+    }
+    if !(1..=1024).contains(threads) {
+        return Some(format!("{entry} has blocks of {threads} threads"));
+    }
+    let compiled = COMPILED.as_ref()?.iter().find(|(other, ..)| other == unit)?;
+    let reports = compiled.2.as_ref().ok()?;
+    let Some(kernel) = reports.iter().find(|kernel| kernel.entry == *entry) else {
+        return Some(format!("{unit} has no entry point {entry}"));
+    };
+    let takes = &kernel.parameters;
+    (takes != arguments)
+        .then(|| format!("{entry} takes arguments of {takes:?} bytes and is given {arguments:?}"))
+}
+
+#[test]
+fn every_program_becomes_launches_that_their_kernels_take_and_a_3090_can_run() {
+    let listed = kernels::units();
+    let (mut count, mut complaints) = (0, BTreeSet::new());
+    for program in programs() {
+        for exact in [true, false] {
+            match launches(&program, exact) {
+                Ok(launches) => {
+                    count += launches.len();
+                    complaints.extend(launches.iter().filter_map(|launch| complain(launch, &listed)));
+                }
+                Err(error) => {
+                    complaints.insert(error.to_string());
+                }
+            }
+        }
+    }
+    say(format_args!("{LINE}kernels: {count} launches"));
+    assert!(complaints.is_empty(), "{}", complaints.into_iter().collect::<Vec<_>>().join("\n"));
+    assert!(count > 0, "nothing was launched");
+}

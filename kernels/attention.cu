@@ -1,0 +1,188 @@
+// attention, decode class: out[r, h] = sum over visible j of softmax_j(q[r, h] . key[j]) * value[j]
+//
+// Spec    core/src/ops/attention.rs
+// Launch  x: splits + 2, y: key heads, z: rows; DIM / 64 warps
+//         units: DIM 128, 256, 512; K_KIND, V_KIND. `attention` takes one row and up to 8 query heads of a key head,
+//         `attention__rows` up to MANY_TILES columns of 8: rows of one sequence, one after the other, read keys together
+//
+// Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
+// absolute multiples of a size that follows from the row's position. So its result does not depend on other rows.
+// Each block takes one part and leaves a record: largest logit, sum of weights, weighted values. The last block of `fan`
+// parts adds their records up, the last of those blocks the sums, both upwards. Counters turn back to 0 by themselves.
+
+#define EXACT 1
+#include "common/launch.cuh"
+#include "common/attend.cuh"
+
+constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
+
+// Keys of a part, for a row at `position`.
+__device__ __forceinline__ u32 split_keys(u32 position, const CudaAttentionParams& params) {
+  const u32 tiles = (min(position + 1, params.window) + KEYS - 1) / KEYS;
+  return (tiles + params.splits - 1) / params.splits * KEYS;
+}
+
+// Rows that the block of row `row` takes, 0 if it leaves the row to the block of an earlier one. All lanes call it.
+__device__ u32 rows_together(const RowInfo* rows, u32 row, u32 count, const CudaAttentionParams& params) {
+  const u32 lane = threadIdx.x % 32, i = (row & ~31u) + lane;
+  bool joins = false;
+  if (lane > 0 && i < count) {
+    const RowInfo a = rows[i - 1], b = rows[i];
+    joins = a.slot == b.slot && a.position + 1 == b.position &&
+            split_keys(a.position, params) == split_keys(b.position, params);
+  }
+  const u32 mask = __ballot_sync(~0u, joins), here = row % 32;
+  const u32 start = 31 - __clz(~mask & (2u << here) - 1);
+  if ((here - start) % params.tile_rows) return 0;
+  return min(u32(__ffs(~(mask >> here >> 1))), params.tile_rows);
+}
+
+// Whether all of `count` blocks that share a counter have come here, with what they wrote before visible.
+__device__ bool all_there(u32* counter, u32 count) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicInc(counter, count - 1) == count - 1;
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// Records that are added up: number 0 is at `zero`, number i > 0 at `one` + (i - 1) * `each`.
+struct Series {
+  u32 zero, one, each, count;
+  __device__ u32 at(u32 i) const { return i == 0 ? zero : one + (i - 1) * each; }
+};
+
+// What the records of a series of at most 32 are to be multiplied with, each lane its own, and the stats of their sum.
+__device__ float2 weights_of(const float4* records, const Series& series, float& weight) {
+  const u32 lane = threadIdx.x % 32;
+  float4 stat = make_float4(LOWEST, 0.f, 0.f, 0.f);
+  if (lane < series.count) stat = fresh(records + series.at(lane) * RECORD);
+  float top = stat.x;
+  for (u32 mask = 1; mask < 32; mask *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
+  weight = lane < series.count ? exp2_of((stat.x - top) * LOG2E) : 0.f;
+  float sum = weight * stat.y;
+  for (u32 mask = 1; mask < 32; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+  return make_float2(top, sum);
+}
+
+// A piece of the sum of a series.
+__device__ void add_records(const float4* records, const Series& series, float weight, u32 piece, float (&v)[8]) {
+  const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
+#pragma unroll
+  for (u32 j = 0; j < 8; j++) v[j] = 0.f;
+#pragma unroll 4
+  for (u32 i = 0; i < series.count; i++) {
+    const float w = __shfl_sync(~0u, weight, i);
+    if (value >= DIM) continue;
+    const float4* record = records + series.at(i) * RECORD + 1 + value / 4;
+    const float4 a = fresh(record), b = fresh(record + 1);
+    const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (u32 j = 0; j < 8; j++) v[j] = fmaf(w, x[j], v[j]);
+  }
+}
+
+__device__ __forceinline__ void put_record(float4* record, u32 piece, const float (&v)[8], float2 stat) {
+  const u32 lane = threadIdx.x % 32, value = 256 * piece + 8 * lane;
+  if (piece == 0 && lane == 0) record[0] = make_float4(stat.x, stat.y, 0.f, 0.f);
+  if (value >= DIM) return;
+  record[1 + value / 4] = make_float4(v[0], v[1], v[2], v[3]);
+  record[2 + value / 4] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+template <u32 TILES, u32 STAGES>
+__device__ __forceinline__ void split(
+    const float* q, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
+    const CudaAttentionParams& params, u32 row, u32 count) {
+  extern __shared__ __align__(16) u8 shared[];
+  __shared__ Columns<8 * TILES> columns;
+  const u32 position = rows[row].position, keys = split_keys(position, params), fan = params.fan;
+  const u32 first = first_seen(position, params.window) / keys, last = (position + count - 1) / keys;
+  const u32 part = first + blockIdx.x;
+  if (part > last) return;
+  Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
+  attend.set_columns(rows, row, count, params.group, params.heads);
+  const Turn turn = attend.next_turn(0, params.window, part * keys, part * keys + keys - 1);
+  attend.begin(turn);
+  attend.load_queries(q);
+  __syncthreads();
+  attend.go(turn);
+  attend.finish();
+
+  // The parts of a column, and where their records are.
+  const auto first_of = [&](u32 c) { return first_seen(columns.position[c], params.window) / keys; };
+  const auto last_of = [&](u32 c) { return columns.position[c] / keys; };
+  const auto records_of = [&](u32 c) { return records + size_t(columns.query[c]) * (params.splits + 1) * RECORD; };
+#pragma unroll 1
+  for (u32 tile = 0; tile < TILES; tile++) {
+    attend.gather(tile);
+#pragma unroll 1
+    for (u32 c = 8 * tile + attend.warp; c < 8 * tile + 8; c += WARPS) {
+      if (columns.slot[c] == NOTHING || part < first_of(c) || part > last_of(c)) continue;
+      const float2 stat = make_float2(unordered(columns.top[c]), attend.sum_of(c));
+#pragma unroll 1
+      for (u32 piece = 0; piece < PIECES; piece++) {
+        float v[8];
+        attend.row(c, piece, v);
+        put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
+      }
+    }
+  }
+
+  // First the parts of a group of `fan`, then the groups.
+  const u32 mine = part / fan, groups = last / fan - first / fan + 1;
+  u32* counters = arrived + (row * cache.kv_heads + blockIdx.y) * (params.splits / fan + 4);
+#pragma unroll 1
+  for (u32 level = 0; level < 2; level++) {
+    const u32 parts = min(last, mine * fan + fan - 1) - max(first, mine * fan) + 1;
+    if (!all_there(counters + (level ? 0 : 1 + mine - first / fan), level ? groups : parts)) return;
+    const bool done = level == 1 || groups == 1;
+#pragma unroll 1
+    for (u32 c = attend.warp; c < 8 * TILES; c += WARPS) {
+      if (columns.slot[c] == NOTHING) continue;
+      const u32 begin = first_of(c), end = last_of(c);
+      const u32 from = max(begin, mine * fan), to_part = min(end, mine * fan + fan - 1);
+      if (level == 0 && from > to_part) continue;
+      const Series series = level ? Series{0, fan - begin % fan, fan, end / fan - begin / fan + 1}
+                                  : Series{from - begin, from - begin + 1, 1, to_part - from + 1};
+      float weight;
+      const float2 stat = weights_of(records_of(c), series, weight);
+#pragma unroll 1
+      for (u32 piece = 0; piece < PIECES; piece++) {
+        float v[8];
+        add_records(records_of(c), series, weight, piece, v);
+        if (done) put_piece(to, columns.query[c], piece, v, stat.y);
+        else put_record(records_of(c) + (from - begin) * RECORD, piece, v, stat);
+      }
+    }
+    if (done) return;
+  }
+}
+
+#define ARGUMENTS                                                                                                     \
+  const float *__restrict__ q, const u8 *__restrict__ k, const u8 *__restrict__ v, float *__restrict__ out,           \
+      Prepared prepared, float4 *records, u32 *arrived, const RowInfo *__restrict__ rows,                             \
+      const u32 *__restrict__ tables, CudaAttentionParams params, const StepState *__restrict__ step
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(ARGUMENTS) {
+  wait_for_inputs();
+  if (blockIdx.z >= step->rows) return;
+  const Cache cache = {k, v, tables, params.kv_heads, params.local};
+  split<1, ONE_STAGES>(q, cache, Output{out, prepared, params.heads}, records, arrived, rows, params, blockIdx.z, 1);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(ARGUMENTS) {
+  wait_for_inputs();
+  if (blockIdx.z >= step->rows) return;
+  const Cache cache = {k, v, tables, params.kv_heads, params.local};
+  const Output to = {out, prepared, params.heads};
+  const u32 count = rows_together(rows, blockIdx.z, step->rows, params);
+  if (count == 0) return;
+  if (count * params.group <= 8) {
+    split<1, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
+  } else {
+    split<MANY_TILES, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
+  }
+}

@@ -1,0 +1,86 @@
+// Rows of activations in registers: a warp owns whole blocks of 256 columns, and lane l has columns 8 l to 8 l + 7 of a
+// block, so that it may end in `prepare256`. Columns past the end of a row are zero and not stored.
+//
+// `QUADS`: rows and what is added to them start at 16 bytes, because all widths are multiples of four.
+#pragma once
+
+#include "common/prepare.cuh"
+#include "common/reduce.cuh"
+
+// Columns of a lane.
+constexpr unsigned EACH = 8u;
+
+// First column of this lane in a block.
+static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * PREPARED_BLOCK + lane_id() * EACH; }
+
+// Columns c to c + 7 of a row of `cols`.
+template <bool QUADS>
+static __device__ __forceinline__ void load(float (&v)[EACH], const float* __restrict__ row, unsigned c, unsigned cols) {
+  if constexpr (QUADS) {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i += 4) {
+      float4 quad = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (c + i < cols) quad = *reinterpret_cast<const float4*>(row + c + i);
+      v[i] = quad.x, v[i + 1] = quad.y, v[i + 2] = quad.z, v[i + 3] = quad.w;
+    }
+  } else {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i++) v[i] = c + i < cols ? row[c + i] : 0.f;
+  }
+}
+
+// The sum of `planes`, `stride` elements from one to the next, in their order.
+template <bool QUADS>
+static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* __restrict__ row, unsigned planes,
+                                                   unsigned stride, unsigned c, unsigned cols) {
+  load<QUADS>(v, row, c, cols);
+#pragma unroll 4
+  for (unsigned plane = 1; plane < planes; plane++) {
+    float more[EACH];
+    load<QUADS>(more, row + size_t(plane) * stride, c, cols);
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i++) v[i] += more[i];
+  }
+}
+
+template <bool QUADS>
+static __device__ __forceinline__ void store(float* __restrict__ row, const float (&v)[EACH], unsigned c, unsigned cols) {
+  if constexpr (QUADS) {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i += 4) {
+      if (c + i < cols) *reinterpret_cast<float4*>(row + c + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    }
+  } else {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i++) {
+      if (c + i < cols) row[c + i] = v[i];
+    }
+  }
+}
+
+// Hands a block of a row to whoever wants it: as floats, prepared for products, or both.
+template <bool QUADS>
+static __device__ __forceinline__ void put(const float (&v)[EACH], float* __restrict__ plain, const Prepared& prepared,
+                                           unsigned row, unsigned block, unsigned cols) {
+  if (plain) store<QUADS>(plain + size_t(row) * cols, v, column_of(block), cols);
+  if (prepared.base) prepare256(v, prepared, row, block);
+}
+
+static __device__ __forceinline__ float sum_of_squares(const float (&v)[EACH]) {
+  float sum = 0.f;
+#pragma unroll
+  for (unsigned i = 0; i < EACH; i++) sum = fmaf(v[i], v[i], sum);
+  return sum;
+}
+
+// 1 / sqrt(mean + eps) of a row with this sum of squares. Quotient and root err by 2 units in the last place each.
+static __device__ __forceinline__ float inverse_rms(float squares, unsigned cols, float eps) {
+  return rsqrtf(__fdividef(squares, float(cols)) + eps);
+}
+
+// v * scale * w, in this order: v * scale does not overflow where the weight is large.
+static __device__ __forceinline__ void scale_by(float (&out)[EACH], const float (&v)[EACH], float scale,
+                                                const float (&w)[EACH]) {
+#pragma unroll
+  for (unsigned i = 0; i < EACH; i++) out[i] = v[i] * scale * w[i];
+}

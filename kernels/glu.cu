@@ -1,0 +1,43 @@
+// glu: out[r, c] = gelu(gate[r, c]) * up[r, c]
+//
+// Spec    core/src/ops/glu.rs
+// Launch  x: blocks of GLU_WARPS warps, 256 columns each; y: rows
+// Differs from the spec in f32 arithmetic: see common/activation.cuh.
+
+#include "common/launch.cuh"
+#include "gen/abi.cuh"
+#include "common/activation.cuh"
+#include "common/row.cuh"
+
+template <bool QUADS>
+static __device__ __forceinline__ void glu_block(const float* __restrict__ gate, const float* __restrict__ up,
+                                                 float* __restrict__ out, const Prepared& prepared,
+                                                 const CudaGluParams& params, const StepState* __restrict__ step) {
+  const unsigned row = blockIdx.y, block = blockIdx.x * GLU_WARPS + warp_id(), c = column_of(block), cols = params.cols;
+  gate += size_t(row) * params.gate_cols + params.gate_start;
+  up += size_t(row) * params.up_cols + params.up_start;
+  float g[EACH], u[EACH];
+  load_planes<QUADS>(g, gate, params.gate_planes, params.gate_stride, c, cols);
+  load_planes<QUADS>(u, up, params.up_planes, params.up_stride, c, cols);
+#pragma unroll
+  for (unsigned i = 0; i < EACH; i++) g[i] = gelu_tanh(g[i]) * u[i];
+  // Padding rows are read like others and not written; so are blocks past the end of the row.
+  if (row >= (params.picked ? step->picked : step->rows) || block * PREPARED_BLOCK >= cols) return;
+  put<QUADS>(g, out, prepared, row, block, cols);
+}
+
+extern "C" __global__ void __launch_bounds__(GLU_WARPS * WARP)
+glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gate_start
+    const float* __restrict__ up,    // [up_planes][rows, up_cols], from up_start
+    float* __restrict__ out,         // [rows, cols], or 0
+    Prepared prepared,               // out for products
+    CudaGluParams params,
+    const StepState* __restrict__ step) {
+  wait_for_inputs();
+  const unsigned widths = params.cols | params.gate_cols | params.gate_start | params.up_cols | params.up_start;
+  if (widths % 4 == 0) {
+    glu_block<true>(gate, up, out, prepared, params, step);
+  } else {
+    glu_block<false>(gate, up, out, prepared, params, step);
+  }
+}

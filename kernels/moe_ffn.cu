@@ -1,0 +1,152 @@
+// moe_ffn: out[r] = sum over k of weights[r, k] * down[e] . (gelu(gate[e] . x[r]) * (up[e] . x[r])), e = experts[r, k]
+//
+// Spec    core/src/ops/moe_ffn.rs
+// Launch  moe_ffn__group: one block (1024); left out where a step has one row
+//         moe_ffn__up: grid (groups of 4 tiles of 16 outputs, splits of the columns, tiles of 4 pairs), block (128)
+//         moe_ffn__act: grid (pairs), block (256)
+//         moe_ffn__down: as moe_ffn__up, without splits
+// A pair is a row and one of its experts: number r * top_k + k. Pairs of one expert share its weights in tiles; which pairs
+// share a tile changes nothing of them. Rank k of a row is plane k of the output, multiplied with its share: the reader
+// adds planes up in order. Differs from the spec as `linear` does.
+
+#include "common/launch.cuh"
+#include "common/activation.cuh"
+#include "common/product.cuh"
+
+struct Stack {
+  WeightView weights[3];
+};
+
+// Pairs of one expert.
+struct PairTile {
+  u32 expert, start, count, unused;
+};
+
+// Sorts the pairs of a step by expert, and cuts those of each into tiles.
+extern "C" __global__ void __launch_bounds__(1024)
+    moe_ffn__group(const u32* __restrict__ experts,  // [rows, top_k]
+                   u32* __restrict__ order,          // [pairs]
+                   PairTile* __restrict__ tiles,     // [params.tiles], filled up with empty ones
+                   CudaMoeParams params, const StepState* __restrict__ step) {
+  wait_for_inputs();
+  __shared__ u32 counts[ROUTE_EXPERTS], starts[ROUTE_EXPERTS], first_tile[ROUTE_EXPERTS], all_tiles;
+  const u32 pairs = (params.picked ? step->picked : step->rows) * params.top_k;
+  for (u32 e = threadIdx.x; e < params.experts; e += 1024) counts[e] = 0;
+  __syncthreads();
+  for (u32 i = threadIdx.x; i < pairs; i += 1024) atomicAdd(&counts[experts[i]], 1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    u32 start = 0, tile = 0;
+    for (u32 e = 0; e < params.experts; e++) {
+      starts[e] = start, first_tile[e] = tile;
+      start += counts[e], tile += (counts[e] + params.tile - 1) / params.tile;
+    }
+    all_tiles = tile;
+  }
+  __syncthreads();
+  for (u32 e = threadIdx.x; e < params.experts; e += 1024)
+    for (u32 i = 0; i * params.tile < counts[e]; i++)
+      tiles[first_tile[e] + i] = {e, starts[e] + i * params.tile, min(params.tile, counts[e] - i * params.tile), 0};
+  for (u32 i = all_tiles + threadIdx.x; i < params.tiles; i += 1024) tiles[i] = {0, 0, 0, 0};
+  __syncthreads();
+  for (u32 e = threadIdx.x; e < params.experts; e += 1024) counts[e] = starts[e];
+  __syncthreads();
+  for (u32 i = threadIdx.x; i < pairs; i += 1024) order[atomicAdd(&counts[experts[i]], 1)] = i;
+}
+
+// The tile of pairs of this block; without lists, pair blockIdx.z of the only row.
+__device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* tiles) {
+  return tiles ? tiles[blockIdx.z] : PairTile{experts[blockIdx.z], blockIdx.z, 1, 0};
+}
+
+// Products of a tile of pairs with 16 outputs. `divisor` pairs share a row of x.
+template <class Store>
+__device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, const CudaMoeParams& params, const PairTile& pairs,
+                                         const u32* order, u32 divisor, const Store& store) {
+  u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
+  for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
+  if (i == params.weights) return;
+  const WeightView w = stack.weights[i];
+  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const auto pair = [&](u32 k) {
+    const u32 at = pairs.start + min(k, pairs.count - 1);
+    return order ? order[at] : at;
+  };
+  Lanes<1> lanes;
+  lanes.set(0, x, type::WEIGHT::GROUP == 16, pair(g / 2) / divisor, g / 2 < pairs.count, pair(t) / divisor);
+  using W = type::WEIGHT;
+  __shared__ __align__(16) u8 rings[4][Stage<W>::DEPTH * Stage<W>::BYTES];
+  u8* ring = rings[threadIdx.x / 32];
+  const size_t at = size_t(pairs.expert) * w.tiles + tile;
+  const u32 steps = steps_of<W>(w);
+  Product<W, 1> product(ring, w, at, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  const Sums<1> sums = product.finish(ring, w, at, lanes);
+  if (t >= pairs.count) return;
+  const u32 output = tile * 16 + g;
+  if (output < w.rows) store(pair(t), first + output, sums.g[0]);
+  if (output + 8 < w.rows) store(pair(t), first + output + 8, sums.above[0]);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4)
+    moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
+                const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
+                CudaMoeParams params, const StepState* __restrict__ step) {
+  wait_for_inputs();
+  const PairTile pairs = tile_of(experts, tiles);
+  if (pairs.count == 0 || step->rows == 0) return;
+  out += size_t(blockIdx.y) * params.pairs * (2 * params.ffn);
+  multiply(x, stack, params, pairs, order, params.top_k,
+           [&](u32 pair, u32 output, float value) { out[size_t(pair) * (2 * params.ffn) + output] = value; });
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    moe_ffn__act(const float* __restrict__ both,  // [splits][pairs, 2 ffn]
+                 Prepared out,                    // [pairs, ffn]
+                 CudaMoeParams params, const StepState* __restrict__ step) {
+  wait_for_inputs();
+  __shared__ float of_warp[8];
+  const u32 pair = blockIdx.x, warp = threadIdx.x / 32;
+  if (pair >= (params.picked ? step->picked : step->rows) * params.top_k) return;
+  const auto read = [&](float (&v)[8], u32 block) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const u32 col = block * 256 + threadIdx.x % 32 * 8 + i;
+      v[i] = 0.f;
+      if (col >= params.ffn) continue;
+      float gate = 0.f, up = 0.f;
+      for (u32 split = 0; split < params.splits; split++) {
+        const float* from = both + (size_t(split) * params.pairs + pair) * (2 * params.ffn) + col;
+        gate += from[0], up += from[params.ffn];
+      }
+      v[i] = gelu_tanh(gate) * up;
+    }
+  };
+  float v[8], largest = 0.f;
+  if (!out.split) {
+    for (u32 block = warp; block < out.blocks; block += 8) {
+      read(v, block);
+      largest = fmaxf(largest, largest_of(v));
+    }
+    of_warp[warp] = largest;
+    __syncthreads();
+    for (int i = 0; i < 8; i++) largest = fmaxf(largest, of_warp[i]);
+  }
+  for (u32 block = warp; block < out.blocks; block += 8) {
+    read(v, block);
+    prepare256(v, out, pair, block, out.split ? largest_of(v) : largest);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 4)
+    moe_ffn__down(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
+                  const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
+                  float* __restrict__ out,                                               // [top_k][rows, cols]
+                  CudaMoeParams params, const StepState* __restrict__ step) {
+  wait_for_inputs();
+  const PairTile pairs = tile_of(experts, tiles);
+  if (pairs.count == 0 || step->rows == 0) return;
+  multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {
+    out[size_t(pair % params.top_k) * params.plane_stride + size_t(pair / params.top_k) * params.cols + output] =
+        value * shares[pair];
+  });
+}
