@@ -251,6 +251,12 @@ impl Cache {
         Ok((self.adopt(clip), usable))
     }
 
+    /// Whether somebody still has the snapshot of this number.
+    pub(crate) fn is_held(&mut self, snapshot: u64) -> bool {
+        self.collect();
+        self.snapshots.contains_key(&snapshot)
+    }
+
     /// How full the cache is.
     pub fn stats(&mut self) -> CacheStats {
         self.collect();

@@ -1,5 +1,6 @@
 //! A model on a device: weights, cache and plans, and the steps that move sequences forward.
 
+pub(crate) mod draft;
 mod pages;
 
 use std::collections::HashMap;
@@ -12,6 +13,9 @@ use crate::model::config::{Config, Span};
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
 use crate::program::{Class, ShapeError, StateSpec};
 use crate::sample::Draw;
+
+use draft::Drafters;
+pub use draft::{Ask, DraftKind, DraftOptions, Watched};
 
 /// How a model is set up on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,12 @@ pub enum EngineError {
     /// All sequences are in use.
     #[error("all {0} sequences are in use")]
     TooManySequences(usize),
+    /// The drafter does not belong to the target.
+    #[error(transparent)]
+    Draft(Box<crate::model::drafter::DraftError>),
+    /// There is no drafter of the kind that was asked.
+    #[error("there is no drafter of this kind beside the model")]
+    NoDrafter,
 }
 
 /// Which rows of a part are wanted at the head.
@@ -118,6 +128,7 @@ pub struct Engine<B: Backend> {
     cache: Cache,
     plans: HashMap<PlanKey, Planned<B>>,
     slots: Vec<Option<SeqId>>,
+    drafters: Drafters<B>,
 }
 
 impl<B: Backend + std::fmt::Debug> std::fmt::Debug for Engine<B> {
@@ -187,7 +198,7 @@ impl<B: Backend> Engine<B> {
         let (spec, layout) = layout(&model.config, &options)?;
         let specs = model.states(&layout);
         let cache = Cache::new(spec)?;
-        let states =
+        let states: Vec<B::State> =
             specs.iter().map(|spec| backend.state(spec)).collect::<Result<_, _>>().map_err(device)?;
         let total = model.tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
         let mut done = 0;
@@ -198,7 +209,8 @@ impl<B: Backend> Engine<B> {
             progress(done, total);
         }
         let slots = vec![None; options.sequences];
-        Ok(Self { backend, model, options, weights, specs, states, cache, plans: HashMap::new(), slots })
+        let (plans, drafters) = (HashMap::new(), Drafters::new(&specs, &states));
+        Ok(Self { backend, model, options, weights, specs, states, cache, plans, slots, drafters })
     }
 
     /// The device.
@@ -239,6 +251,7 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let seq = self.cache.open();
         self.occupy(seq)?;
+        self.drafters.open(seq);
         Ok(seq)
     }
 
@@ -251,6 +264,7 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let (seq, len) = self.cache.open_from(snapshot)?;
         self.occupy(seq)?;
+        self.drafters.open_from(seq, snapshot, len);
         Ok((seq, len))
     }
 
@@ -272,6 +286,7 @@ impl<B: Backend> Engine<B> {
     /// If there is no such sequence.
     pub fn close(&mut self, seq: SeqId) -> Result<(), EngineError> {
         self.cache.release(seq)?;
+        self.drafters.close(seq);
         self.slots.iter_mut().filter(|slot| **slot == Some(seq)).for_each(|slot| *slot = None);
         Ok(())
     }
@@ -337,6 +352,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<(PlanKey, usize, R), EngineError> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for part in parts {
+            self.make_room(part.seq, part.tokens.len())?;
             let start = self.cache.len(part.seq)?;
             let slot = self.slots.iter().position(|slot| *slot == Some(part.seq));
             let slot = narrow(slot.ok_or(CacheError::UnknownSequence)?);
@@ -371,6 +387,9 @@ impl<B: Backend> Engine<B> {
         let step = Step { rows: &rows, picked: &picked, tables: &tables, draws };
         let plan = self.plans.get_mut(&key).expect("prepared above");
         let done = run(&self.backend, &mut plan.plan, &step).map_err(device)?;
+        for part in parts {
+            self.drafters.wrote(part.seq, self.cache.len(part.seq)? + part.tokens.len());
+        }
         Ok((key, picked.len(), done))
     }
 
@@ -479,10 +498,11 @@ impl<B: Backend> Engine<B> {
         }
         let taps = if key.hidden { Taps::Hidden } else { Taps::None };
         let recorded = match key.class {
-            Class::Prefill => self.model.prefill(&self.specs, key.rows, key.picked, taps)?,
-            Class::Decode => self.model.verify(&self.specs, key.rows, taps)?,
+            Class::Prefill => self.model.prefill(self.drafters.specs(), key.rows, key.picked, taps)?,
+            Class::Decode => self.model.verify(self.drafters.specs(), key.rows, taps)?,
         };
-        let plan = self.backend.compile(&recorded.program, &self.weights, &self.states).map_err(device)?;
+        let states = self.drafters.states();
+        let plan = self.backend.compile(&recorded.program, &self.weights, states).map_err(device)?;
         self.plans.insert(key, Planned { recorded, plan });
         Ok(())
     }

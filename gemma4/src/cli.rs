@@ -10,7 +10,7 @@ use gemma4_core::model::gemma4::KvTypes;
 use crate::failure::Failure;
 #[cfg(feature = "serve")]
 use crate::serve;
-use crate::{bench, inspect, logits, perplexity, run, shell, tokenize, verify};
+use crate::{bench, inspect, logits, perplexity, quantize, run, shell, tokenize, verify};
 
 /// Headings of help texts.
 const MODEL: &str = "Model and device";
@@ -171,6 +171,7 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
+    Quantize(quantize::QuantizeArgs),
     Verify(verify::VerifyArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -189,6 +190,7 @@ impl Cli {
             Command::Perplexity(args) => perplexity::run(&args, global),
             Command::Logits(args) => logits::run(&args, global),
             Command::Bench(args) => bench::run(&args, global),
+            Command::Quantize(args) => quantize::run(&args),
             Command::Verify(args) => verify::run(&args, global),
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),

@@ -3,11 +3,13 @@
 mod bench;
 mod cli;
 mod device;
+mod draft;
 mod failure;
 mod inspect;
 mod load;
 mod logits;
 mod perplexity;
+mod quantize;
 mod run;
 mod score;
 #[cfg(feature = "serve")]

@@ -15,7 +15,10 @@ impl<B: Backend> Engine<B> {
     ///
     /// If the local window at that length is gone.
     pub fn snapshot_at(&mut self, seq: SeqId, len: usize) -> Result<Snapshot, EngineError> {
-        Ok(self.cache.snapshot_at(seq, len)?)
+        self.follow(seq)?;
+        let snapshot = self.cache.snapshot_at(seq, len)?;
+        self.drafters.snapshot(seq, &snapshot, &mut self.cache);
+        Ok(snapshot)
     }
 
     /// Goes back to `len` tokens, or a little less where the cache cannot end there; returns the length reached.
@@ -24,7 +27,9 @@ impl<B: Backend> Engine<B> {
     ///
     /// If the local window at that length is gone.
     pub fn rollback(&mut self, seq: SeqId, len: usize) -> Result<usize, EngineError> {
-        Ok(self.cache.rollback(seq, len)?)
+        let reached = self.cache.rollback(seq, len)?;
+        self.drafters.rollback(seq, reached);
+        Ok(reached)
     }
 
     /// Opens a sequence that goes on from exactly the first `len` tokens of a snapshot, if their local window is left.
@@ -39,6 +44,8 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let branch = self.cache.branch(snapshot, len)?;
         self.occupy(branch.seq)?;
+        self.drafters.open(branch.seq);
+        self.drafters.skipped(branch.seq, len);
         for copy in branch.copies {
             if let Err(error) = self.copy_page(copy.span, copy.from, copy.to) {
                 self.close(branch.seq)?;
@@ -75,6 +82,8 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let seq = self.cache.restore(len, oldest, base)?;
         self.occupy(seq)?;
+        self.drafters.open(seq);
+        self.drafters.skipped(seq, len);
         let shared = base.map_or(0, |(_, pages)| pages);
         let filled = self.fill(seq, shared..len.div_ceil(PAGE), oldest / PAGE, page);
         if !matches!(filled, Ok(true)) {
@@ -167,6 +176,7 @@ impl<B: Backend> Engine<B> {
             self.cache.commit(seq, n)?;
             left -= n;
         }
+        self.drafters.skipped(seq, self.cache.len(seq)?);
         Ok(())
     }
 }
