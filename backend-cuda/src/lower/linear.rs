@@ -106,7 +106,15 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
             let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
             let groups = Count::Fixed(tiles.div_ceil(WARPS));
             let grid = [groups, Count::Fixed(splits), cx.rows(op.x, 4 * rows, 1)];
-            Launch { op: "linear", unit: unit(FILE, dtype), entry, args, grid, block: [32 * WARPS, 1, 1], shared: 0 }
+            Launch {
+                op: "linear",
+                unit: unit(FILE, dtype),
+                entry,
+                args,
+                grid,
+                block: [32 * WARPS, 1, 1],
+                shared: 0,
+            }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();
             let grid = [cx.rows(op.x, TILE, 1), Count::Fixed(groups), ONE];

@@ -83,7 +83,9 @@ where
     let (sender, receiver) = mpsc::channel::<Bytes>(PIECES);
     let task = write(Events { sender, silence: SILENCE, alive: ": keep-alive\n\n" });
     // A client that has left is nobody's failure.
-    tokio::spawn(async move { drop(task.await) });
+    tokio::spawn(async move {
+        let _ = task.await;
+    });
     let pieces = stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver))
     });

@@ -197,7 +197,7 @@ fn mutated_requests_end_in_a_request_or_a_sentence() {
                 Ok(asks) => {
                     taken += 1;
                     // Templates and grammars take longer than reading.
-                    for ask in asks.into_iter().filter(|_| prepared < 60) {
+                    for ask in asks.into_iter().take(60 - prepared) {
                         prepared += 1;
                         if let Err(failed) = model.prepare(ask) {
                             let error = ApiError::from(failed);

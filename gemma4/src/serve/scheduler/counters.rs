@@ -26,6 +26,7 @@ impl Histogram {
     }
 
     /// How many times there were.
+    #[cfg(test)]
     pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
