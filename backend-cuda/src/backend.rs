@@ -54,6 +54,24 @@ impl Cuda {
         self.device.compiler.title()
     }
 
+    /// What is computed with, for reports.
+    #[must_use]
+    pub fn features(&self) -> Vec<String> {
+        let info = &self.device.info;
+        let prompts = match (info.exact_prompts, info.library.is_some()) {
+            (true, _) => "prompts exact to f32",
+            (false, true) => "prompts in f16 by cuBLASLt",
+            (false, false) => "prompts in f16",
+        };
+        vec![self.compiler(), prompts.to_owned()]
+    }
+
+    /// Products that NVIDIA's library has done so far.
+    #[must_use]
+    pub fn library_products(&self) -> u64 {
+        self.device.library().map_or(0, crate::driver::Library::products)
+    }
+
     /// Its memory, as far as it may be used.
     ///
     /// # Errors
@@ -70,6 +88,12 @@ impl Cuda {
     /// If an op has no kernel for what it is asked.
     pub fn needs(&self, program: &Program) -> Result<PlanBytes, CudaError> {
         plan::needs(&self.device.info, program)
+    }
+
+    /// Memory that it will take whatever the model is, in bytes: kernels, captured steps, and room for the library.
+    #[must_use]
+    pub fn fixed_bytes(&self) -> u64 {
+        plan::FIXED_BYTES + self.device.library().map_or(0, crate::driver::Library::bytes)
     }
 
     /// Bytes a second that it reads from its memory, measured; `None` if the driver cannot time it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::compile::{Arch, Compiler, Folder, Progress};
 use crate::devices::{self, Choice, DeviceReport};
-use crate::driver::{Buffer, Context, DeviceInfo, Module, Stream, symbols};
+use crate::driver::{Algorithm, Buffer, Context, DeviceInfo, Library, Module, Shape, Stream, symbols};
 use crate::error::CudaError;
 use crate::kernels::{self, Unit};
 use crate::weights::Uploader;
@@ -21,6 +21,9 @@ pub struct Options {
     pub vram_limit: Option<u64>,
     /// Products of prompts are exact to `f32`; otherwise their operands are halves, with errors of some parts in a thousand.
     pub exact_prompts: bool,
+    /// NVIDIA's library does those products of prompts whose weights have at least so many values, unless prompts are exact:
+    /// see [`LIBRARY_VALUES`].
+    pub library: Option<usize>,
     /// Decoding steps are captured and replayed; otherwise kernels are always launched one by one.
     pub graphs: bool,
     /// Scratch is NaN when a step begins, so that a value that was never written is noticed: for tests.
@@ -31,6 +34,10 @@ pub struct Options {
     pub progress: Option<Progress>,
 }
 
+/// Values that weights should have for a library to multiply them: its products are faster, and each takes a copy of the
+/// weight as halves.
+pub const LIBRARY_VALUES: usize = 1 << 22;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -38,6 +45,7 @@ impl Default for Options {
             arch_limit: None,
             vram_limit: None,
             exact_prompts: false,
+            library: None,
             graphs: true,
             poison: false,
             cache: Folder::User,
@@ -82,6 +90,9 @@ pub(crate) struct Device {
     pub(crate) graphs: bool,
     pub(crate) poison: bool,
     modules: Mutex<HashMap<Unit, Arc<Module>>>,
+    library: Option<Library>,
+    /// One for each shape, so that all plans multiply it alike.
+    algorithms: Mutex<HashMap<Shape, Algorithm>>,
     arena: Mutex<Arena>,
     pub(crate) uploader: Mutex<Option<Uploader>>,
     /// Where steps run.
@@ -97,11 +108,15 @@ impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, CudaError> {
         let (mut info, report) = devices::take(&options.device)?;
         info.exact_prompts = options.exact_prompts;
+        info.library = options.library;
         let driver = symbols::driver()?;
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
         let context = Context::open(info.ordinal, options.vram_limit)?;
+        let library = options.library.map(|_| Library::open(&context)).transpose()?;
         Ok(Self {
+            library,
+            algorithms: Mutex::default(),
             report,
             info,
             compiler,
@@ -136,6 +151,22 @@ impl Device {
             modules.extend(missing.into_iter().zip(loaded));
         }
         Ok(units.iter().map(|unit| Arc::clone(&modules[unit])).collect())
+    }
+
+    /// NVIDIA's library of products.
+    pub(crate) fn library(&self) -> Result<&Library, CudaError> {
+        self.library.as_ref().ok_or_else(|| CudaError::Library("it was not opened".to_owned()))
+    }
+
+    /// How the library multiplies a shape.
+    pub(crate) fn algorithm(&self, shape: Shape) -> Result<Algorithm, CudaError> {
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&algorithm) = algorithms.get(&shape) {
+            return Ok(algorithm);
+        }
+        let algorithm = self.library()?.choose(shape)?;
+        algorithms.insert(shape, algorithm);
+        Ok(algorithm)
     }
 
     /// The scratch memory of plans, which stays where it is as long as the guard lives.

@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "the driver is a C library")]
 
 mod context;
+mod cublaslt;
 mod graph;
 mod launch;
 mod memory;
@@ -24,6 +25,7 @@ pub(crate) mod symbols;
 
 pub use context::Memory;
 pub(crate) use context::{Context, DeviceInfo, devices};
+pub(crate) use cublaslt::{Algorithm, Library, Operands, Shape};
 pub(crate) use graph::Graph;
 pub(crate) use launch::Call;
 pub(crate) use memory::{Buffer, HostBuffer, Staging};

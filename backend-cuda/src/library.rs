@@ -1,4 +1,4 @@
-//! Where NVRTC may be when the loader does not find it.
+//! Where NVRTC and cuBLASLt may be when the loader does not find them.
 //!
 //! On Linux CUDA is often there without the loader knowing: as a toolkit below `/usr/local`, or as packages of pip,
 //! which PyTorch brings along. On Windows the loader's own search (`PATH`, into which CUDA's installer writes) is all.
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Folders below the root of a toolkit.
 const OF_TOOLKIT: [&str; 3] = ["lib64", "targets/*/lib", "lib"];
-/// Folders below `site-packages`: of CUDA 13, and of CUDA 12.
-const OF_PIP: [&str; 2] = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"];
+/// Folders below `site-packages`: of CUDA 13, and two of CUDA 12.
+const OF_PIP: [&str; 3] = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib", "nvidia/cublas/lib"];
 /// Where a Python below a prefix has its packages.
 const OF_PREFIX: [&str; 4] = [
     "lib/python3*/site-packages",
@@ -19,7 +19,7 @@ const OF_PREFIX: [&str; 4] = [
     "lib/python3*/dist-packages",
     "lib/python3/dist-packages",
 ];
-/// Major versions of NVRTC that cudarc finds once they are loaded, the newest first.
+/// Major versions that cudarc finds once they are loaded, the newest first.
 const MAJORS: [u32; 2] = [13, 12];
 
 /// What the search goes by.
@@ -77,28 +77,31 @@ impl Surroundings {
         folders
     }
 
-    /// Files of NVRTC, those of major version `prefer` first.
-    fn compilers(&self, prefer: Option<u32>) -> Vec<PathBuf> {
+    /// Files of a library such as `libnvrtc.so`, those of major version `prefer` first.
+    fn files(&self, library: &str, prefer: Option<u32>) -> Vec<PathBuf> {
         let folders = self.folders();
         let mut majors = MAJORS.to_vec();
         majors.sort_by_key(|major| Some(*major) != prefer);
         let files = majors.iter().flat_map(|major| {
-            let name = format!("libnvrtc.so.{major}");
+            let name = format!("{library}.{major}");
             folders.iter().map(move |folder| folder.join(&name))
         });
         files.filter(|file| file.is_file()).collect()
     }
 }
 
-/// Files of NVRTC that the loader does not know, the best first, and where they were looked for.
-pub(crate) fn compilers(driver_major: Option<u32>) -> (Vec<PathBuf>, String) {
+/// Files of `libNAME.so` that the loader does not know, the best first, and where they were looked for.
+pub(crate) fn files(name: &str, driver_major: Option<u32>) -> (Vec<PathBuf>, String) {
     if cfg!(windows) {
-        return (Vec::new(), "nvrtc64_*.dll is in no folder of PATH".to_owned());
+        return (Vec::new(), format!("{name}64_*.dll is in no folder of PATH"));
     }
-    let found = Surroundings::of_this_process().compilers(driver_major);
-    let searched = "libnvrtc.so.13 or .so.12 is neither known to the loader nor below CUDA_HOME, /usr/local/cuda*, \
-                    the virtual environment or the packages of python3";
-    (found, searched.to_owned())
+    let library = format!("lib{name}.so");
+    let found = Surroundings::of_this_process().files(&library, driver_major);
+    let searched = format!(
+        "{library}.13 or .12 is neither known to the loader nor below CUDA_HOME, /usr/local/cuda*, the virtual \
+         environment or the packages of python3"
+    );
+    (found, searched)
 }
 
 /// What an NVRTC opens by its name when it compiles: a library that lies beside it, where the loader does not look.
@@ -185,10 +188,10 @@ mod tests {
             path: vec![root.join("bin"), root.join("opt/python/bin")],
             home: Some(root.join("home")),
         };
-        assert_eq!(here.compilers(None), files);
-        assert_eq!(here.compilers(Some(13)), files);
+        assert_eq!(here.files("libnvrtc.so", None), files);
+        assert_eq!(here.files("libnvrtc.so", Some(13)), files);
         let (newer, older) = files.split_at(7);
-        assert_eq!(here.compilers(Some(12)), [older, newer].concat());
+        assert_eq!(here.files("libnvrtc.so", Some(12)), [older, newer].concat());
     }
 
     #[test]
@@ -205,6 +208,6 @@ mod tests {
     fn nothing_is_found_where_nothing_is() {
         let folder = tempfile::tempdir().unwrap();
         let here = Surroundings { root: folder.path().to_owned(), ..Surroundings::default() };
-        assert!(here.compilers(Some(13)).is_empty());
+        assert!(here.files("libnvrtc.so", Some(13)).is_empty());
     }
 }

@@ -13,9 +13,11 @@ use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Class, Elem, Program, Rows};
 
 use crate::device::{Arena, Device};
-use crate::driver::{Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Staging, Stream};
+use crate::driver::{
+    Algorithm, Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Operands, Shape, Staging, Stream,
+};
 use crate::error::CudaError;
-use crate::lower::{self, Arg, Count, Launch, Lowering, Prepared, Scratch};
+use crate::lower::{self, Arg, Count, Launch, Lowering, Prepared, Product, Scratch, Work};
 
 use memory::Places;
 
@@ -34,8 +36,9 @@ pub struct Plan {
     /// Before everything that their graphs name.
     sides: [Side; KEPT_STEPS],
     pub(crate) program: Arc<Program>,
-    launches: Vec<Launch>,
-    functions: Vec<Function>,
+    work: Vec<Work>,
+    /// The entry point of each launch; none of products.
+    functions: Vec<Option<Function>>,
     /// Forms of prepared activations.
     forms: Vec<Prepared>,
     places: Places<Thing>,
@@ -68,12 +71,22 @@ enum Thing {
 #[derive(Debug)]
 struct Side {
     graph: Option<Graph>,
-    calls: Vec<Call>,
+    calls: Vec<Bound>,
     staging: Staging,
     /// After its last step.
     done: Event,
     kept: Option<Kept>,
 }
+
+/// A launch or a product with all its addresses.
+#[derive(Debug)]
+enum Bound {
+    Call(Call),
+    Product { shape: Shape, algorithm: Algorithm, operands: Operands },
+}
+
+/// What values of weights are multiplied with when they become halves for products.
+const UNIT: f32 = 256.0;
 
 /// A step whose outputs are still there.
 #[derive(Clone, Copy, Debug)]
@@ -116,8 +129,8 @@ pub struct PlanBytes {
     pub own: u64,
 }
 
-/// Memory that a device takes for the code of all kernels and for captured steps, in bytes, as measured.
-pub const FIXED_BYTES: u64 = 96 << 20;
+/// Memory that a device takes for the code of kernels and for captured steps, in bytes: estimated, and rather too much.
+pub(crate) const FIXED_BYTES: u64 = 96 << 20;
 
 /// What a plan of `program` will take.
 pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes, CudaError> {
@@ -145,7 +158,7 @@ fn places(lowering: &Lowering<'_>) -> Places<Thing> {
         Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
         Thing::Scratch(at) => lowering.scratch[at],
     };
-    Places::of(lowering.launches.iter().map(|launch| things(program, launch)), bytes)
+    Places::of(lowering.work.iter().map(|work| things(program, work)), bytes)
 }
 
 /// Time that one launch took.
@@ -175,8 +188,8 @@ impl Plan {
         let forms: Vec<Prepared> =
             (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
         let places = places(&lowering);
-        let Lowering { launches, kept, planes, .. } = lowering;
-        let functions = functions(device, &launches)?;
+        let Lowering { work, kept, planes, .. } = lowering;
+        let functions = functions(device, &work)?;
         let kept = kept.iter().map(|&(bytes, zeroed)| {
             if zeroed || !device.poison {
                 return device.zeroed("memory of a step", bytes);
@@ -201,7 +214,7 @@ impl Plan {
         let mut plan = Self {
             sides: [side()?, side()?],
             step: Buffer::new(&device.context, "a step", sections.end)?,
-            launches,
+            work,
             functions,
             forms,
             places,
@@ -235,17 +248,47 @@ impl Plan {
         let base = memory.address();
         for at in 0..KEPT_STEPS {
             self.sides[at].graph = None;
-            let mut calls = Vec::with_capacity(self.launches.len());
-            for (launch, function) in self.launches.iter().zip(&self.functions) {
-                let arguments =
-                    launch.args.iter().map(|arg| self.argument(device, arg, (launch.entry, base, at)));
-                let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-                calls.push(Call::new(function.clone(), &arguments, launch.block, launch.shared)?);
+            let mut calls = Vec::with_capacity(self.work.len());
+            for (work, function) in self.work.iter().zip(&self.functions) {
+                calls.push(match (work, function) {
+                    (Work::Launch(launch), Some(function)) => {
+                        let arguments = launch
+                            .args
+                            .iter()
+                            .map(|arg| self.argument(device, arg, (launch.entry, base, at)));
+                        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+                        Bound::Call(Call::new(function.clone(), &arguments, launch.block, launch.shared)?)
+                    }
+                    (Work::Product(product), _) => self.product(device, product, base, at)?,
+                    (Work::Launch(_), None) => unreachable!("every launch has an entry point"),
+                });
             }
             self.sides[at].calls = calls;
         }
         self.generation = generation;
         Ok(())
+    }
+
+    /// A product with its addresses, and the algorithm of its shape.
+    fn product(
+        &self,
+        device: &Device,
+        product: &Product,
+        base: u64,
+        side: usize,
+    ) -> Result<Bound, CudaError> {
+        let address = |arg: &Arg| {
+            let bytes = self.argument(device, arg, ("cublaslt", base, side))?;
+            Ok::<_, CudaError>(u64::from_ne_bytes(bytes.try_into().expect("an address has eight bytes")))
+        };
+        let stride = lower::narrow(self.program.cols(product.out));
+        let shape = Shape { outputs: product.outputs, cols: product.cols, stride };
+        let operands = Operands {
+            weight: address(&Arg::Scratch(product.weight))?,
+            x: address(&Arg::Scratch(product.x))?,
+            out: address(&Arg::Act(product.out))? + u64::from(product.first) * 4,
+        };
+        Ok(Bound::Product { shape, algorithm: device.algorithm(shape)?, operands })
     }
 
     /// The bytes of an argument of `entry` on one side, with scratch memory at `base`.
@@ -334,7 +377,7 @@ impl Plan {
             if captured {
                 plan.replay(device, side, poison)
             } else {
-                plan.launch(&device.stream, poison, side, |rows| actual(step, rows), |_| Ok(()))
+                plan.launch((device, &device.stream), poison, side, |rows| actual(step, rows), |_| Ok(()))
             }
         })
     }
@@ -369,7 +412,7 @@ impl Plan {
                 Rows::Picked => self.program.picked,
             };
             let stream = &device.recorder;
-            let launch = || self.launch(stream, poison, side, capacity, |_| Ok(()));
+            let launch = || self.launch((device, stream), poison, side, capacity, |_| Ok(()));
             let graph = stream.capture(launch)?;
             self.sides[side].graph = Some(graph);
         }
@@ -383,7 +426,7 @@ impl Plan {
     /// `poison` is scratch memory that is to be NaN before.
     fn launch(
         &self,
-        stream: &Stream,
+        (device, stream): (&Device, &Stream),
         poison: Option<&Buffer>,
         side: usize,
         rows: impl Fn(Rows) -> usize,
@@ -396,14 +439,31 @@ impl Plan {
             Count::Fixed(n) => n,
             Count::Rows { of, per, times } => lower::narrow(rows(of)).div_ceil(per) * times,
         };
-        for (at, (launch, call)) in self.launches.iter().zip(&self.sides[side].calls).enumerate() {
+        for (at, (work, call)) in self.work.iter().zip(&self.sides[side].calls).enumerate() {
             mark(at)?;
-            let grid = launch.grid.map(count);
-            if !grid.contains(&0) {
-                stream.launch(call, grid, self.early && at > 0)?;
+            match (work, call) {
+                (Work::Launch(launch), Bound::Call(call)) => {
+                    let grid = launch.grid.map(count);
+                    if !grid.contains(&0) {
+                        stream.launch(call, grid, self.early && at > 0)?;
+                    }
+                }
+                (Work::Product(product), Bound::Product { shape, algorithm, operands }) => {
+                    let rows = lower::narrow(rows(self.program.spec(product.out).rows));
+                    if rows > 0 {
+                        device.library()?.multiply(
+                            stream,
+                            (*shape, algorithm),
+                            rows,
+                            *operands,
+                            1.0 / UNIT,
+                        )?;
+                    }
+                }
+                _ => unreachable!("calls are made of the work beside them"),
             }
         }
-        mark(self.launches.len())
+        mark(self.work.len())
     }
 
     /// Makes what a step leaves behind NaN before the next one.
@@ -459,11 +519,11 @@ impl Plan {
         device: &Device,
         step: &Step<'_>,
     ) -> Result<Option<Vec<Span>>, CudaError> {
-        let events = (0..=self.launches.len()).map(|_| Event::timed(&device.context));
+        let events = (0..=self.work.len()).map(|_| Event::timed(&device.context));
         let mut events = events.collect::<Result<Vec<_>, _>>()?;
         self.begin(device, step, |plan, side, poison| {
             let mark = |at: usize| device.stream.record(&mut events[at]);
-            plan.launch(&device.stream, poison, side, |rows| actual(step, rows), mark)
+            plan.launch((device, &device.stream), poison, side, |rows| actual(step, rows), mark)
         })?;
         device.stream.finish()?;
         let mut times = Vec::with_capacity(events.len());
@@ -471,9 +531,9 @@ impl Plan {
             let Some(milliseconds) = event.since(&events[0])? else { return Ok(None) };
             times.push(milliseconds * 1e6);
         }
-        let spans = self.launches.iter().zip(times.windows(2)).map(|(launch, times)| Span {
-            op: launch.op,
-            entry: launch.entry,
+        let spans = self.work.iter().zip(times.windows(2)).map(|(work, times)| Span {
+            op: work.op(),
+            entry: work.entry(),
             start_ns: times[0],
             end_ns: times[1],
         });
@@ -483,7 +543,7 @@ impl Plan {
     /// Launches of a step.
     #[must_use]
     pub fn launches(&self) -> usize {
-        self.launches.len()
+        self.work.len()
     }
 
     /// Bytes of scratch memory that a step needs; plans of a device share it.
@@ -520,21 +580,42 @@ impl Output {
 }
 
 /// The entry point of each launch.
-fn functions(device: &Device, launches: &[Launch]) -> Result<Vec<Function>, CudaError> {
-    let units: Vec<_> = launches.iter().map(|launch| launch.unit.clone()).collect();
-    let modules = device.modules(&units)?;
-    launches.iter().zip(modules).map(|(launch, module)| module.function(launch.entry)).collect()
+fn functions(device: &Device, work: &[Work]) -> Result<Vec<Option<Function>>, CudaError> {
+    let launches = || {
+        work.iter().filter_map(|work| match work {
+            Work::Launch(launch) => Some(launch),
+            Work::Product(_) => None,
+        })
+    };
+    let units: Vec<_> = launches().map(|launch| launch.unit.clone()).collect();
+    let mut modules = device.modules(&units)?.into_iter();
+    let function = |work: &Work| match work {
+        Work::Launch(launch) => modules.next().map(|module| module.function(launch.entry)).transpose(),
+        Work::Product(_) => Ok(None),
+    };
+    work.iter().map(function).collect()
 }
 
-/// What a launch names that has a place in scratch memory.
-fn things(program: &Program, launch: &Launch) -> Vec<Thing> {
-    let thing = |arg: &Arg| match *arg {
-        Arg::Act(act) if !program.outputs.contains(&act) => Some(Thing::Act(act)),
+/// What a launch or a product names that has a place in scratch memory.
+fn things(program: &Program, work: &Work) -> Vec<Thing> {
+    let act = |act: Act| (!program.outputs.contains(&act)).then_some(Thing::Act(act));
+    let scratch = |scratch: Scratch| match scratch {
+        Scratch::Op(at) => Some(Thing::Scratch(at)),
+        Scratch::Plan(_) => None,
+    };
+    let of_arg = |arg: &Arg| match *arg {
+        Arg::Act(named) => act(named),
         Arg::Prepared(act) => Some(Thing::Prepared(act)),
-        Arg::Scratch(Scratch::Op(at)) | Arg::PreparedIn(Scratch::Op(at), _) => Some(Thing::Scratch(at)),
+        Arg::Scratch(named) => scratch(named),
         _ => None,
     };
-    launch.args.iter().filter_map(thing).collect()
+    match work {
+        Work::Launch(Launch { args, .. }) => args.iter().filter_map(of_arg).collect(),
+        Work::Product(product) => {
+            let named = [scratch(product.x), scratch(product.weight), act(product.out)];
+            named.into_iter().flatten().collect()
+        }
+    }
 }
 
 /// Rows of a step.

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use gemma4_conformance::backends::{self, Covered, Device};
+use gemma4_conformance::cases::library_cases;
 use gemma4_conformance::compare::same_bits;
 use gemma4_conformance::invariance::{Subject, feed};
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
@@ -199,4 +200,45 @@ fn compiled_kernels_are_kept_and_damaged_ones_made_anew() {
     assert!(files(folder.path()) == kept, "the same code was made again");
     drop(turn);
     at.report("cache of kernels", first.len());
+}
+
+/// The device with halves in prompts, multiplied by NVIDIA's library wherever it can; none where that is missing.
+fn with_library() -> Option<Cuda> {
+    match Cuda::new(&Options { exact_prompts: false, library: Some(0), ..options() }) {
+        Ok(cuda) => Some(cuda),
+        Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
+            backends::say(format_args!("{}skipped: cublas: {error}", backends::LINE));
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn products_by_the_library_lose_no_more_than_halves_may_and_know_no_company() {
+    let Some((at, _)) = covered() else { return };
+    let turn = at.turn();
+    let Some(cuda) = with_library() else { return };
+    let (mut compared, mut share) = (0, 0.0f64);
+    for mut case in library_cases() {
+        let before = cuda.library_products();
+        let got = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert!(cuda.library_products() > before, "{}: the library did nothing", case.name);
+        let agreement = case.compare(&got).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        compared += agreement.count;
+        share = share.max(agreement.share);
+        // The same rows, each alone.
+        let rows = std::mem::take(&mut case.rows);
+        let cols = got.len() / rows.len();
+        for (row, want) in rows.iter().zip(got.chunks(cols)).step_by(37) {
+            (case.rows, case.picked) = (vec![*row], vec![0]);
+            case.settings.truncate(1);
+            (case.program.rows, case.program.picked) = (1, 1);
+            let alone = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            same_bits(want, &alone).unwrap_or_else(|error| panic!("{}, a row alone: {error}", case.name));
+            compared += cols;
+        }
+    }
+    drop(turn);
+    at.report_with("products by the library", compared, &format!("{:.1} % of the bound", 100.0 * share));
 }

@@ -116,8 +116,10 @@ pub(crate) enum Feature {
 pub(crate) enum Lossy {
     /// 16-bit floats
     F16,
-    /// 8-bit integers
+    /// 8-bit integers; wgpu alone
     Int8,
+    /// 16-bit floats, by NVIDIA's library cuBLASLt where a prompt's product is large; CUDA alone
+    Cublas,
 }
 
 /// How the cache is laid out.

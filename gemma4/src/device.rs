@@ -14,7 +14,7 @@ use gemma4_core::plan::{MemoryPlan, Target};
 use gemma4_core::reference::{Reference, ReferenceError};
 use serde::Serialize;
 
-use crate::cli::{BackendName, Global};
+use crate::cli::{BackendName, Global, Lossy};
 use crate::failure::Failure;
 
 /// What commands need of a backend beside what a step needs.
@@ -166,7 +166,8 @@ fn insist_on_cuda(_: &Global, _: Purpose) -> Result<Chosen, Failure> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda_if_it_works(global: &Global, _: Purpose) -> Result<Option<Chosen>, Failure> {
-    let asked = global.arch_limit.is_some() || global.vram_limit.is_some();
+    let asked =
+        global.arch_limit.is_some() || global.vram_limit.is_some() || global.with.contains(&Lossy::Cublas);
     if asked { Err(no_cuda()) } else { Ok(None) }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct DeviceInfo {
     pub(crate) cache: u64,
     /// Whether products of prompts are exact to `f32`; an option, not a property.
     pub(crate) exact_prompts: bool,
+    /// Values of weights from which on NVIDIA's library does products of prompts; an option too.
+    pub(crate) library: Option<usize>,
 }
 
 /// All devices, in the driver's order: the fastest first.
@@ -89,6 +91,7 @@ fn info(ordinal: i32) -> Result<DeviceInfo, CudaError> {
         shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
         exact_prompts: false,
+        library: None,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::sync::OnceLock;
 
+use cudarc::cublaslt::sys as cublaslt;
 use cudarc::driver::sys as cuda;
 use cudarc::nvrtc::sys as nvrtc;
 use libloading::Library;
@@ -141,22 +142,8 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
     if FOUND.get().is_some() {
         return Ok(());
     }
-    if !compiler_present() {
-        let driver = driver().ok().map(|(major, _)| major);
-        let (found, searched) = library::compilers(driver);
-        for path in found {
-            for companion in library::companions(&path) {
-                preload(&companion);
-            }
-            preload(&path);
-            if compiler_present() {
-                break;
-            }
-        }
-        if !compiler_present() {
-            return Err(CudaError::NoCompiler { searched, package: package(driver) });
-        }
-    }
+    locate("nvrtc", compiler_present)
+        .map_err(|(searched, driver)| CudaError::NoCompiler { searched, package: package(driver) })?;
     // SAFETY: it was there a moment ago, and its initialisers may be run at any time.
     let library = unsafe { nvrtc::culib() };
     if let Some(symbol) = COMPILER.into_iter().find(|symbol| !has(library, symbol)) {
@@ -168,6 +155,63 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
     }
     FOUND.get_or_init(|| ());
     Ok(())
+}
+
+/// Makes sure that the loader finds a library; otherwise says where it was looked for, and the driver's major version.
+fn locate(name: &str, present: fn() -> bool) -> Result<(), (String, Option<u32>)> {
+    if present() {
+        return Ok(());
+    }
+    let driver = driver().ok().map(|(major, _)| major);
+    let (found, searched) = library::files(name, driver);
+    for path in found {
+        for companion in library::companions(&path) {
+            preload(&companion);
+        }
+        preload(&path);
+        if present() {
+            return Ok(());
+        }
+    }
+    Err((searched, driver))
+}
+
+/// Functions of cuBLASLt that this crate calls.
+const LIBRARY: [&str; 13] = [
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtGetVersion",
+];
+
+/// Makes sure that every function of cuBLASLt is there.
+///
+/// # Errors
+///
+/// [`CudaError::NoLibrary`] or [`CudaError::Library`].
+pub(super) fn library() -> Result<(), CudaError> {
+    // SAFETY: opens and closes cuBLASLt, whose initialisers NVIDIA writes to be run at any time.
+    let present = || unsafe { cublaslt::is_culib_present() };
+    locate("cublasLt", present).map_err(|(searched, driver)| {
+        let package =
+            if driver.is_some_and(|major| major < 13) { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
+        CudaError::NoLibrary { searched, package }
+    })?;
+    // SAFETY: it was there a moment ago.
+    let library = unsafe { cublaslt::culib() };
+    match LIBRARY.into_iter().find(|symbol| !has(library, symbol)) {
+        Some(symbol) => Err(CudaError::Library(format!("it is too old and has no {symbol}"))),
+        None => Ok(()),
+    }
 }
 
 /// What pip calls the NVRTC for a driver.

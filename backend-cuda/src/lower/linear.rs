@@ -5,7 +5,7 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::{Arg, Count, Launch, Lowering, ONE, narrow, planes, prepare};
+use super::{Arg, Count, Launch, Lowering, ONE, library, narrow, planes, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use crate::weights::layout::{Form, Scales};
@@ -37,8 +37,8 @@ pub(super) fn units() -> Vec<Unit> {
 }
 
 /// Whether the op reads its input in the form of products.
-pub(super) fn reads_prepared(_: &Linear, _: &Lowering<'_>) -> bool {
-    true
+pub(super) fn reads_prepared(op: &Linear, cx: &Lowering<'_>) -> bool {
+    !library::takes(op, cx)
 }
 
 /// Tiles of 16 outputs.
@@ -142,6 +142,10 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    if library::takes(op, cx) {
+        library::linear(op, cx);
+        return Ok(());
+    }
     prepare::prepare("linear", op.x, cx);
     let runs = runs(cx, &op.weights);
     let split = cx.program.class == Class::Decode && planes::added_by_readers(cx, op.out);
@@ -181,7 +185,15 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
             let rows = narrow(cx.program.capacity(op.x)).div_ceil(4).next_power_of_two().min(4);
             let entry = ["linear__1", "linear__2", "linear__2", "linear__4"][rows as usize - 1];
             let grid = [Count::Fixed(shares.warps.div_ceil(WARPS)), cx.rows(op.x, 4 * rows, 1), ONE];
-            Launch { op: "linear", unit: unit(FILE, dtype), entry, args, grid, block: [32 * WARPS, 1, 1], shared: 0 }
+            Launch {
+                op: "linear",
+                unit: unit(FILE, dtype),
+                entry,
+                args,
+                grid,
+                block: [32 * WARPS, 1, 1],
+                shared: 0,
+            }
         } else {
             let groups = run.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();
             let grid = [cx.rows(op.x, TILE, 1), Count::Fixed(groups), ONE];

@@ -39,6 +39,7 @@ pub fn launches(program: &Program, exact_prompts: bool) -> Result<Vec<LaunchRepo
         shared: 99 << 10,
         cache: 6 << 20,
         exact_prompts,
+        library: None,
     };
     let program = program.ordered();
     let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
@@ -53,7 +54,11 @@ pub fn launches(program: &Program, exact_prompts: bool) -> Result<Vec<LaunchRepo
         threads: launch.block.iter().product(),
         shared: launch.shared,
     };
-    Ok(lowering.launches.into_iter().map(report).collect())
+    let launches = lowering.work.into_iter().filter_map(|work| match work {
+        super::Work::Launch(launch) => Some(launch),
+        super::Work::Product(_) => None,
+    });
+    Ok(launches.map(report).collect())
 }
 
 /// Bytes of an argument.

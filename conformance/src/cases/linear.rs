@@ -154,6 +154,15 @@ fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, 
     case.expect(out, want, allowed)
 }
 
+/// Prompts and weights of whole groups of 64 outputs and columns, a case for each block format: what a library multiplies.
+pub(super) fn whole_groups(rows: usize) -> Vec<Case> {
+    let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
+    let weights = |dtype| [(dtype, 128), (DType::Q8_0, 64), (dtype, 64)];
+    blocks
+        .map(|dtype| typed(rows, 512, Class::Prefill, &format!("groups of {dtype}"), &weights(dtype)))
+        .collect()
+}
+
 /// A gate and what it multiplies, which a backend may take at once: outputs of two weights of one type, and `glu`.
 fn gated(rows: usize, dtype: DType) -> Case {
     let (cols, outputs) = (768, 33);

@@ -28,7 +28,17 @@ pub enum Lossy {
 #[must_use]
 pub fn lossy_cases(kind: Lossy) -> Vec<Case> {
     let products = linear::cases().into_iter().filter(|case| case.program.class == Class::Prefill);
-    products
+    widened(products, kind)
+}
+
+/// Products of prompts that a library for halves takes, with the bounds of these.
+#[must_use]
+pub fn library_cases() -> Vec<Case> {
+    widened([1, 5, 130].into_iter().flat_map(linear::whole_groups), Lossy::F16)
+}
+
+fn widened(cases: impl Iterator<Item = Case>, kind: Lossy) -> Vec<Case> {
+    cases
         .map(|mut case| {
             widen(&mut case, kind);
             case

@@ -173,6 +173,11 @@ abi! {
         /// Planes of the output.
         planes: u32,
     }
+    /// `dequantise`, which is no op of its own: it makes halves of a weight for products by a library.
+    DequantiseParams {
+        /// Row of the output that the first row of the weight becomes.
+        first: u32,
+    }
     /// `prepare`, which is no op of its own: it puts activations into the form that products read.
     PrepareFormParams {
         /// Elements of a row.

@@ -40,7 +40,7 @@ fn only_wgpu(global: &Global) -> Option<&'static str> {
 
 /// Whether the user asks for what only CUDA has.
 fn only_cuda(global: &Global) -> bool {
-    global.arch_limit.is_some() || global.vram_limit.is_some()
+    global.arch_limit.is_some() || global.vram_limit.is_some() || global.with.contains(&Lossy::Cublas)
 }
 
 fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options, Failure> {
@@ -49,13 +49,19 @@ fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options,
         Some(text) => Some(text.parse().map_err(|error| Failure::usage(format!("--arch-limit: {error}")))?),
     };
     let examine = purpose == Purpose::Examine;
-    let (with, without) = (global.with.contains(&Lossy::F16), global.without.contains(&Feature::F16));
+    let library = global.with.contains(&Lossy::Cublas);
+    let with = global.with.contains(&Lossy::F16) || library;
+    let without = global.without.contains(&Feature::F16);
+    if library && without {
+        return Err(Failure::usage("--with cublas multiplies 16-bit floats, and --without f16 uses none"));
+    }
     Ok(Options {
         device,
         arch_limit,
         vram_limit: global.vram_limit,
         // What is examined is held against the bounds of f32, unless the user wants to see what halves lose.
         exact_prompts: without || examine && !with,
+        library: library.then_some(gemma4_cuda::LIBRARY_VALUES),
         poison: examine,
         progress: Some(progress()),
         ..Options::default()
@@ -144,7 +150,7 @@ impl Device for Cuda {
             backend: "cuda",
             device: report.title(),
             driver: Some(report.driver.clone()),
-            features: vec![self.compiler()],
+            features: self.features(),
         }
     }
 
@@ -177,7 +183,7 @@ impl Device for Cuda {
             own += needs.own;
         }
         let plan = MemoryPlan::new(&model.config, options, Target::Gpu, weights, shared + own)?;
-        Ok(Some(MemoryPlan { fixed: gemma4_cuda::FIXED_BYTES, ..plan }))
+        Ok(Some(MemoryPlan { fixed: self.fixed_bytes(), ..plan }))
     }
 
     fn bandwidth(&self) -> Result<Option<f64>, CudaError> {
