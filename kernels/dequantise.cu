@@ -6,7 +6,6 @@
 // Values are those of the tiles of prompts (common/tiles.cuh), rounded alike.
 
 #include "common/head.cuh"
-#include "common/launch.cuh"
 #include "common/tiles.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -14,7 +13,6 @@ extern "C" __global__ void __launch_bounds__(256)
                u16* __restrict__ out,    // [.., cols]
                DequantiseParams params) {
   using W = type::WEIGHT;
-  wait_for_inputs();
   const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const u32 tile = blockIdx.x, block = blockIdx.y * 8 + threadIdx.x / 32;
   if (4 * block >= w.chunks) return;

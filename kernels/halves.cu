@@ -7,7 +7,6 @@
 //   halves__back  grid (rows, groups of 1024 columns): the product times that power
 
 #include "common/half.cuh"
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 
 // The power of two that a row is divided by: 1 wherever halves hold the row to within 2^-23 of its largest value.
@@ -31,7 +30,6 @@ extern "C" __global__ void __launch_bounds__(256)
            u16* __restrict__ out,        // [rows, cols]
            float* __restrict__ scales,   // [rows]
            PrepareFormParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float of_warp[8];
   const u32 row = blockIdx.x;
   if (row >= (params.picked ? step->picked : step->rows)) return;
@@ -54,7 +52,6 @@ extern "C" __global__ void __launch_bounds__(256)
     halves__back(float* __restrict__ x,             // [rows, cols]
                  const float* __restrict__ scales,  // [rows]
                  PrepareFormParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   const u32 row = blockIdx.x;
   if (row >= (params.picked ? step->picked : step->rows)) return;
   const float power = scales[row];

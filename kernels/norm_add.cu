@@ -11,7 +11,6 @@
 //   norm_add__branches    y = n(dense) * dense_w + n(x) * x_w first; then as above, with the norm that follows or without
 //   norm_add__wide        as the first, rows of any width, read twice
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/row.cuh"
 
@@ -80,7 +79,6 @@ norm_add(const float* __restrict__ y,   // [planes][rows, cols]
          Prepared prepared,             // residual for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next none[1] = {};
   if (params.cols % 4 == 0) {
     row_of<true, 0>(y, w, none, residual, prepared, params, step);
@@ -98,7 +96,6 @@ norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
                    Prepared next_prepared,            // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 1>(y, w, all, residual, Prepared{}, params, step);
@@ -119,7 +116,6 @@ norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
                     Prepared other_prepared,            // other for products
                     CudaNormParams params,
                     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[3] = {{next_w, next, next_prepared}, {other_w, other, other_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 2>(y, w, all, residual, Prepared{}, params, step);
@@ -164,7 +160,6 @@ norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, c
                    Prepared next_prepared,             // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     branches_of<true>(dense, dense_w, x, x_w, w, all, residual, params, step);
@@ -180,7 +175,6 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
                Prepared prepared,             // residual for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float partial[WARP];
   const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (blockIdx.x >= (params.picked ? step->picked : step->rows)) return;

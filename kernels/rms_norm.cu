@@ -8,7 +8,6 @@
 //   gather_rows__rms_norm  of the picked rows, which are copied on the way where somebody wants them
 //   rms_norm__wide         rows of any width, read twice
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/row.cuh"
 
@@ -42,7 +41,6 @@ rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
          Prepared prepared,            // y for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  wait_for_inputs();
   if (params.cols % 4 == 0) {
     norm_row<true, false>(x, nullptr, w, nullptr, y, prepared, params, step);
   } else {
@@ -59,7 +57,6 @@ gather_rows__rms_norm(const float* __restrict__ x,          // [rows, cols]
                       Prepared prepared,                    // y for products
                       CudaNormParams params,
                       const StepState* __restrict__ step) {
-  wait_for_inputs();
   if (params.cols % 4 == 0) {
     norm_row<true, true>(x, picked, w, gathered, y, prepared, params, step);
   } else {
@@ -74,7 +71,6 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
                Prepared prepared,            // y for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (row >= (params.picked ? step->picked : step->rows)) return;

@@ -54,8 +54,6 @@ pub struct Plan {
     /// Contents of `step`, kept to be filled anew.
     bytes: Vec<u8>,
     samples: bool,
-    /// Whether a launch may start before the one before it is done.
-    early: bool,
     next: u64,
 }
 
@@ -227,7 +225,6 @@ impl Plan {
             sections,
             bytes: Vec::new(),
             samples,
-            early: device.compiler.early(),
             next: 0,
             program,
         };
@@ -445,7 +442,7 @@ impl Plan {
                 (Work::Launch(launch), Bound::Call(call)) => {
                     let grid = launch.grid.map(count);
                     if !grid.contains(&0) {
-                        stream.launch(call, grid, self.early && at > 0)?;
+                        stream.launch(call, grid)?;
                     }
                 }
                 (Work::Product(product), Bound::Product { shape, algorithm, operands }) => {

@@ -36,7 +36,7 @@ const DRIVER: [&str; 41] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernelEx",
+    "cuLaunchKernel",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
@@ -245,4 +245,48 @@ fn preload(_: &std::path::Path) {}
 fn has(library: &Library, symbol: &str) -> bool {
     // SAFETY: the address is compared with nothing and never called.
     unsafe { library.get::<*const ()>(symbol) }.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Functions of these libraries that the sources call.
+    fn called(start: &str) -> BTreeSet<String> {
+        let sources = [
+            include_str!("context.rs"),
+            include_str!("cublaslt.rs"),
+            include_str!("graph.rs"),
+            include_str!("memory.rs"),
+            include_str!("module.rs"),
+            include_str!("nvrtc.rs"),
+            include_str!("stream.rs"),
+        ];
+        let start = format!("sys::{start}");
+        let mut names = BTreeSet::new();
+        for rest in sources.iter().flat_map(|source| source.split(&start).skip(1)) {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            // A function, not a type.
+            if !rest[..end].ends_with("_t") && rest.starts_with(|c: char| c.is_ascii_uppercase()) {
+                names.insert(format!("{}{}", &start[5..], &rest[..end]));
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn every_function_that_is_called_was_looked_for() {
+        // Looked for where they are called, as older drivers lack them.
+        let optional = ["cuEventElapsedTime_v2", "cuFuncGetParamInfo"];
+        for name in called("cu").iter().filter(|name| !name.starts_with("cublas")) {
+            assert!(DRIVER.contains(&name.as_str()) || optional.contains(&name.as_str()), "{name}");
+        }
+        let nvrtc = called("nvrtc");
+        assert!(nvrtc.iter().all(|name| COMPILER.contains(&name.as_str())), "{nvrtc:?}");
+        let library = called("cublasLt");
+        assert!(library.iter().all(|name| LIBRARY.contains(&name.as_str())), "{library:?}");
+        assert!(called("cu").len() > 30 && nvrtc.len() > 8 && library.len() > 10);
+    }
 }
