@@ -18,11 +18,11 @@ add(float* __restrict__ x,        // [rows, cols], in place
   y += size_t(blockIdx.y) * cols;
   if (cols % 4 == 0) {
     if (c >= cols) return;
-    float4 a = *reinterpret_cast<const float4*>(x + c);
-    const float4 b = *reinterpret_cast<const float4*>(y + c);
+    float4 a = __ldcg(reinterpret_cast<const float4*>(x + c));
+    const float4 b = __ldcg(reinterpret_cast<const float4*>(y + c));
     a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
     *reinterpret_cast<float4*>(x + c) = a;
   } else {
-    for (unsigned i = c; i < min(c + 4, cols); i++) x[i] += y[i];
+    for (unsigned i = c; i < min(c + 4, cols); i++) x[i] = __ldcg(x + i) + __ldcg(y + i);
   }
 }

@@ -13,7 +13,7 @@
 
 static __device__ __forceinline__ unsigned token_of(const RowInfo& info, const unsigned* sampled, unsigned vocab) {
   // Of a padding row anything may be here.
-  const unsigned token = info.flags & 1u ? sampled[info.slot % SLOTS] : info.token;
+  const unsigned token = info.flags & 1u ? __ldcg(sampled + info.slot % SLOTS) : info.token;
   return min(token, vocab - 1);
 }
 
@@ -56,9 +56,10 @@ embed__rms_norm(const WeightView table,                // [vocab, cols]
                 Prepared next_prepared,                // next for products
                 CudaEmbedParams params,
                 const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), cols = params.cols;
+  prefetch_weight(w, column_of(block), cols);
+  wait_for_inputs();
   if (row >= step->rows) return;
   const unsigned token = token_of(rows[row], sampled, params.vocab);
   float v[EACH], factor[EACH];

@@ -18,8 +18,8 @@ gather_rows(const float* __restrict__ x,          // [rows, cols]
   x += size_t(picked[blockIdx.y]) * cols;
   out += size_t(blockIdx.y) * cols;
   if (cols % 4 == 0) {
-    if (c < cols) *reinterpret_cast<float4*>(out + c) = *reinterpret_cast<const float4*>(x + c);
+    if (c < cols) *reinterpret_cast<float4*>(out + c) = __ldcg(reinterpret_cast<const float4*>(x + c));
   } else {
-    for (unsigned i = c; i < min(c + 4, cols); i++) out[i] = x[i];
+    for (unsigned i = c; i < min(c + 4, cols); i++) out[i] = __ldcg(x + i);
   }
 }

@@ -17,8 +17,11 @@ static __device__ __forceinline__ void glu_block(const float* __restrict__ gate,
   gate += size_t(row) * params.gate_cols + params.gate_start;
   up += size_t(row) * params.up_cols + params.up_start;
   float g[EACH], u[EACH];
-  load_planes<QUADS>(g, gate, params.gate_planes, params.gate_stride, c, cols);
-  load_planes<QUADS>(u, up, params.up_planes, params.up_stride, c, cols);
+  Planes<QUADS, GLU_PLANES> gates, ups;
+  gates.fetch(gate, params.gate_planes, params.gate_stride, c, cols);
+  ups.fetch(up, params.up_planes, params.up_stride, c, cols);
+  gates.sum(g, gate, params.gate_planes, params.gate_stride, c, cols);
+  ups.sum(u, up, params.up_planes, params.up_stride, c, cols);
 #pragma unroll
   for (unsigned i = 0; i < EACH; i++) g[i] = gelu_tanh(g[i]) * u[i];
   // Padding rows are read like others and not written; so are blocks past the end of the row.

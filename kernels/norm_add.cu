@@ -8,7 +8,8 @@
 //   norm_add              as above
 //   norm_add__rms_norm    and the norm of the new residual
 //   norm_add__two_norms   and its norms with two weights
-//   norm_add__branches    y = n(dense) * dense_w + n(x) * x_w first; then as above, with the norm that follows or without
+//   norm_add__branches    y = n(dense) * dense_w + n(x) * x_w first; then as above, with the norm that follows or without.
+//                         At most BRANCH_WARPS warps, so that planes of both find registers
 //   norm_add__wide        as the first, rows of any width, read twice
 
 #include "common/launch.cuh"
@@ -57,16 +58,21 @@ static __device__ __forceinline__ void finish_row(const float (&y)[EACH], const 
 }
 
 template <bool QUADS, int NEXT>
-static __device__ __forceinline__ void row_of(const float* __restrict__ y, const float* __restrict__ w,
-                                              const Next (&next)[NEXT + 1], float* __restrict__ residual,
-                                              const Prepared& prepared, const CudaNormParams& params,
+static __device__ __forceinline__ void row_of(const float* y, const float* __restrict__ w, const Next (&next)[NEXT + 1],
+                                              float* residual, const Prepared& prepared, const CudaNormParams& params,
                                               const StepState* __restrict__ step) {
-  // All that the row needs is in flight before its first sum.
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
+  prefetch_weight(w, c, cols);
+#pragma unroll
+  for (int n = 0; n < NEXT; n++) prefetch_weight(next[n].w, c, cols);
+  wait_for_inputs();
   float branch[EACH], factor[EACH], old[EACH], next_w[NEXT + 1][EACH];
-  load_planes<QUADS>(branch, y + start, params.planes, params.plane_stride, c, cols);
+  Planes<QUADS, ROW_PLANES> planes;
+  planes.fetch(y + start, params.planes, params.plane_stride, c, cols);
   load<QUADS>(old, residual + start, c, cols);
+  planes.sum(branch, y + start, params.planes, params.plane_stride, c, cols);
+  // In flight while the row is summed up: registers for these are free only now.
   load<QUADS>(factor, w, c, cols);
 #pragma unroll
   for (int n = 0; n < NEXT; n++) load<QUADS>(next_w[n], next[n].w, c, cols);
@@ -80,7 +86,6 @@ norm_add(const float* __restrict__ y,   // [planes][rows, cols]
          Prepared prepared,             // residual for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next none[1] = {};
   if (params.cols % 4 == 0) {
     row_of<true, 0>(y, w, none, residual, prepared, params, step);
@@ -98,7 +103,6 @@ norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
                    Prepared next_prepared,            // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 1>(y, w, all, residual, Prepared{}, params, step);
@@ -119,7 +123,6 @@ norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
                     Prepared other_prepared,            // other for products
                     CudaNormParams params,
                     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[3] = {{next_w, next, next_prepared}, {other_w, other, other_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 2>(y, w, all, residual, Prepared{}, params, step);
@@ -129,20 +132,27 @@ norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
 }
 
 template <bool QUADS>
-static __device__ __forceinline__ void branches_of(const float* __restrict__ dense, const float* __restrict__ dense_w,
-                                                   const float* __restrict__ x, const float* __restrict__ x_w,
-                                                   const float* __restrict__ w, const Next (&next)[2],
-                                                   float* __restrict__ residual, const CudaNormParams& params,
+static __device__ __forceinline__ void branches_of(const float* dense, const float* __restrict__ dense_w, const float* x,
+                                                   const float* __restrict__ x_w, const float* __restrict__ w,
+                                                   const Next (&next)[2], float* residual, const CudaNormParams& params,
                                                    const StepState* __restrict__ step) {
   __shared__ float2 partial[WARP];
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
+  prefetch_weight(dense_w, c, cols);
+  prefetch_weight(x_w, c, cols);
+  prefetch_weight(w, c, cols);
+  if (next[0].w) prefetch_weight(next[0].w, c, cols);
+  wait_for_inputs();
   float a[EACH], b[EACH], a_w[EACH], b_w[EACH], factor[EACH], old[EACH], next_w[2][EACH];
-  load_planes<QUADS>(b, x + start, params.planes, params.plane_stride, c, cols);
-  load_planes<QUADS>(a, dense + start, params.other_planes, params.other_stride, c, cols);
+  Planes<QUADS, BRANCH_PLANES> a_planes, b_planes;
+  b_planes.fetch(x + start, params.planes, params.plane_stride, c, cols);
+  a_planes.fetch(dense + start, params.other_planes, params.other_stride, c, cols);
+  load<QUADS>(old, residual + start, c, cols);
+  b_planes.sum(b, x + start, params.planes, params.plane_stride, c, cols);
+  a_planes.sum(a, dense + start, params.other_planes, params.other_stride, c, cols);
   load<QUADS>(a_w, dense_w, c, cols);
   load<QUADS>(b_w, x_w, c, cols);
-  load<QUADS>(old, residual + start, c, cols);
   load<QUADS>(factor, w, c, cols);
   if (next[0].w) load<QUADS>(next_w[0], next[0].w, c, cols);
   const float2 squares = block_sums(make_float2(sum_of_squares(a), sum_of_squares(b)), partial);
@@ -152,7 +162,7 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
   finish_row<QUADS, 1>(a, factor, old, next_w, next, residual, Prepared{}, params, step);
 }
 
-extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
+extern "C" __global__ void __launch_bounds__(BRANCH_WARPS * WARP, 1)
 norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, cols]
                    const float* __restrict__ dense_w,  // [cols]
                    const float* __restrict__ x,        // [planes][rows, cols]
@@ -164,7 +174,6 @@ norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, c
                    Prepared next_prepared,             // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     branches_of<true>(dense, dense_w, x, x_w, w, all, residual, params, step);
@@ -188,12 +197,12 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
   float v[EACH], factor[EACH], old[EACH];
   float squares = 0.f;
   for (unsigned block = warp_id(); block < blocks; block += blockDim.x / WARP) {
-    load_planes<false>(v, y + start, params.planes, params.plane_stride, column_of(block), params.cols);
+    load_planes<false, 1>(v, y + start, params.planes, params.plane_stride, column_of(block), params.cols);
     squares += sum_of_squares(v);
   }
   const float norm = inverse_rms(block_sum(squares, partial), params.cols, params.eps);
   for (unsigned block = warp_id(); block < blocks; block += blockDim.x / WARP) {
-    load_planes<false>(v, y + start, params.planes, params.plane_stride, column_of(block), params.cols);
+    load_planes<false, 1>(v, y + start, params.planes, params.plane_stride, column_of(block), params.cols);
     load<false>(factor, w, column_of(block), params.cols);
     load<false>(old, residual + start, column_of(block), params.cols);
 #pragma unroll

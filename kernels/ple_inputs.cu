@@ -101,7 +101,7 @@ ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
   const unsigned row = blockIdx.y, layer = blockIdx.x * PLE_WARPS + warp_id();
   if (row >= step->rows || layer * params.ple >= params.cols) return;
   const RowInfo info = rows[row];
-  const unsigned token = min(info.flags & 1u ? sampled[info.slot] : info.token, params.vocab - 1);
+  const unsigned token = min(info.flags & 1u ? __ldcg(sampled + info.slot) : info.token, params.vocab - 1);
   context += size_t(row) * params.cols;
   out += size_t(row) * params.cols;
   if (params.ple % 4 == 0) {

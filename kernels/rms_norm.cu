@@ -19,12 +19,14 @@ static __device__ __forceinline__ void norm_row(const float* __restrict__ x, con
                                                 const CudaNormParams& params, const StepState* __restrict__ step) {
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), c = column_of(block);
+  prefetch_weight(w, c, params.cols);
+  wait_for_inputs();
   const unsigned rows = params.picked ? step->picked : step->rows;
   // Padding rows are read like others and not written: nothing waits for the number of rows.
   unsigned source = row;
   if constexpr (PICKED) source = row < rows ? picked[row] : 0u;
   float v[EACH], factor[EACH], out[EACH];
-  load_planes<QUADS>(v, x + size_t(source) * params.cols, params.planes, params.plane_stride, c, params.cols);
+  load_planes<QUADS, 4>(v, x + size_t(source) * params.cols, params.planes, params.plane_stride, c, params.cols);
   load<QUADS>(factor, w, c, params.cols);
   const float scale = inverse_rms(block_sum(sum_of_squares(v), partial), params.cols, params.eps);
   if (row >= rows) return;
@@ -42,7 +44,6 @@ rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
          Prepared prepared,            // y for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  wait_for_inputs();
   if (params.cols % 4 == 0) {
     norm_row<true, false>(x, nullptr, w, nullptr, y, prepared, params, step);
   } else {
@@ -59,7 +60,6 @@ gather_rows__rms_norm(const float* __restrict__ x,          // [rows, cols]
                       Prepared prepared,                    // y for products
                       CudaNormParams params,
                       const StepState* __restrict__ step) {
-  wait_for_inputs();
   if (params.cols % 4 == 0) {
     norm_row<true, true>(x, picked, w, gathered, y, prepared, params, step);
   } else {
@@ -82,12 +82,12 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
   float v[EACH], factor[EACH];
   float squares = 0.f;
   for (unsigned block = warp_id(); block < blocks; block += blockDim.x / WARP) {
-    load_planes<false>(v, x, params.planes, params.plane_stride, column_of(block), params.cols);
+    load_planes<false, 1>(v, x, params.planes, params.plane_stride, column_of(block), params.cols);
     squares += sum_of_squares(v);
   }
   const float scale = inverse_rms(block_sum(squares, partial), params.cols, params.eps);
   for (unsigned block = warp_id(); block < blocks; block += blockDim.x / WARP) {
-    load_planes<false>(v, x, params.planes, params.plane_stride, column_of(block), params.cols);
+    load_planes<false, 1>(v, x, params.planes, params.plane_stride, column_of(block), params.cols);
     load<false>(factor, w, column_of(block), params.cols);
     scale_by(v, v, scale, factor);
     put<false>(v, y, prepared, row, block, params.cols);

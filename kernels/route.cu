@@ -15,11 +15,11 @@
 constexpr unsigned ROUTE_WARPS = ROUTE_THREADS / WARP;
 static_assert(ROUTE_ROWS == ROUTE_WARPS, "a warp for each row of a block");
 
-// Columns c to c + 3 of a row in memory, zeros past its end.
-static __device__ __forceinline__ float4 four(const float* __restrict__ row, unsigned c, unsigned cols) {
-  if (cols % 4 == 0) return c < cols ? *reinterpret_cast<const float4*>(row + c) : make_float4(0.f, 0.f, 0.f, 0.f);
-  return make_float4(c < cols ? row[c] : 0.f, c + 1 < cols ? row[c + 1] : 0.f, c + 2 < cols ? row[c + 2] : 0.f,
-                     c + 3 < cols ? row[c + 3] : 0.f);
+// Columns c to c + 3 of a row in memory, zeros past its end, from the second cache: earlier kernels may have written it.
+static __device__ __forceinline__ float4 four(const float* row, unsigned c, unsigned cols) {
+  if (cols % 4 == 0) return c < cols ? __ldcg(reinterpret_cast<const float4*>(row + c)) : make_float4(0.f, 0.f, 0.f, 0.f);
+  return make_float4(c < cols ? __ldcg(row + c) : 0.f, c + 1 < cols ? __ldcg(row + c + 1) : 0.f,
+                     c + 2 < cols ? __ldcg(row + c + 2) : 0.f, c + 3 < cols ? __ldcg(row + c + 3) : 0.f);
 }
 
 // The same of the matrix, which is `[experts, cols]`.
@@ -129,20 +129,28 @@ route(const float* __restrict__ x,             // [rows, cols]
       float* __restrict__ shares,              // [rows, top_k]
       CudaRouteParams params,
       const StepState* __restrict__ step) {
-  wait_for_inputs();
   // Quads of a thread that are in flight at once.
   constexpr unsigned QUADS = 3;
   __shared__ float2 partial[ROUTE_ROWS][ROUTE_WARPS];
   const unsigned first = blockIdx.y * ROUTE_ROWS, expert = blockIdx.x, cols = params.cols;
-  const unsigned all = params.picked ? step->picked : step->rows;
-  float squares[ROUTE_ROWS] = {}, products[ROUTE_ROWS] = {};
-  for (unsigned start = 4 * threadIdx.x; start < cols; start += 4 * QUADS * ROUTE_THREADS) {
-    float4 factors[QUADS];
+  float4 weights[QUADS], scales[QUADS];
+  const auto fetch = [&](unsigned start) {
 #pragma unroll
     for (unsigned q = 0; q < QUADS; q++) {
       const unsigned c = start + 4 * q * ROUTE_THREADS;
-      factors[q] = times(four_weights(proj, expert, c), four(scale, c, cols));
+      weights[q] = four_weights(proj, expert, c), scales[q] = four(scale, c, cols);
     }
+  };
+  // The matrix comes from memory, and does not wait for the kernels before this one.
+  fetch(4 * threadIdx.x);
+  wait_for_inputs();
+  const unsigned all = params.picked ? step->picked : step->rows;
+  float squares[ROUTE_ROWS] = {}, products[ROUTE_ROWS] = {};
+  for (unsigned start = 4 * threadIdx.x; start < cols; start += 4 * QUADS * ROUTE_THREADS) {
+    if (start != 4 * threadIdx.x) fetch(start);
+    float4 factors[QUADS];
+#pragma unroll
+    for (unsigned q = 0; q < QUADS; q++) factors[q] = times(weights[q], scales[q]);
 #pragma unroll
     for (unsigned r = 0; r < ROUTE_ROWS; r++) {
       // The first row is read in any case: it does not wait for the number of rows.

@@ -86,10 +86,10 @@ static __device__ __forceinline__ Best best_of_slice(float* logits, const unsign
   logits += size_t(blockIdx.y) * vocab + first;
   float v[4] = {NOTHING, NOTHING, NOTHING, NOTHING};
   if (whole) {
-    const float4 quad = *reinterpret_cast<const float4*>(logits);
+    const float4 quad = __ldcg(reinterpret_cast<const float4*>(logits));
     v[0] = quad.x, v[1] = quad.y, v[2] = quad.z, v[3] = quad.w;
   } else {
-    for (unsigned i = 0; i < 4; i++) if (first + i < vocab) v[i] = logits[i];
+    for (unsigned i = 0; i < 4; i++) if (first + i < vocab) v[i] = __ldcg(logits + i);
   }
   if (params.cap > 0.f) {
 #pragma unroll

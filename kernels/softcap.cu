@@ -18,11 +18,11 @@ softcap(float* __restrict__ x,  // [rows, cols], in place
   x += size_t(blockIdx.y) * cols;
   if (cols % 4 == 0) {
     if (c >= cols) return;
-    float4 v = *reinterpret_cast<const float4*>(x + c);
+    float4 v = __ldcg(reinterpret_cast<const float4*>(x + c));
     v.x = softcap_of(v.x, params.cap), v.y = softcap_of(v.y, params.cap);
     v.z = softcap_of(v.z, params.cap), v.w = softcap_of(v.w, params.cap);
     *reinterpret_cast<float4*>(x + c) = v;
   } else {
-    for (unsigned i = c; i < min(c + 4, cols); i++) x[i] = softcap_of(x[i], params.cap);
+    for (unsigned i = c; i < min(c + 4, cols); i++) x[i] = softcap_of(__ldcg(x + i), params.cap);
   }
 }

@@ -13,34 +13,68 @@ constexpr unsigned EACH = 8u;
 // First column of this lane in a block.
 static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * PREPARED_BLOCK + lane_id() * EACH; }
 
-// Columns c to c + 7 of a row of `cols`.
+// Columns c to c + 7 of a row of `cols`, or of a weight. From the second cache: earlier kernels may have written a row while
+// this one waited; and such loads stay in front of barriers, where they were put, so that a block waits for all it needs once.
 template <bool QUADS>
-static __device__ __forceinline__ void load(float (&v)[EACH], const float* __restrict__ row, unsigned c, unsigned cols) {
+static __device__ __forceinline__ void load(float (&v)[EACH], const float* row, unsigned c, unsigned cols) {
   if constexpr (QUADS) {
 #pragma unroll
     for (unsigned i = 0; i < EACH; i += 4) {
       float4 quad = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (c + i < cols) quad = *reinterpret_cast<const float4*>(row + c + i);
+      if (c + i < cols) quad = __ldcg(reinterpret_cast<const float4*>(row + c + i));
       v[i] = quad.x, v[i + 1] = quad.y, v[i + 2] = quad.z, v[i + 3] = quad.w;
     }
   } else {
 #pragma unroll
-    for (unsigned i = 0; i < EACH; i++) v[i] = c + i < cols ? row[c + i] : 0.f;
+    for (unsigned i = 0; i < EACH; i++) v[i] = c + i < cols ? __ldcg(row + c + i) : 0.f;
   }
 }
 
-// The sum of `planes`, `stride` elements from one to the next, in their order.
-template <bool QUADS>
-static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* __restrict__ row, unsigned planes,
-                                                   unsigned stride, unsigned c, unsigned cols) {
-  load<QUADS>(v, row, c, cols);
-#pragma unroll 4
-  for (unsigned plane = 1; plane < planes; plane++) {
-    float more[EACH];
-    load<QUADS>(more, row + size_t(plane) * stride, c, cols);
+// Has a weight brought to the second cache. The weights of a model push it out of there from one step to the next, and
+// memory takes longer than the kernel before this one may still be at work: so this comes before `wait_for_inputs`.
+static __device__ __forceinline__ void prefetch_weight(const float* w, unsigned c, unsigned cols) {
+  if (c < cols) asm volatile("prefetch.global.L2 [%0];" ::"l"(w + c));
+}
+
+// A row that is a sum of planes, `stride` elements from one to the next. `AT_ONCE` of them are in flight together, where rows
+// are those of a model.
+template <bool QUADS, unsigned AT_ONCE>
+struct Planes {
+  static constexpr unsigned MOST = QUADS ? AT_ONCE : 1;
+  float part[MOST][EACH];
+
+  __device__ __forceinline__ void fetch(const float* row, unsigned planes, unsigned stride, unsigned c, unsigned cols) {
 #pragma unroll
-    for (unsigned i = 0; i < EACH; i++) v[i] += more[i];
+    for (unsigned plane = 0; plane < MOST; plane++) {
+      load<QUADS>(part[plane], row + size_t(plane) * stride, c, plane < planes ? cols : 0u);
+    }
   }
+
+  // The sum in the order of the planes.
+  __device__ __forceinline__ void sum(float (&v)[EACH], const float* row, unsigned planes, unsigned stride, unsigned c,
+                                      unsigned cols) const {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i++) {
+      v[i] = part[0][i];
+#pragma unroll
+      for (unsigned plane = 1; plane < MOST; plane++) v[i] += part[plane][i];
+    }
+#pragma unroll 1
+    for (unsigned plane = MOST; plane < planes; plane++) {
+      float more[EACH];
+      load<QUADS>(more, row + size_t(plane) * stride, c, cols);
+#pragma unroll
+      for (unsigned i = 0; i < EACH; i++) v[i] += more[i];
+    }
+  }
+};
+
+template <bool QUADS, unsigned AT_ONCE>
+static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* row, unsigned planes, unsigned stride,
+                                                   unsigned c, unsigned cols) {
+  Planes<QUADS, AT_ONCE> all;
+  all.fetch(row, planes, stride, c, cols);
+  all.sum(v, row, planes, stride, c, cols);
 }
 
 template <bool QUADS>

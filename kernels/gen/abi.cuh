@@ -96,11 +96,23 @@ constexpr unsigned int PREPARED_BLOCK = 256u;
 // Most warps of a block that keeps a row in registers, each with `PREPARED_BLOCK` columns of it.
 constexpr unsigned int ROW_WARPS = 22u;
 
+// Planes of a row that such a block reads at once; more come one after another.
+constexpr unsigned int ROW_PLANES = 6u;
+
+// Most warps of a block that keeps rows of two branches in registers.
+constexpr unsigned int BRANCH_WARPS = 12u;
+
+// Planes of each branch that it reads at once.
+constexpr unsigned int BRANCH_PLANES = 8u;
+
 // Threads of a block that goes over a wider row twice.
 constexpr unsigned int ROW_WIDE_THREADS = 512u;
 
 // Warps of a block of `glu`.
 constexpr unsigned int GLU_WARPS = 4u;
+
+// Planes of each operand that `glu` reads at once.
+constexpr unsigned int GLU_PLANES = 4u;
 
 // Threads of a block of `add`, `softcap` and `gather_rows`, each with four columns.
 constexpr unsigned int ELEMENT_THREADS = 256u;

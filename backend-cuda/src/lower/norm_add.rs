@@ -1,6 +1,6 @@
 //! `norm_add`, and the norms around it: a block for each row.
 
-use gemma4_core::abi::CudaNormParams;
+use gemma4_core::abi::{BRANCH_WARPS, CudaNormParams, PREPARED_BLOCK};
 use gemma4_core::ops::Op;
 use gemma4_core::ops::add::Add;
 use gemma4_core::ops::norm_add::NormAdd;
@@ -109,7 +109,8 @@ impl<'a> Branches<'a> {
             cx.program.ops.iter().filter(|op| op.reads().contains(&act) || op.writes().contains(&act)).count()
         };
         let eps = add.eps.to_bits();
-        fuses(add, next.as_slice(), cx)
+        cx.cols(add.y) <= BRANCH_WARPS * PREPARED_BLOCK
+            && fuses(add, next.as_slice(), cx)
             && (outs == [sum.x, sum.y] || outs == [sum.y, sum.x])
             && add.y == sum.x
             && [a.eps.to_bits(), b.eps.to_bits()] == [eps, eps]

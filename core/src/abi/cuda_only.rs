@@ -12,10 +12,18 @@ consts! {
     PREPARED_BLOCK: u32 = 256;
     /// Most warps of a block that keeps a row in registers, each with `PREPARED_BLOCK` columns of it.
     ROW_WARPS: u32 = 22;
+    /// Planes of a row that such a block reads at once; more come one after another.
+    ROW_PLANES: u32 = 6;
+    /// Most warps of a block that keeps rows of two branches in registers.
+    BRANCH_WARPS: u32 = 12;
+    /// Planes of each branch that it reads at once.
+    BRANCH_PLANES: u32 = 8;
     /// Threads of a block that goes over a wider row twice.
     ROW_WIDE_THREADS: u32 = 512;
     /// Warps of a block of `glu`.
     GLU_WARPS: u32 = 4;
+    /// Planes of each operand that `glu` reads at once.
+    GLU_PLANES: u32 = 4;
     /// Threads of a block of `add`, `softcap` and `gather_rows`, each with four columns.
     ELEMENT_THREADS: u32 = 256;
     /// Threads of a block of `sample`, each with four tokens.
