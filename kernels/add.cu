@@ -3,7 +3,6 @@
 // Spec    core/src/ops/add.rs
 // Launch  x: blocks of ELEMENT_THREADS threads, 4 columns each; y: rows
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -11,7 +10,6 @@ add(float* __restrict__ x,        // [rows, cols], in place
     const float* __restrict__ y,  // [rows, cols]
     CudaElementParams params,
     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= (params.picked ? step->picked : step->rows)) return;
   x += size_t(blockIdx.y) * cols;

@@ -11,7 +11,6 @@
 // parts adds their records up, the last of those blocks the sums, both upwards. Counters turn back to 0 by themselves.
 
 #define EXACT 1
-#include "common/launch.cuh"
 #include "common/attend.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
@@ -167,14 +166,12 @@ __device__ __forceinline__ void split(
       const u32 *__restrict__ tables, CudaAttentionParams params, const StepState *__restrict__ step
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(ARGUMENTS) {
-  wait_for_inputs();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   split<1, ONE_STAGES>(q, cache, Output{out, prepared, params.heads}, records, arrived, rows, params, blockIdx.z, 1);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(ARGUMENTS) {
-  wait_for_inputs();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};

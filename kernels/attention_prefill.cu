@@ -8,7 +8,6 @@
 // A block takes the query heads of a key head for a tile of rows, and goes through the keys once for each sequence among
 // the rows. common/attend_logits.cuh says why a row's bits do not depend on the others, nor on how a prompt is cut.
 
-#include "common/launch.cuh"
 #include "common/attend.cuh"
 
 template <u32 TILES, u32 STAGES>
@@ -55,7 +54,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<EXACT ? MANY_TILES : 4, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
@@ -65,7 +63,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<8, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }

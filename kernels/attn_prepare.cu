@@ -7,7 +7,6 @@
 //
 // Differs from the spec in f32 arithmetic; stored bytes follow from the f32 values exactly.
 
-#include "common/launch.cuh"
 #include "common/kv_write.cuh"
 
 constexpr u32 HEADS_EACH = 4;
@@ -31,7 +30,6 @@ extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH) attn_prepare(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
     const u32* __restrict__ tables, CudaPrepareParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float shared[HEADS_EACH][128 * GROUPS];
   const u32 lane = threadIdx.x % 32, row = blockIdx.x, dim = params.dim;
   const u32 head = blockIdx.y * HEADS_EACH + threadIdx.x / 32;

@@ -4,14 +4,12 @@
 //
 // No op: the host times it (backend-cuda/src/bandwidth.rs). Every thread reads 16 bytes at a time, eight loads in flight.
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(512)
 bandwidth(const uint4* __restrict__ memory,  // [quads]
           unsigned* __restrict__ sink,       // [1], written only if all that was read is one certain number
           BandwidthParams params) {
-  wait_for_inputs();
   const unsigned stride = gridDim.x * 512u;
   unsigned sum = 0u;
   unsigned at = blockIdx.x * 512u + threadIdx.x;

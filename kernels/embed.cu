@@ -7,7 +7,6 @@
 //   embed             as above
 //   embed__rms_norm   and its norm, for rows that fit the registers of a block
 
-#include "common/launch.cuh"
 #include "common/row.cuh"
 #include "common/weight_at.cuh"
 
@@ -31,7 +30,6 @@ embed(const WeightView table,                // [vocab, cols]
       Prepared prepared,                     // out for products
       CudaEmbedParams params,
       const StepState* __restrict__ step) {
-  wait_for_inputs();
   const unsigned row = blockIdx.x, cols = params.cols;
   if (row >= step->rows) return;
   const unsigned token = token_of(rows[row], sampled, params.vocab);

@@ -3,7 +3,6 @@
 // Spec    core/src/ops/gather_rows.rs
 // Launch  x: blocks of ELEMENT_THREADS threads, 4 columns each; y: picked rows
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -12,7 +11,6 @@ gather_rows(const float* __restrict__ x,          // [rows, cols]
             float* __restrict__ out,              // [picked, cols]
             CudaElementParams params,
             const StepState* __restrict__ step) {
-  wait_for_inputs();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= step->picked) return;
   x += size_t(picked[blockIdx.y]) * cols;

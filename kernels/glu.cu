@@ -4,7 +4,6 @@
 // Launch  x: blocks of GLU_WARPS warps, 256 columns each; y: rows
 // Differs from the spec in f32 arithmetic: see common/activation.cuh.
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
 #include "common/row.cuh"
@@ -36,7 +35,6 @@ glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gat
     Prepared prepared,               // out for products
     CudaGluParams params,
     const StepState* __restrict__ step) {
-  wait_for_inputs();
   const unsigned widths = params.cols | params.gate_cols | params.gate_start | params.up_cols | params.up_start;
   if (widths % 4 == 0) {
     glu_block<true>(gate, up, out, prepared, params, step);

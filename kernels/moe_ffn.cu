@@ -9,7 +9,6 @@
 // share a tile changes nothing of them. Rank k of a row is plane k of the output, multiplied with its share: the reader
 // adds planes up in order. Differs from the spec as `linear` does.
 
-#include "common/launch.cuh"
 #include "common/activation.cuh"
 #include "common/product.cuh"
 
@@ -28,7 +27,6 @@ extern "C" __global__ void __launch_bounds__(1024)
                    u32* __restrict__ order,          // [pairs]
                    PairTile* __restrict__ tiles,     // [params.tiles], filled up with empty ones
                    CudaMoeParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ u32 counts[ROUTE_EXPERTS], starts[ROUTE_EXPERTS], first_tile[ROUTE_EXPERTS], all_tiles;
   const u32 pairs = (params.picked ? step->picked : step->rows) * params.top_k;
   for (u32 e = threadIdx.x; e < params.experts; e += 1024) counts[e] = 0;
@@ -91,7 +89,6 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                 const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
                 CudaMoeParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   out += size_t(blockIdx.y) * params.pairs * (2 * params.ffn);
@@ -103,7 +100,6 @@ extern "C" __global__ void __launch_bounds__(256)
     moe_ffn__act(const float* __restrict__ both,  // [splits][pairs, 2 ffn]
                  Prepared out,                    // [pairs, ffn]
                  CudaMoeParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float of_warp[8];
   const u32 pair = blockIdx.x, warp = threadIdx.x / 32;
   if (pair >= (params.picked ? step->picked : step->rows) * params.top_k) return;
@@ -142,7 +138,6 @@ extern "C" __global__ void __launch_bounds__(128, 4)
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]
                   CudaMoeParams params, const StepState* __restrict__ step) {
-  wait_for_inputs();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {

@@ -4,7 +4,6 @@
 // Launch  moe_ffn__up_tiles, moe_ffn__down_tiles: grid (tiles of pairs, groups of 128 outputs), block (256), TileMemory
 // Differs from the spec as linear_tiles.cu does.
 
-#include "common/launch.cuh"
 #include "common/tiles.cuh"
 
 struct Stack {
@@ -54,7 +53,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     moe_ffn__up_tiles(Prepared x, Stack stack, const u32* __restrict__ order, const PairTile* __restrict__ tiles,
                       float* __restrict__ out,  // [pairs, 2 ffn]
                       CudaMoeParams params) {
-  wait_for_inputs();
   const PairTile pairs = tiles[blockIdx.x];
   if (pairs.count == 0) return;
   multiply(x, stack, params, pairs, order, params.top_k,
@@ -66,7 +64,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
                         const float* __restrict__ shares,  // [rows, top_k]
                         float* __restrict__ out,           // [top_k][rows, cols]
                         CudaMoeParams params) {
-  wait_for_inputs();
   const PairTile pairs = tiles[blockIdx.x];
   if (pairs.count == 0) return;
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {

@@ -12,7 +12,6 @@
 //                         At most BRANCH_WARPS warps, so that planes of both find registers
 //   norm_add__wide        as the first, rows of any width, read twice
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/row.cuh"
 
@@ -189,7 +188,6 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
                Prepared prepared,             // residual for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float partial[WARP];
   const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (blockIdx.x >= (params.picked ? step->picked : step->rows)) return;

@@ -9,7 +9,6 @@
 // else: each read crosses the bus. The bytes around it are read too, up to the 16 bytes that it begins and ends in: memory is
 // mapped by the page.
 
-#include "common/launch.cuh"
 #include "common/raw.cuh"
 #include "common/row.cuh"
 
@@ -95,7 +94,6 @@ ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
            float* __restrict__ out,               // [rows, layers, ple]
            CudaPleInputsParams params,
            const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ __align__(16) u8 windows[PLE_WARPS][Window::BYTES];
   u8* bytes = windows[warp_id()];
   const unsigned row = blockIdx.y, layer = blockIdx.x * PLE_WARPS + warp_id();

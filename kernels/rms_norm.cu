@@ -8,7 +8,6 @@
 //   gather_rows__rms_norm  of the picked rows, which are copied on the way where somebody wants them
 //   rms_norm__wide         rows of any width, read twice
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/row.cuh"
 
@@ -74,7 +73,6 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
                Prepared prepared,            // y for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (row >= (params.picked ? step->picked : step->rows)) return;

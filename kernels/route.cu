@@ -8,7 +8,6 @@
 // square instead of each factor, so that one pass over the row gives both sums. The sums of a row are in one order for
 // every number of rows: columns of a thread, lanes, warps (route); columns in blocks of 32 (route__tile).
 
-#include "common/launch.cuh"
 #include "common/reduce.cuh"
 #include "common/weight_at.cuh"
 
@@ -197,7 +196,6 @@ route__tile(const float* __restrict__ x,             // [rows, cols]
             float* __restrict__ shares,              // [rows, top_k]
             CudaRouteParams params,
             const StepState* __restrict__ step) {
-  wait_for_inputs();
   // A warp has 4 rows and a lane 4 experts. In shared memory the quads of experts of column c trade places by c / 4, so
   // that lanes neither read nor write the same banks.
   constexpr unsigned DEPTH = 32, WEIGHTS = ROUTE_TILE_EXPERTS * DEPTH / 4 / ROUTE_THREADS;

@@ -18,7 +18,6 @@
 // within 2^-22 * |x| of its. Noisy logits err by 2^-22 * (|x| + 16), with x counted from 0 if no token is dropped: two that
 // are closer may swap. Edits name a token once, as `Sampling::edits` makes them.
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
 #include "common/choose.cuh"
@@ -242,7 +241,6 @@ sample(float* logits,                        // [picked, vocab], capped in place
        unsigned* __restrict__ sampled,       // [SLOTS]
        CudaSampleParams params,
        const StepState* __restrict__ step) {
-  wait_for_inputs();
   __shared__ Choice choice;
   const unsigned row = blockIdx.y, slices = gridDim.x;
   if (row >= step->picked) return;

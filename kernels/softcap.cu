@@ -4,7 +4,6 @@
 // Launch  x: blocks of ELEMENT_THREADS threads, 4 columns each; y: rows
 // Differs from the spec in f32 arithmetic. In front of `sample` it is part of that kernel.
 
-#include "common/launch.cuh"
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
 
@@ -12,7 +11,6 @@ extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
 softcap(float* __restrict__ x,  // [rows, cols], in place
         CudaElementParams params,
         const StepState* __restrict__ step) {
-  wait_for_inputs();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= (params.picked ? step->picked : step->rows)) return;
   x += size_t(blockIdx.y) * cols;

@@ -35,7 +35,7 @@ pub(crate) fn measure(device: &Device) -> Result<Option<f64>, CudaError> {
     let mut best: Option<f64> = None;
     for _ in 0..RUNS {
         device.stream.record(&mut start)?;
-        device.stream.launch(&call, grid, false)?;
+        device.stream.launch(&call, grid)?;
         device.stream.record(&mut end)?;
         end.wait()?;
         let Some(milliseconds) = end.since(&start)? else { return Ok(None) };

@@ -102,12 +102,6 @@ impl Target {
         }
     }
 
-    /// Whether kernels wait for those before them by themselves (`kernels/common/launch.cuh`).
-    fn waits(&self) -> bool {
-        let digits: String = self.name.chars().filter(char::is_ascii_digit).collect();
-        digits.parse::<u32>().is_ok_and(|arch| arch >= 90)
-    }
-
     fn machine(arch: Arch) -> Self {
         Self { name: arch.machine(), output: Output::Machine }
     }
@@ -156,11 +150,6 @@ pub(crate) struct Compiler {
 const STACK: usize = 16 << 20;
 
 impl Compiler {
-    /// Whether a kernel may start while the one before it is still at work.
-    pub(crate) fn early(&self) -> bool {
-        self.target.waits()
-    }
-
     /// A compiler for a device of architecture `device`, whose driver is for CUDA `driver`.
     ///
     /// # Errors

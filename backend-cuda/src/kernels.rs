@@ -33,7 +33,6 @@ files! {
     "common/kv_read.cuh",
     "common/kv_write.cuh",
     "common/lanes.cuh",
-    "common/launch.cuh",
     "common/pages.cuh",
     "common/prepare.cuh",
     "common/product.cuh",

@@ -51,8 +51,6 @@ pub struct Plan {
     /// Contents of `step`, kept to be filled anew.
     bytes: Vec<u8>,
     samples: bool,
-    /// Whether a launch may start before the one before it is done.
-    early: bool,
     next: u64,
 }
 
@@ -214,7 +212,6 @@ impl Plan {
             sections,
             bytes: Vec::new(),
             samples,
-            early: device.compiler.early(),
             next: 0,
             program,
         };
@@ -261,8 +258,6 @@ impl Plan {
         let step = self.step.address();
         let address = match arg {
             Arg::Params(bytes) => return Ok(bytes.clone()),
-            Arg::U32(number) => return Ok(number.to_ne_bytes().to_vec()),
-            Arg::F32(number) => return Ok(number.to_ne_bytes().to_vec()),
             Arg::NoPrepared => return Ok(Prepared::none()),
             Arg::Prepared(act) => {
                 return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
@@ -402,7 +397,7 @@ impl Plan {
             mark(at)?;
             let grid = launch.grid.map(count);
             if !grid.contains(&0) {
-                stream.launch(call, grid, self.early && at > 0)?;
+                stream.launch(call, grid)?;
             }
         }
         mark(self.launches.len())

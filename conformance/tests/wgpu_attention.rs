@@ -36,7 +36,7 @@ fn tensor(name: &str, rows: usize, values: &[f32]) -> Tensor {
 fn devices() -> Vec<(&'static Covered, &'static Wgpu)> {
     let wgpu = |at: &'static Covered| match &at.device {
         Device::Wgpu(wgpu) => Some((at, wgpu)),
-        Device::Cpu => None,
+        Device::Cpu | Device::Cuda(_) => None,
     };
     backends::covered().iter().filter_map(wgpu).collect()
 }

@@ -6,7 +6,7 @@
 mod call;
 
 use call::fails;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use call::gemma4;
 
 #[test]
@@ -49,7 +49,7 @@ fn a_build_without_gpus_says_so() {
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_without_a_device_ends_in_one_sentence() {
-    let outcome = call::gemma4(&["logits", "--text", "a", "--backend", "cuda", "--device", "Voodoo 2"], b"");
+    let outcome = gemma4(&["logits", "--text", "a", "--backend", "cuda", "--device", "Voodoo 2"], b"");
     let first = outcome.stderr.lines().next().unwrap_or_default();
     // Which one depends on what the machine has; none is a panic, and each says what to do or what there is.
     let known = ["there is no NVIDIA driver", "no CUDA GPU", "is too old", "is not found"];

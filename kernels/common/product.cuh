@@ -9,7 +9,6 @@
 
 #include "common/copy.cuh"
 #include "common/head.cuh"
-#include "common/launch.cuh"
 #include "common/prepare.cuh"
 #include "common/weights.cuh"
 

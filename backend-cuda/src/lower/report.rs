@@ -63,7 +63,6 @@ fn bytes(arg: &Arg) -> usize {
         Arg::View(_) => crate::weights::VIEW,
         Arg::Views(_) => 3 * crate::weights::VIEW,
         Arg::Params(params) => params.len(),
-        Arg::U32(_) | Arg::F32(_) => 4,
         Arg::Act(_)
         | Arg::Null
         | Arg::Weight(_)

@@ -170,16 +170,6 @@ abi! {
         picked: u32,
         /// Weights.
         weights: u32,
-        /// Tiles of 16 outputs of all of them; `linear__1` to `linear__4` alone, as the next.
-        tiles: u32,
-        /// Steps of a tile.
-        steps: u32,
-        /// Warps that share the steps of all tiles.
-        warps: u32,
-        /// 1 if a tile has one warp.
-        whole: u32,
-        /// Planes of the output.
-        planes: u32,
     }
     /// `prepare`, which is no op of its own: it puts activations into the form that products read.
     PrepareFormParams {
