@@ -57,7 +57,6 @@ embed__rms_norm(const WeightView table,                // [vocab, cols]
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), cols = params.cols;
   prefetch_weight(w, column_of(block), cols);
-  wait_for_inputs();
   if (row >= step->rows) return;
   const unsigned token = token_of(rows[row], sampled, params.vocab);
   float v[EACH], factor[EACH];

@@ -65,7 +65,6 @@ static __device__ __forceinline__ void row_of(const float* y, const float* __res
   prefetch_weight(w, c, cols);
 #pragma unroll
   for (int n = 0; n < NEXT; n++) prefetch_weight(next[n].w, c, cols);
-  wait_for_inputs();
   float branch[EACH], factor[EACH], old[EACH], next_w[NEXT + 1][EACH];
   Planes<QUADS, ROW_PLANES> planes;
   planes.fetch(y + start, params.planes, params.plane_stride, c, cols);
@@ -142,7 +141,6 @@ static __device__ __forceinline__ void branches_of(const float* dense, const flo
   prefetch_weight(x_w, c, cols);
   prefetch_weight(w, c, cols);
   if (next[0].w) prefetch_weight(next[0].w, c, cols);
-  wait_for_inputs();
   float a[EACH], b[EACH], a_w[EACH], b_w[EACH], factor[EACH], old[EACH], next_w[2][EACH];
   Planes<QUADS, BRANCH_PLANES> a_planes, b_planes;
   b_planes.fetch(x + start, params.planes, params.plane_stride, c, cols);

@@ -19,7 +19,6 @@ static __device__ __forceinline__ void norm_row(const float* __restrict__ x, con
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), c = column_of(block);
   prefetch_weight(w, c, params.cols);
-  wait_for_inputs();
   const unsigned rows = params.picked ? step->picked : step->rows;
   // Padding rows are read like others and not written: nothing waits for the number of rows.
   unsigned source = row;

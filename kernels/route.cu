@@ -140,9 +140,8 @@ route(const float* __restrict__ x,             // [rows, cols]
       weights[q] = four_weights(proj, expert, c), scales[q] = four(scale, c, cols);
     }
   };
-  // The matrix comes from memory, and does not wait for the kernels before this one.
+  // The matrix comes from memory: its loads go first.
   fetch(4 * threadIdx.x);
-  wait_for_inputs();
   const unsigned all = params.picked ? step->picked : step->rows;
   float squares[ROUTE_ROWS] = {}, products[ROUTE_ROWS] = {};
   for (unsigned start = 4 * threadIdx.x; start < cols; start += 4 * QUADS * ROUTE_THREADS) {

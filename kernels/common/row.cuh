@@ -13,8 +13,8 @@ constexpr unsigned EACH = 8u;
 // First column of this lane in a block.
 static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * PREPARED_BLOCK + lane_id() * EACH; }
 
-// Columns c to c + 7 of a row of `cols`, or of a weight. From the second cache: earlier kernels may have written a row while
-// this one waited; and such loads stay in front of barriers, where they were put, so that a block waits for all it needs once.
+// Columns c to c + 7 of a row of `cols`, or of a weight. Loads from the second cache stay in front of barriers, where they were
+// put, so that a block waits once for all it needs; those of constants are moved behind them.
 template <bool QUADS>
 static __device__ __forceinline__ void load(float (&v)[EACH], const float* row, unsigned c, unsigned cols) {
   if constexpr (QUADS) {
@@ -30,8 +30,8 @@ static __device__ __forceinline__ void load(float (&v)[EACH], const float* row, 
   }
 }
 
-// Has a weight brought to the second cache. The weights of a model push it out of there from one step to the next, and
-// memory takes longer than the kernel before this one may still be at work: so this comes before `wait_for_inputs`.
+// Has a weight brought to the second cache. The weights of a model push it out of there from one step to the next, so this
+// comes before everything else: registers for it are free only when planes are added up.
 static __device__ __forceinline__ void prefetch_weight(const float* w, unsigned c, unsigned cols) {
   if (c < cols) asm volatile("prefetch.global.L2 [%0];" ::"l"(w + c));
 }
