@@ -128,12 +128,10 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     tiles_store_w(0u, own, half_values(next_w, 0u));
   }
   var totals = TilesTotals();
-  var sums = TilesSums();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
     if brings_x { next_x = fetch_x(x_start, 2u * chunk + 1u, chunks); }
-    if !TILE_CHAIN { sums = TilesSums(); }
-    sums = tiles_columns(sums, 0u, m, n);
+    var sums = tiles_columns(TilesSums(), 0u, m, n);
     if TILE_ENDS {
       totals = tiles_add(totals, sums, 0u, m);
       sums = TilesSums();
@@ -147,11 +145,10 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }
     sums = tiles_columns(sums, 1u, m, n);
-    if !TILE_CHAIN { totals = tiles_add(totals, sums, 1u, m); }
+    totals = tiles_add(totals, sums, 1u, m);
     if brings_x { tiles_store_x(0u, own, next_x); } else { tiles_store_w(0u, own, half_values(next_w, 0u)); }
     workgroupBarrier();
   }
-  if TILE_CHAIN { totals = tiles_add(totals, sums, 0u, m); }
   store(first_row + 4u * m + 0u, first_out + 4u * n, totals.r0a);
   store(first_row + 4u * m + 0u, first_out + 64u + 4u * n, totals.r0b);
   store(first_row + 4u * m + 1u, first_out + 4u * n, totals.r1a);

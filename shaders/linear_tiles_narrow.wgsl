@@ -93,12 +93,10 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
     narrow_store_w(0u, own, half_values(next_w, 0u));
   }
   var totals = NarrowTotals();
-  var sums = NarrowSums();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
     if brings_x { next_x = fetch_x(x_start, 2u * chunk + 1u, chunks); }
-    if !TILE_CHAIN { sums = NarrowSums(); }
-    sums = narrow_columns(sums, 0u, m, n);
+    var sums = narrow_columns(NarrowSums(), 0u, m, n);
     if TILE_ENDS {
       totals = narrow_add(totals, sums, 0u, m);
       sums = NarrowSums();
@@ -116,7 +114,7 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }
     sums = narrow_columns(sums, 1u, m, n);
-    if !TILE_CHAIN { totals = narrow_add(totals, sums, 1u, m); }
+    totals = narrow_add(totals, sums, 1u, m);
     if brings_x {
       narrow_store_x(0u, own, next_x);
     } else if brings_w {
@@ -124,7 +122,6 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
     }
     workgroupBarrier();
   }
-  if TILE_CHAIN { totals = narrow_add(totals, sums, 0u, m); }
   store(first_row + 4u * m, first_out + 4u * n, totals.r0);
   store(first_row + 4u * m + 1u, first_out + 4u * n, totals.r1);
   store(first_row + 4u * m + 2u, first_out + 4u * n, totals.r2);

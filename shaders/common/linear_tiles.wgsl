@@ -5,8 +5,8 @@
 //
 // Tiles are 16 columns deep: half a chunk. While one half is multiplied the next is under way from memory, some
 // invocations bringing in activations and others weights, decoded on the way; so there are two tiles of each. Then
-// every invocation multiplies its own block of outputs. An output is one sum over the columns in the order of the
-// chunks, an fma at a time, whatever tile it is in: both entry points have the same bits.
+// every invocation multiplies its own block of outputs. An output is a sum of the sums of its chunks, in their order, and
+// the sum of a chunk goes over its columns, an fma at a time, whatever tile it is in: both entry points have the same bits.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same

@@ -13,8 +13,6 @@ fn tile_scale(largest: f32) -> f32 {
 }
 fn tile_note(row: u32, scale: f32) { tile_scales[row] = scale; }
 fn tile_noted(row: u32) -> f32 { return tile_scales[row]; }
-// Whether an output is one sum over all columns.
-const TILE_CHAIN = false;
 // Whether sums end with every tile, or with every second one.
 const TILE_ENDS = true;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
