@@ -8,49 +8,74 @@ use gemma4_core::ops::attention::Mask;
 use gemma4_core::ops::attn_prepare::Heads;
 use gemma4_core::program::{Class, StateSpec};
 
-use super::{Case, op, pages, plain, sum_error, wide};
+use super::{Case, later, op, pages, plain, sum_error, together, wide};
 
 pub(super) fn cases() -> Vec<Case> {
-    let classes = [Class::Prefill, Class::Decode];
-    classes.into_iter().flat_map(|class| all().into_iter().map(move |case| case.in_class(class))).collect()
+    let both = [Class::Prefill, Class::Decode];
+    together(both.into_iter().flat_map(|class| {
+        let all = shapes()
+            .into_iter()
+            .chain(rotations())
+            .map(move |shape| later(move || shape.case().in_class(class)));
+        all.chain([broadcast, broken].map(|make| later(move || make().in_class(class))))
+    }))
 }
 
-fn all() -> Vec<Case> {
-    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
-    let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
-    let mut cases = vec![
+/// What a case is about: queries from position `start` on.
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: Heads,
+    types: KvTypes,
+    mask: Mask,
+    start: usize,
+    rows: usize,
+}
+
+impl Shape {
+    fn case(self) -> Case {
+        case(self.heads, self.types, self.mask, self.start, self.rows)
+    }
+}
+
+fn shapes() -> Vec<Shape> {
+    let types = KvTypes { k: KvType::F16, v: KvType::F16 };
+    let of = |heads, kv_heads, head_dim, mask, start, rows| Shape {
+        heads: Heads { heads, kv_heads, head_dim },
+        types,
+        mask,
+        start,
+        rows,
+    };
+    vec![
         // Positions around a page, a window and the wrap of a ring of two pages.
-        case(heads(2, 1, 32), f16, Mask::Causal, 0, 1),
-        case(heads(4, 2, 64), f16, Mask::Causal, 254, 5),
-        case(heads(8, 1, 512), f16, Mask::Causal, 300, 2),
-        case(heads(16, 1, 128), f16, Mask::Causal, 30, 2),
-        case(heads(4, 2, 64), f16, Mask::Window(8), 5, 4),
-        case(heads(4, 4, 32), f16, Mask::Window(20), 505, 14),
-        case(heads(4, 2, 256), f16, Mask::Window(1), 1000, 3),
-        case(heads(4, 2, 128), f16, Mask::Window(256), 700, 3),
+        of(2, 1, 32, Mask::Causal, 0, 1),
+        of(4, 2, 64, Mask::Causal, 254, 5),
+        of(8, 1, 512, Mask::Causal, 300, 2),
+        of(16, 1, 128, Mask::Causal, 30, 2),
+        of(4, 2, 64, Mask::Window(8), 5, 4),
+        of(4, 4, 32, Mask::Window(20), 505, 14),
+        of(4, 2, 256, Mask::Window(1), 1000, 3),
+        of(4, 2, 128, Mask::Window(256), 700, 3),
         // Groups that are no power of two, a row past a tile of rows, and borders of splits of 64 and 128 keys.
-        case(heads(6, 2, 128), f16, Mask::Causal, 120, 11),
-        case(heads(12, 1, 64), f16, Mask::Causal, 127, 2),
-        case(heads(4, 2, 256), f16, Mask::Window(70), 190, 9),
+        of(6, 2, 128, Mask::Causal, 120, 11),
+        of(12, 1, 64, Mask::Causal, 127, 2),
+        of(4, 2, 256, Mask::Window(70), 190, 9),
         // More splits than partial results are added up at once.
-        case(heads(2, 1, 64), f16, Mask::Causal, 4300, 2),
-        broadcast(),
-    ];
-    cases.extend(rotation_cases());
-    cases
+        of(2, 1, 64, Mask::Causal, 4300, 2),
+    ]
 }
 
 /// P13: every type of keys with every type of values, on one layer of each kind.
+fn rotations() -> Vec<Shape> {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 256 };
+    let types = KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| KvTypes { k, v }));
+    types.map(|types| Shape { heads, types, mask: Mask::Causal, start: 60, rows: 3 }).collect()
+}
+
+/// The same as cases.
 #[must_use]
 pub fn rotation_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for k in KvType::ALL {
-        for v in KvType::ALL {
-            let heads = Heads { heads: 4, kv_heads: 2, head_dim: 256 };
-            cases.push(case(heads, KvTypes { k, v }, Mask::Causal, 60, 3));
-        }
-    }
-    cases
+    together(rotations().into_iter().map(|shape| later(move || shape.case())))
 }
 
 /// `R` of [`tq3`] as a matrix, row by row, from its definition.
@@ -239,6 +264,33 @@ fn broadcast() -> Case {
     let out = case.program.attention(input, heads, (k, v), Mask::Causal).expect("the widths agree");
     let row = [[0.5; 64], [-2.0; 64]].concat();
     let want: Vec<f64> = (0..rows).flat_map(|_| row.clone()).collect();
+    // Shares sum to 1 but for the error of a sum.
+    let allowed = want.iter().map(|want: &f64| 2.0 * sum_error(keys) * want.abs()).collect();
+    case.expect(out, want, allowed)
+}
+
+/// Values that are no numbers, which only the last row sees: the others do not notice.
+fn broken() -> Case {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 64 };
+    let (rows, start) = (3, 38);
+    let mut case = Case::new("attention", rows, "values of the last row are no numbers");
+    (start..).zip(&mut case.rows).for_each(|(position, row)| row.position = position);
+    let keys = start as usize + rows;
+    let input = case.input(&plain(rows * 4 * 64, 39));
+    let values: Vec<f32> = (0..keys).flat_map(|_| [[0.5f32; 64], [-2.0; 64]].concat()).collect();
+    let (spec, bytes, _) = pool(&plain(keys * 128, 40), heads, KvType::F16, (Span::Global, 1));
+    let k = case.state(spec, bytes);
+    let (spec, mut bytes, _) = pool(&values, heads, KvType::F16, (Span::Global, 1));
+    for head in 0..2 {
+        let at = (head * PAGE + keys - 1) * spec.row_bytes();
+        bytes[at..at + spec.row_bytes()].fill(0xFF);
+    }
+    let v = case.state(spec, bytes);
+    let out = case.program.attention(input, heads, (k, v), Mask::Causal).expect("the widths agree");
+    let out = case.program.gather_rows(out);
+    case.picked = vec![0, 1];
+    let row = [[0.5; 128], [-2.0; 128]].concat();
+    let want: Vec<f64> = case.picked.iter().flat_map(|_| row.clone()).collect();
     // Shares sum to 1 but for the error of a sum.
     let allowed = want.iter().map(|want: &f64| 2.0 * sum_error(keys) * want.abs()).collect();
     case.expect(out, want, allowed)
