@@ -119,6 +119,8 @@ parts! {
     ATTENTION_COMBINE = "attention_combine";
     /// Op `attention`, prefill class.
     ATTENTION_PREFILL = "attention_prefill";
+    /// The same: sums of weighted values.
+    ATTENTION_PREFILL_SUMS = "attention_prefill_sums";
     /// Op `attention`: queries and outputs of rotated pools.
     ATTENTION_ROTATE = "attention_rotate";
     /// Op `attention`, decode class: a split.
