@@ -179,6 +179,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Failure> 
     check(&task, &speaker, &options)?;
     let shown = Shown { name: model_name(global), json: args.json };
     device::with!(device::choose(global, Purpose::Use)?, device => {
+        let options = options.on(&device);
         start(load::engine(device, model, options)?, &speaker, settings, task, &shown)
     })
 }
