@@ -151,6 +151,8 @@ parts! {
     LINEAR = "linear";
     /// Op `linear` with the `glu` whose gate it is.
     LINEAR_GATE = "linear_gate";
+    /// The same behind a `norm_add`.
+    LINEAR_GATE_OF_SUM = "linear_gate_of_sum";
     /// Op `linear` with the `glu` that follows.
     LINEAR_GLU = "linear_glu";
     /// Op `linear`, several weights at once.
