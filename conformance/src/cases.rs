@@ -32,7 +32,7 @@ use rayon::prelude::*;
 use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
-pub use attention::rotation_cases;
+pub use attention::{broken_cases, rotation_cases};
 pub use linear::company_cases;
 pub use lossy::{Lossy, lossy_cases};
 
