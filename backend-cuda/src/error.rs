@@ -64,7 +64,7 @@ pub enum CudaError {
         package: &'static str,
     },
     /// No GPU, or none of that name.
-    #[error("no CUDA GPU {wanted}; this machine has {found}")]
+    #[error("no CUDA GPU {wanted}; this machine has {found}; choose with --device, or use --backend wgpu")]
     NoDevice {
         /// What was asked for.
         wanted: String,
