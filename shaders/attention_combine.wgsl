@@ -21,6 +21,13 @@ const LOWEST: f32 = -3.0e38;
 var<workgroup> strand_values: array<vec4<f32>, ROW_THREADS>;
 var<workgroup> strand_stats: array<vec2<f32>, COMBINE_STRANDS>;
 
+// Last position that a row sees.
+fn last_seen(info: RowInfo) -> u32 {
+  if params.reach == 1u { return info.position - 1u; }
+  if params.reach == 2u { return info.position + min(info.flags >> 8u, params.window - 1u); }
+  return info.position;
+}
+
 struct Sum { top: f32, total: f32, values: vec4<f32> }
 
 // Adds a split: its largest logit and sum of weights, and its weighted values. Nothing changes unless it is there.
@@ -35,7 +42,7 @@ fn add(sum: Sum, stat: vec2<f32>, values: vec4<f32>, is_there: bool) -> Sum {
 fn attention__combine(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   let position = rows[workgroup.y].position;
   let first = select(0u, position + 1u - params.window, position + 1u > params.window);
-  let all = position / SPLIT - first / SPLIT + 1u;
+  let all = last_seen(rows[workgroup.y]) / SPLIT - first / SPLIT + 1u;
   if params.first >= all { return; }
   let count = min(all - params.first, params.splits);
   let pieces = (DIM / 4u + COMBINE_COLUMNS - 1u) / COMBINE_COLUMNS;

@@ -144,13 +144,21 @@ fn store(h: u32, index: u32, sums: Sums, to: u32, heads_here: u32) {
   }
 }
 
+// Last position that a row sees.
+fn last_seen(info: RowInfo) -> u32 {
+  if params.reach == 1u { return info.position - 1u; }
+  if params.reach == 2u { return info.position + min(info.flags >> 8u, params.window - 1u); }
+  return info.position;
+}
+
 fn split_of_row(workgroup: vec3<u32>, index: u32) {
   let info = rows[workgroup.x];
   let first = select(0u, info.position + 1u - params.window, info.position + 1u > params.window);
   let split = first / SPLIT + params.first + workgroup.z;
-  if split > info.position / SPLIT { return; }
+  let last = last_seen(info);
+  if split > last / SPLIT { return; }
   let start = split * SPLIT;
-  let seen = Range(max(first, start) - start, min(info.position, start + SPLIT - 1u) - start);
+  let seen = Range(max(first, start) - start, min(last, start + SPLIT - 1u) - start);
   let tiles = (params.group + HEADS - 1u) / HEADS;
   let kv_head = workgroup.y / tiles;
   let first_head = kv_head * params.group + (workgroup.y % tiles) * HEADS;

@@ -1,6 +1,6 @@
 // attn_prepare: norms and turns the heads of a row; keys and values go to the cache.
 //   queries  out[r, h] = rope(n(q[r, h]) * q_norm)                      n(x) = x / sqrt(mean(x^2) + eps)
-//   cache    key = rope(n(k[r, h]) * k_norm), value = n(v[r, h])
+//   cache    key = rope(n(k[r, h]) * k_norm), value = n(v[r, h]), or v[r, h] itself where values are plain
 //
 // Spec    core/src/ops/attn_prepare.rs, core/src/kv_type.rs
 // Launch  queries: x: query heads, y: rows; cache: x: key heads, then value heads, y: rows; ROW_THREADS a workgroup
@@ -49,7 +49,9 @@ fn norm_key(scale: f32, lane: u32) {
 }
 
 fn norm_value(scale: f32, lane: u32) {
-  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale; }
+  if params.plain == 0u {
+    for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale; }
+  }
   workgroupBarrier();
 }
 

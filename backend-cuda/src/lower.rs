@@ -26,6 +26,9 @@ mod sample;
 mod softcap;
 
 use gemma4_core::ops::Op;
+use gemma4_core::ops::attention::Reach;
+use gemma4_core::ops::attn_prepare::Values;
+use gemma4_core::ops::glu::Activation;
 use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 
 use crate::driver::DeviceInfo;
@@ -322,6 +325,9 @@ pub(crate) fn units() -> Vec<Unit> {
 /// Lowers a whole program.
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let program = cx.program;
+    if let Some(op) = program.ops.iter().find(|op| lacks_kernel(op)) {
+        return Err(CudaError::NoKernel { op: op.name() });
+    }
     let mut rest = program.ops.as_slice();
     while !rest.is_empty() {
         let (group, after) = Group::first(rest, cx);
@@ -345,6 +351,17 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     Ok(())
 }
 
+/// Whether an op, or what it asks for, is a drafter's, for which there are no kernels yet.
+fn lacks_kernel(op: &Op) -> bool {
+    match op {
+        Op::KvAppend(_) | Op::KeepRows(_) | Op::RecallRows(_) | Op::CentroidHead(_) => true,
+        Op::Attention(op) => op.reach != Reach::Own,
+        Op::AttnPrepare(op) => op.own.is_some_and(|own| own.values == Values::Plain),
+        Op::Glu(op) => op.activation != Activation::GeluTanh,
+        _ => false,
+    }
+}
+
 /// Lowers an op that stands alone.
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     match op {
@@ -362,5 +379,8 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
         Op::Route(op) => route::route(op, cx),
         Op::Sample(op) => sample::sample(op, None, cx),
         Op::Softcap(op) => softcap::softcap(op, cx),
+        Op::KvAppend(_) | Op::KeepRows(_) | Op::RecallRows(_) | Op::CentroidHead(_) => {
+            Err(CudaError::NoKernel { op: op.name() })
+        }
     }
 }

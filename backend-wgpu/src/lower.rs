@@ -5,6 +5,7 @@
 
 mod attention;
 mod attn_prepare;
+mod centroid_head;
 mod elementwise;
 mod embed;
 mod linear;
@@ -12,6 +13,7 @@ mod linear_tiles;
 mod moe_ffn;
 mod norm;
 mod ple_inputs;
+mod rings;
 mod route;
 mod sample;
 
@@ -264,13 +266,17 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
         Op::Add(op) => elementwise::add(op, cx),
         Op::Attention(op) => attention::attention(op, cx)?,
         Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx)?,
+        Op::CentroidHead(op) => centroid_head::centroid_head(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),
         Op::Glu(op) => elementwise::glu(op, cx),
+        Op::KeepRows(op) => rings::keep_rows(op, cx),
+        Op::KvAppend(op) => attn_prepare::kv_append(op, cx)?,
         Op::Linear(op) => linear::linear(op, cx),
         Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx)?,
         Op::NormAdd(op) => norm::norm_add(op, cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
+        Op::RecallRows(op) => rings::recall_rows(op, cx),
         Op::RmsNorm(op) => norm::rms_norm(op, cx),
         Op::Route(op) => route::route(op, cx)?,
         Op::Sample(op) => sample::sample(op, cx),

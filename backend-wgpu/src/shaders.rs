@@ -129,12 +129,22 @@ parts! {
     ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";
     /// Op `attn_prepare`.
     ATTN_PREPARE = "attn_prepare";
+    /// Op `centroid_head`: products with the tokens of the chosen clusters.
+    CENTROID_HEAD = "centroid_head";
+    /// Op `centroid_head`: the choice of clusters.
+    CENTROID_HEAD_CHOOSE = "centroid_head_choose";
+    /// Op `centroid_head`: all logits.
+    CENTROID_HEAD_FILL = "centroid_head_fill";
     /// Op `embed`.
     EMBED = "embed";
     /// Op `gather_rows`.
     GATHER_ROWS = "gather_rows";
     /// Op `glu`.
     GLU = "glu";
+    /// Op `keep_rows`.
+    KEEP_ROWS = "keep_rows";
+    /// Op `kv_append`.
+    KV_APPEND = "kv_append";
     /// Op `linear`, in 8-bit integers.
     LINEAR_INT8 = "linear_int8";
     /// Op `linear`, tiles of 128 rows.
@@ -165,6 +175,8 @@ parts! {
     PLE_INPUTS = "ple_inputs";
     /// Whether subnormal halves are kept.
     PROBE = "probe";
+    /// Op `recall_rows`.
+    RECALL_ROWS = "recall_rows";
     /// Op `rms_norm`.
     RMS_NORM = "rms_norm";
     /// Op `route`.

@@ -8,14 +8,18 @@
 mod add;
 mod attention;
 mod attn_prepare;
+mod centroid_head;
 mod embed;
 mod gather_rows;
 mod glu;
+mod keep_rows;
+mod kv_append;
 mod linear;
 mod lossy;
 mod moe_ffn;
 mod norm_add;
 mod ple_inputs;
+mod recall_rows;
 mod rms_norm;
 mod route;
 mod sample;
@@ -54,13 +58,17 @@ pub fn of(op: &str) -> Vec<Case> {
         "add" => add::cases(),
         "attention" => attention::cases(),
         "attn_prepare" => attn_prepare::cases(),
+        "centroid_head" => centroid_head::cases(),
         "embed" => embed::cases(),
         "gather_rows" => gather_rows::cases(),
         "glu" => glu::cases(),
+        "keep_rows" => keep_rows::cases(),
+        "kv_append" => kv_append::cases(),
         "linear" => linear::cases(),
         "moe_ffn" => moe_ffn::cases(),
         "norm_add" => norm_add::cases(),
         "ple_inputs" => ple_inputs::cases(),
+        "recall_rows" => recall_rows::cases(),
         "rms_norm" => rms_norm::cases(),
         "route" => route::cases(),
         "sample" => sample::cases(),
@@ -256,7 +264,9 @@ impl Case {
                 allowed: settings.allowed.as_deref(),
             })
             .collect();
-        let tables = [PageTable { global: &self.global, local: &self.local }];
+        // Rows of other slots share the pages: only rings tell slots apart.
+        let slots = self.rows.iter().map(|row| row.slot + 1).max().unwrap_or(1);
+        let tables = vec![PageTable { global: &self.global, local: &self.local }; slots.max(2) as usize];
         let step = Step { rows: &self.rows, picked: &self.picked, tables: &tables, draws: &draws };
         let ticket = backend.run(&mut plan, &step).map_err(fail)?;
         let out = self.out.expect("a case expects something");

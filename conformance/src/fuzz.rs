@@ -216,12 +216,7 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
         inputs += 1;
         let parent = if random.once_in(2) { random.pick(&samples) } else { random.pick(&pool) };
         let other = random.pick(&pool);
-        let mut input = match target.syntax() {
-            Syntax::Bytes => mutate::bytes(&mut random, parent, other, &words),
-            Syntax::Json => json::mutate(&mut random, parent, other, &words),
-            Syntax::Framed => json::mutate_framed(&mut random, parent, other, &words),
-        };
-        input.truncate(LONGEST);
+        let input = mutated(&mut random, target.syntax(), parent, other, &words);
         running.hold(&input);
         match try_input(target, &input, &mut counts) {
             Ok(Some(_)) => {}
@@ -234,6 +229,23 @@ fn run(target: &dyn Target, seed: u64, budget: Budget, running: &mut Running) ->
         }
     }
     Ok(counts)
+}
+
+/// `parent` with some changes; pieces come from `other` and from `words`.
+pub fn mutated(
+    random: &mut Random,
+    syntax: Syntax,
+    parent: &[u8],
+    other: &[u8],
+    words: &[Vec<u8>],
+) -> Vec<u8> {
+    let mut input = match syntax {
+        Syntax::Bytes => mutate::bytes(random, parent, other, words),
+        Syntax::Json => json::mutate(random, parent, other, words),
+        Syntax::Framed => json::mutate_framed(random, parent, other, words),
+    };
+    input.truncate(LONGEST);
+    input
 }
 
 /// Runs one input: the text of the parser's error, if it had one, or what is wrong.

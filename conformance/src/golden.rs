@@ -3,12 +3,14 @@
 //! A folder holds `config.json` with `procedural_seed`, `tensors.json` with the names and shapes of the weights,
 //! and `golden.safetensors` with prompts, logits, hidden states and greedy continuations.
 
+mod drafters;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use gemma4_core::backend::Backend;
-use gemma4_core::engine::{Engine, EngineError, Options, Part, Pick};
+use gemma4_core::engine::{DraftKind, Engine, EngineError, Options, Part, Pick};
 use gemma4_core::error::ModelError;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Config;
@@ -23,6 +25,9 @@ use safetensors::SafeTensors;
 use crate::compare::{Agreement, Bound, Mismatch, compare, relative_error};
 use crate::kv::storage_error;
 use crate::procedural::Procedural;
+
+pub use drafters::{Drafted, Drafter};
+pub(crate) use drafters::{assistant_shapes, dflash_shapes};
 
 /// Largest difference of a logit or hidden value from transformers, both in f32: the same models in f64 differ
 /// from the files by at most 2e-5, and the largest values are near 30, where f32 has steps of 2e-6.
@@ -97,8 +102,8 @@ pub enum GoldenError {
 pub enum Golden {
     /// A target model.
     Target(Box<Target>),
-    /// A drafter, and of which kind: drafters are not run yet.
-    Drafter(&'static str),
+    /// A drafter, with its target from the folder beside it.
+    Drafter(Box<Drafter>),
 }
 
 /// A golden target model.
@@ -106,6 +111,7 @@ pub enum Golden {
 pub struct Target {
     config: Config,
     weights: Weights,
+    seed: u64,
     prompts: Vec<Prompt>,
 }
 
@@ -184,10 +190,10 @@ impl Golden {
         let json: serde_json::Value = parse(&dir.join("config.json"), &text)?;
         let says = |key: &str, word: &str| json[key].to_string().to_lowercase().contains(word);
         if says("architectures", "assistant") || says("model_type", "assistant") {
-            return Ok(Self::Drafter("an MTP assistant"));
+            return Ok(Self::Drafter(Box::new(Drafter::open(dir, DraftKind::Mtp, &text)?)));
         }
         if says("architectures", "dflash") {
-            return Ok(Self::Drafter("a DFlash drafter"));
+            return Ok(Self::Drafter(Box::new(Drafter::open(dir, DraftKind::DFlash, &text)?)));
         }
         let path = dir.join("config.json");
         let config = Config::from_json(&path, &text)?;
@@ -197,7 +203,7 @@ impl Golden {
         let shapes = parse(&path, &read_text(&path)?)?;
         let weights = Weights::load(&config, &Procedural::new(&path, shapes, seed))?;
         let prompts = prompts(&dir.join("golden.safetensors"), &config)?;
-        Ok(Self::Target(Box::new(Target { config, weights, prompts })))
+        Ok(Self::Target(Box::new(Target { config, weights, seed, prompts })))
     }
 }
 
@@ -213,42 +219,76 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, G
     serde_json::from_str(text).map_err(|error| bad(path, error.to_string()))
 }
 
-fn prompts(path: &Path, config: &Config) -> Result<Vec<Prompt>, GoldenError> {
-    let bytes = fs::read(path).map_err(|source| GoldenError::Io { path: path.to_owned(), source })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(path, error.to_string()))?;
-    let mut lengths: Vec<usize> =
-        file.names().iter().filter_map(|name| name.strip_prefix("prompt.")?.parse().ok()).collect();
-    lengths.sort_unstable();
-    let data = |name: String, dtype, len: Option<usize>| {
-        let view = file.tensor(&name).map_err(|error| bad(path, format!("`{name}`: {error}")))?;
+/// A file of recorded tensors.
+struct Recorded<'a> {
+    path: &'a Path,
+    file: SafeTensors<'a>,
+}
+
+impl<'a> Recorded<'a> {
+    fn open(path: &'a Path, bytes: &'a [u8]) -> Result<Self, GoldenError> {
+        let file = SafeTensors::deserialize(bytes).map_err(|error| bad(path, error.to_string()))?;
+        Ok(Self { path, file })
+    }
+
+    /// Lengths of the recorded prompts, ascending.
+    fn lengths(&self) -> Result<Vec<usize>, GoldenError> {
+        let names = self.file.names();
+        let length = |name: &&str| {
+            let name =
+                name.strip_prefix("prompt.").or_else(|| name.strip_prefix("context.")?.strip_suffix(".0"));
+            name?.parse().ok()
+        };
+        let mut lengths: Vec<usize> = names.iter().filter_map(length).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        if lengths.is_empty() { Err(bad(self.path, "there is no `prompt.N`")) } else { Ok(lengths) }
+    }
+
+    fn data(
+        &self,
+        name: &str,
+        dtype: safetensors::Dtype,
+        len: Option<usize>,
+    ) -> Result<&'a [u8], GoldenError> {
+        let view = self.file.tensor(name).map_err(|error| bad(self.path, format!("`{name}`: {error}")))?;
         let elements = view.shape().iter().product::<usize>();
         if view.dtype() != dtype || len.is_some_and(|len| len != elements) {
             let found = format!("`{name}` is {:?} {:?}", view.dtype(), view.shape());
-            return Err(bad(path, format!("{found}, expected {dtype:?} with {len:?} elements")));
+            return Err(bad(self.path, format!("{found}, expected {dtype:?} with {len:?} elements")));
         }
-        Ok(view.data().to_vec())
-    };
-    let floats = |name, len| {
-        let bytes = data(name, safetensors::Dtype::F32, Some(len))?;
-        Ok::<_, GoldenError>(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-    };
-    let tokens = |name: String, len| {
-        let bytes = data(name.clone(), safetensors::Dtype::I64, len)?;
+        Ok(view.data())
+    }
+
+    fn floats(&self, name: &str, len: Option<usize>) -> Result<Vec<f32>, GoldenError> {
+        let bytes = self.data(name, safetensors::Dtype::F32, len)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    fn tokens(&self, name: &str, len: Option<usize>) -> Result<Vec<u32>, GoldenError> {
+        let bytes = self.data(name, safetensors::Dtype::I64, len)?;
         let ids = bytes.as_chunks::<8>().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)));
-        ids.collect::<Result<Vec<u32>, _>>().map_err(|_| bad(path, format!("`{name}` holds no token ids")))
-    };
-    let prompt = |&n: &usize| {
+        let ids: Result<Vec<u32>, _> = ids.collect();
+        ids.map_err(|_| bad(self.path, format!("`{name}` holds no token ids")))
+    }
+}
+
+fn prompts(path: &Path, config: &Config) -> Result<Vec<Prompt>, GoldenError> {
+    let bytes = read_bytes(path)?;
+    let file = Recorded::open(path, &bytes)?;
+    let prompt = |n: usize| {
         Ok(Prompt {
-            tokens: tokens(format!("prompt.{n}"), Some(n))?,
-            logits: floats(format!("logits.{n}"), n * config.vocab)?,
-            hidden: floats(format!("hidden.{n}"), (config.layers.len() + 1) * config.hidden)?,
-            greedy: tokens(format!("greedy.{n}"), None)?,
+            tokens: file.tokens(&format!("prompt.{n}"), Some(n))?,
+            logits: file.floats(&format!("logits.{n}"), Some(n * config.vocab))?,
+            hidden: file.floats(&format!("hidden.{n}"), Some((config.layers.len() + 1) * config.hidden))?,
+            greedy: file.tokens(&format!("greedy.{n}"), None)?,
         })
     };
-    if lengths.is_empty() {
-        return Err(bad(path, "there is no `prompt.N`"));
-    }
-    lengths.iter().map(prompt).collect()
+    file.lengths()?.into_iter().map(prompt).collect()
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, GoldenError> {
+    fs::read(path).map_err(|source| GoldenError::Io { path: path.to_owned(), source })
 }
 
 /// What a run gave for one prompt.
@@ -268,6 +308,7 @@ impl Target {
             kv_global: types,
             chunk,
             snapshots: 0,
+            pool: None,
         };
         let model = Gemma4::new(self.config.clone(), self.weights.clone());
         Ok(Engine::new(backend, model, options, &mut |_, _| ())?)

@@ -39,7 +39,7 @@ impl<B: Backend, F: Fn() -> B> Subject<F> {
     /// If the device cannot hold it.
     pub fn engine(&self, context: usize, chunk: usize, sequences: usize) -> Result<Engine<B>, Failure> {
         let (kv_local, kv_global) = (self.kv.local, self.kv.global);
-        let options = Options { context, sequences, kv_local, kv_global, chunk, snapshots: 2 };
+        let options = Options { context, sequences, kv_local, kv_global, chunk, snapshots: 2, pool: None };
         Ok(Engine::new((self.new)(), self.tiny.model(), options, &mut |_, _| ())?)
     }
 

@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod cases;
 pub mod compare;
 pub mod device;
+pub mod drafts;
 pub mod faulty;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -93,6 +93,14 @@ impl WeightSource for Procedural {
         Ok(Tensor::new(name, DType::F32, full, Bytes::from_owner(bytes)))
     }
 
+    fn ids(&self, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+        let len = self.shapes.get(name).map(|shape| shape.iter().product::<usize>());
+        Ok(len.filter(|_| name.ends_with("token_ordering")).map(|len| {
+            let len = i64::try_from(len).unwrap_or(i64::MAX);
+            (0..len).map(|i| i * 389 % len).collect()
+        }))
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

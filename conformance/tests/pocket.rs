@@ -87,8 +87,15 @@ impl Pocket {
     fn generate<B: Backend>(&self, backend: B, prompts: &[(Vec<u32>, usize)]) -> Vec<Vec<u32>> {
         let model = self.checkpoint.model().unwrap_or_else(|error| panic!("{error}"));
         let kv = KvTypes { k: KvType::F16, v: KvType::F16 };
-        let options =
-            Options { context: 256, sequences: 1, kv_local: kv, kv_global: kv, chunk: CHUNK, snapshots: 0 };
+        let options = Options {
+            context: 256,
+            sequences: 1,
+            kv_local: kv,
+            kv_global: kv,
+            chunk: CHUNK,
+            snapshots: 0,
+            pool: None,
+        };
         let mut engine = Engine::new(backend, model, options, &mut |_, _| ()).expect("a small model fits");
         let sampling = Sampling::default();
         let mut generate = |(prompt, max_tokens): &(Vec<u32>, usize)| {

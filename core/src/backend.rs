@@ -90,6 +90,18 @@ pub trait Backend {
     ///
     /// If the device fails.
     fn write_page(&self, state: &Self::State, page: u32, from: &[u8]) -> Result<(), Self::Error>;
+
+    /// Copies page `from` of a pool, of `bytes` bytes, over page `to`: after all steps enqueued so far, before any
+    /// enqueued later. Through main memory unless the device has a shorter way.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    fn copy_page(&self, state: &Self::State, bytes: usize, from: u32, to: u32) -> Result<(), Self::Error> {
+        let mut page = vec![0; bytes];
+        self.read_page(state, from, &mut page)?;
+        self.write_page(state, to, &page)
+    }
 }
 
 /// Number of a step of a plan.
@@ -147,6 +159,17 @@ pub struct StepError {
 }
 
 impl Step<'_> {
+    /// For each row, how many positions the last row of its slot in this step is ahead of it.
+    #[must_use]
+    pub fn ahead(&self) -> Vec<u32> {
+        let mut last = std::collections::BTreeMap::<u32, u32>::new();
+        for row in self.rows {
+            let last = last.entry(row.slot).or_default();
+            *last = (*last).max(row.position);
+        }
+        self.rows.iter().map(|row| last[&row.slot] - row.position).collect()
+    }
+
     /// Checks everything that a kernel will rely on: counts, token ids, slots and pages.
     ///
     /// # Errors
@@ -177,6 +200,25 @@ impl Step<'_> {
             Op::Embed(embed) => Some(program.weight(embed.table).rows),
             _ => None,
         });
+        // Pools that are found by page tables: not rings, and not what this program leaves alone.
+        let mut paged = vec![false; program.states.len()];
+        for op in &program.ops {
+            let pools = match op {
+                Op::Attention(op) => Some((op.k, op.v)),
+                Op::AttnPrepare(op) => op.own.map(|own| (own.k, own.v)),
+                Op::KvAppend(op) => Some((op.own.k, op.own.v)),
+                _ => None,
+            };
+            if let Some((k, v)) = pools {
+                (paged[k.index()], paged[v.index()]) = (true, true);
+            }
+        }
+        for ring in program.ops.iter().filter_map(Op::ring) {
+            let slots = program.state(ring.state).pages * crate::cache::PAGE / ring.rows.max(1);
+            if let Some(row) = self.rows.iter().find(|row| row.slot as usize >= slots) {
+                return err("slot of kept rows", format!("below {slots}"), u64::from(row.slot));
+            }
+        }
         for row in self.rows {
             let Some(table) = self.tables.get(row.slot as usize) else {
                 return err("slot", format!("below {}", self.tables.len()), u64::from(row.slot));
@@ -185,7 +227,7 @@ impl Step<'_> {
                 return err("token", format!("below {vocab}"), u64::from(row.token));
             }
             let page = row.position as usize / crate::cache::PAGE;
-            for state in program.states.iter() {
+            for (state, _) in program.states.iter().zip(&paged).filter(|(_, paged)| **paged) {
                 let (table, what) = match state.span {
                     Span::Global => (table.global, "global page"),
                     Span::Local => (table.local, "local page"),

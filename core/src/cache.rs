@@ -7,14 +7,16 @@
 //!
 //! # Sharing
 //!
-//! Pages are only appended to, so a page may have many readers beside the one owner that appends to it; nothing is
-//! ever copied. The rules, which `cache/tests/sharing.rs` breaks on purpose:
+//! Pages are only appended to, so a page may have many readers beside the one owner that appends to it, and nothing
+//! has to be copied but the one page in whose middle a sequence [branches off](Cache::branch). The rules, which
+//! `cache/tests/sharing.rs` breaks on purpose:
 //!
 //! - A sequence owns the page that it appends to, and nobody relies on anything in it at or above the sequence's
 //!   length. Every other page it holds, it owns or reads whole. A snapshot reads all its pages, the last one up to
 //!   its length.
 //! - Two sequences never append to one page. Who goes on from a snapshot in the middle of a page becomes its owner
-//!   if there is none; otherwise it starts at the page border below and computes the rest anew.
+//!   if there is none; otherwise it takes a copy of the page, or starts at the page border below and computes the
+//!   rest anew.
 //! - A page of the ring is overwritten in place only by its single holder. If somebody else holds it, the sequence
 //!   takes a fresh page and the old one goes as a whole.
 //! - `oldest` is the lowest position whose local keys a sequence still has. In place, the write of position `h`
@@ -30,6 +32,7 @@
 //! with the sequence until [`rollback`](Cache::rollback): a host that runs a step ahead reserves for both steps, and
 //! for both again right after each commit, and gets the same pages.
 
+mod branch;
 mod error;
 mod pages;
 pub mod ring;
@@ -44,6 +47,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::config::Span;
+pub use branch::{Branch, Contents, HeldPage, PageCopy};
 pub use error::CacheError;
 use pages::{Claim, Pages};
 use sequence::{Dropped, Held, Sequence};
@@ -247,6 +251,12 @@ impl Cache {
         Ok((self.adopt(clip), usable))
     }
 
+    /// Whether somebody still has the snapshot of this number.
+    pub(crate) fn is_held(&mut self, snapshot: u64) -> bool {
+        self.collect();
+        self.snapshots.contains_key(&snapshot)
+    }
+
     /// How full the cache is.
     pub fn stats(&mut self) -> CacheStats {
         self.collect();
@@ -293,8 +303,15 @@ impl Cache {
 
     /// Opens a sequence with a clip of another stream, whose last page it may append to.
     fn adopt(&mut self, clip: Held) -> SeqId {
+        let seq = SeqId(name());
+        self.adopt_as(seq, clip);
+        seq
+    }
+
+    /// The same for a sequence that has a name already, and may own pages of the clip.
+    fn adopt_as(&mut self, seq: SeqId, clip: Held) {
         let pages: Vec<_> = clip.clipped_pages().collect();
-        let seq = self.insert(clip);
+        self.insert_as(seq, clip);
         for (span, page, relied) in pages {
             if relied < PAGE {
                 self.pages_mut(span).own(page, seq, Claim::Newcomer);
@@ -302,13 +319,16 @@ impl Cache {
                 self.pages_mut(span).read(page, PAGE);
             }
         }
-        seq
     }
 
     fn insert(&mut self, held: Held) -> SeqId {
         let seq = SeqId(name());
-        self.sequences.insert(seq, Sequence { held, pending: 0 });
+        self.insert_as(seq, held);
         seq
+    }
+
+    fn insert_as(&mut self, seq: SeqId, held: Held) {
+        self.sequences.insert(seq, Sequence { held, pending: 0 });
     }
 
     /// Takes back the pages of snapshots whose last handle is gone.

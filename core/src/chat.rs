@@ -12,7 +12,7 @@ mod value;
 
 pub use markers::{Marker, Markers};
 pub use message::{Content, Dialogue, FunctionCall, Message, Part, Role, ToolCall};
-pub use parser::{CallError, Delta, Finish, Limits, Parser, Reasoning, Reply, Start};
+pub use parser::{CallError, Delta, Finish, Limits, Parser, Place, Reasoning, Reply, Start};
 pub use template::ChatTemplate;
 
 /// A dialogue that cannot become a prompt.

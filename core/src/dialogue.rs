@@ -145,6 +145,12 @@ impl Speaker {
         Ok(Prompt { text, tokens, border, start })
     }
 
+    /// Which tokens structure the model's output.
+    #[must_use]
+    pub fn markers(&self) -> &Markers {
+        &self.markers
+    }
+
     /// A parser for what the model writes behind a prompt.
     #[must_use]
     pub fn parser(&self, start: Start) -> Parser {

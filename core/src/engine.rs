@@ -1,5 +1,8 @@
 //! A model on a device: weights, cache and plans, and the steps that move sequences forward.
 
+pub(crate) mod draft;
+mod pages;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,6 +13,9 @@ use crate::model::config::{Config, Span};
 use crate::model::gemma4::{Gemma4, KvLayout, KvTypes, Recorded, Taps};
 use crate::program::{Class, ShapeError, StateSpec};
 use crate::sample::Draw;
+
+use draft::Drafters;
+pub use draft::{Ask, DraftKind, DraftOptions, Watched};
 
 /// How a model is set up on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +32,9 @@ pub struct Options {
     pub chunk: usize,
     /// Places to come back to, in all sequences together.
     pub snapshots: usize,
+    /// Tokens that the pages of global layers hold, in all sequences together; as many as all sequences at their
+    /// longest if `None`. With fewer, a step may find no page.
+    pub pool: Option<usize>,
 }
 
 /// Prompt tokens of a step unless the user says otherwise.
@@ -57,6 +66,12 @@ pub enum EngineError {
     /// All sequences are in use.
     #[error("all {0} sequences are in use")]
     TooManySequences(usize),
+    /// The drafter does not belong to the target.
+    #[error(transparent)]
+    Draft(Box<crate::model::drafter::DraftError>),
+    /// There is no drafter of the kind that was asked.
+    #[error("there is no drafter of this kind beside the model")]
+    NoDrafter,
 }
 
 /// Which rows of a part are wanted at the head.
@@ -113,6 +128,7 @@ pub struct Engine<B: Backend> {
     cache: Cache,
     plans: HashMap<PlanKey, Planned<B>>,
     slots: Vec<Option<SeqId>>,
+    drafters: Drafters<B>,
 }
 
 impl<B: Backend + std::fmt::Debug> std::fmt::Debug for Engine<B> {
@@ -140,6 +156,9 @@ pub fn layout(config: &Config, options: &Options) -> Result<(CacheSpec, KvLayout
         ROLLBACK,
         options.snapshots,
     );
+    if let Some(pool) = options.pool {
+        spec.global_pages = spec.global_pages.min(pool.div_ceil(PAGE));
+    }
     for span in [Span::Local, Span::Global] {
         if !has(span) {
             spec = spec.without(span);
@@ -179,7 +198,7 @@ impl<B: Backend> Engine<B> {
         let (spec, layout) = layout(&model.config, &options)?;
         let specs = model.states(&layout);
         let cache = Cache::new(spec)?;
-        let states =
+        let states: Vec<B::State> =
             specs.iter().map(|spec| backend.state(spec)).collect::<Result<_, _>>().map_err(device)?;
         let total = model.tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
         let mut done = 0;
@@ -190,7 +209,8 @@ impl<B: Backend> Engine<B> {
             progress(done, total);
         }
         let slots = vec![None; options.sequences];
-        Ok(Self { backend, model, options, weights, specs, states, cache, plans: HashMap::new(), slots })
+        let (plans, drafters) = (HashMap::new(), Drafters::new(&specs, &states));
+        Ok(Self { backend, model, options, weights, specs, states, cache, plans, slots, drafters })
     }
 
     /// The device.
@@ -231,6 +251,7 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let seq = self.cache.open();
         self.occupy(seq)?;
+        self.drafters.open(seq);
         Ok(seq)
     }
 
@@ -243,6 +264,7 @@ impl<B: Backend> Engine<B> {
         self.free_slot()?;
         let (seq, len) = self.cache.open_from(snapshot)?;
         self.occupy(seq)?;
+        self.drafters.open_from(seq, snapshot, len);
         Ok((seq, len))
     }
 
@@ -264,26 +286,9 @@ impl<B: Backend> Engine<B> {
     /// If there is no such sequence.
     pub fn close(&mut self, seq: SeqId) -> Result<(), EngineError> {
         self.cache.release(seq)?;
+        self.drafters.close(seq);
         self.slots.iter_mut().filter(|slot| **slot == Some(seq)).for_each(|slot| *slot = None);
         Ok(())
-    }
-
-    /// Keeps the first `len` tokens of a sequence to come back to.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn snapshot_at(&mut self, seq: SeqId, len: usize) -> Result<Snapshot, EngineError> {
-        Ok(self.cache.snapshot_at(seq, len)?)
-    }
-
-    /// Goes back to `len` tokens, or a little less where the cache cannot end there; returns the length reached.
-    ///
-    /// # Errors
-    ///
-    /// If the local window at that length is gone.
-    pub fn rollback(&mut self, seq: SeqId, len: usize) -> Result<usize, EngineError> {
-        Ok(self.cache.rollback(seq, len)?)
     }
 
     /// Enqueues one step; the tokens count only once [`Engine::commit`] says how many are kept.
@@ -347,6 +352,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<(PlanKey, usize, R), EngineError> {
         let (mut rows, mut picked) = (Vec::new(), Vec::new());
         for part in parts {
+            self.make_room(part.seq, part.tokens.len())?;
             let start = self.cache.len(part.seq)?;
             let slot = self.slots.iter().position(|slot| *slot == Some(part.seq));
             let slot = narrow(slot.ok_or(CacheError::UnknownSequence)?);
@@ -381,6 +387,9 @@ impl<B: Backend> Engine<B> {
         let step = Step { rows: &rows, picked: &picked, tables: &tables, draws };
         let plan = self.plans.get_mut(&key).expect("prepared above");
         let done = run(&self.backend, &mut plan.plan, &step).map_err(device)?;
+        for part in parts {
+            self.drafters.wrote(part.seq, self.cache.len(part.seq)? + part.tokens.len());
+        }
         Ok((key, picked.len(), done))
     }
 
@@ -489,66 +498,12 @@ impl<B: Backend> Engine<B> {
         }
         let taps = if key.hidden { Taps::Hidden } else { Taps::None };
         let recorded = match key.class {
-            Class::Prefill => self.model.prefill(&self.specs, key.rows, key.picked, taps)?,
-            Class::Decode => self.model.verify(&self.specs, key.rows, taps)?,
+            Class::Prefill => self.model.prefill(self.drafters.specs(), key.rows, key.picked, taps)?,
+            Class::Decode => self.model.verify(self.drafters.specs(), key.rows, taps)?,
         };
-        let plan = self.backend.compile(&recorded.program, &self.weights, &self.states).map_err(device)?;
+        let states = self.drafters.states();
+        let plan = self.backend.compile(&recorded.program, &self.weights, states).map_err(device)?;
         self.plans.insert(key, Planned { recorded, plan });
-        Ok(())
-    }
-
-    /// Copies a page of every pool of one kind of layer out, pools in order.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    pub fn read_page(&self, span: Span, page: u32) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = Vec::new();
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let start = bytes.len();
-            bytes.resize(start + spec.page_bytes(), 0);
-            self.backend.read_page(state, page, &mut bytes[start..]).map_err(device)?;
-        }
-        Ok(bytes)
-    }
-
-    /// Overwrites a page of every pool of one kind of layer with what [`Engine::read_page`] gave.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    ///
-    /// # Panics
-    ///
-    /// If `bytes` is not [`Engine::page_bytes`] long.
-    pub fn write_page(&self, span: Span, page: u32, mut bytes: &[u8]) -> Result<(), EngineError> {
-        for (spec, state) in self.specs.iter().zip(&self.states).filter(|(spec, _)| spec.span == span) {
-            let (part, rest) = bytes.split_at(spec.page_bytes());
-            self.backend.write_page(state, page, part).map_err(device)?;
-            bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Bytes of a page in all pools of one kind of layer.
-    #[must_use]
-    pub fn page_bytes(&self, span: Span) -> usize {
-        self.specs.iter().filter(|spec| spec.span == span).map(StateSpec::page_bytes).sum()
-    }
-
-    /// Advances the bookkeeping by `tokens` without computing them: their pages are about to be written.
-    ///
-    /// # Errors
-    ///
-    /// If the cache cannot take them.
-    pub fn skip(&mut self, seq: SeqId, tokens: usize) -> Result<(), EngineError> {
-        let mut left = tokens;
-        while left > 0 {
-            let n = self.chunk(seq, left)?;
-            self.cache.reserve(seq, n)?;
-            self.cache.commit(seq, n)?;
-            left -= n;
-        }
         Ok(())
     }
 }

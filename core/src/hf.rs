@@ -14,7 +14,7 @@ use self::shards::Entry;
 use crate::error::ModelError;
 use crate::model::config::Config;
 use crate::model::generation::GenerationDefaults;
-use crate::model::weights::{Naming, WeightSource};
+use crate::model::weights::{Naming, WeightSource, integers};
 use crate::tensor::{DType, Tensor};
 
 /// Bytes of a `tokenizer.json`; the real one of Gemma 4 has 32 million.
@@ -205,6 +205,17 @@ impl Folder {
 impl WeightSource for Folder {
     fn load(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
         self.load(name)
+    }
+
+    fn ids(&self, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+        let Some(entry) = self.tensors.get(name) else { return Ok(None) };
+        let kind = format!("{:?}", entry.dtype);
+        integers(&entry.data, &kind).map(Some).ok_or_else(|| ModelError::BadTensor {
+            path: entry.file.to_path_buf(),
+            tensor: name.to_owned(),
+            found: kind.clone(),
+            expected: "I32 or I64".to_owned(),
+        })
     }
 
     fn path(&self) -> &Path {

@@ -20,5 +20,7 @@ pub mod quant;
 pub mod reference;
 pub mod sample;
 pub mod session;
+pub mod speculate;
 pub mod tensor;
 pub mod tokenizer;
+pub mod vault;

@@ -52,6 +52,12 @@ pub fn gelu_tanh(x: f64) -> f64 {
     0.5 * x * (1.0 + inner.tanh())
 }
 
+/// `silu(x) = x / (1 + exp(-x))`.
+#[must_use]
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
 /// Mean of the squares of a row.
 #[must_use]
 pub fn mean_square(x: &[f32]) -> f64 {

@@ -4,7 +4,7 @@
 //! and a reference function that executes the meaning. A backend may fuse, split or overlap ops; it may not
 //! add one.
 
-use crate::program::{Act, Program, Rows, State, Weight};
+use crate::program::{Act, Program, Ring, Rows, State, Weight};
 
 /// How much one step asks of an op.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,8 @@ ops! {
     Linear = linear,
     /// Head norms, RoPE, and the append to the cache.
     AttnPrepare = attn_prepare,
+    /// The append to the cache without queries.
+    KvAppend = kv_append,
     /// Attention over the cache.
     Attention = attention,
     /// Gated activation.
@@ -109,6 +111,12 @@ ops! {
     MoeFfn = moe_ffn,
     /// Rows for the head.
     GatherRows = gather_rows,
+    /// Rows kept for a later program.
+    KeepRows = keep_rows,
+    /// Rows that an earlier program kept.
+    RecallRows = recall_rows,
+    /// Logits of the best clusters of tokens.
+    CentroidHead = centroid_head,
     /// Soft cap of logits.
     Softcap = softcap,
     /// Next tokens.
@@ -138,6 +146,16 @@ impl Op {
     #[must_use]
     pub fn states(&self) -> Vec<State> {
         self.describe().states()
+    }
+
+    /// The rows it keeps or recalls, if it is an op that does.
+    #[must_use]
+    pub fn ring(&self) -> Option<Ring> {
+        match self {
+            Op::KeepRows(op) => Some(op.ring),
+            Op::RecallRows(op) => Some(op.ring),
+            _ => None,
+        }
     }
 
     /// What one step asks of this op, at least.

@@ -6,9 +6,12 @@ mod tests;
 use std::fmt;
 
 use crate::cache::{CacheError, PAGE};
+use crate::engine::draft::dflash as draft;
 use crate::engine::{self, EngineError, Options};
 use crate::kv_type::KvType;
 use crate::model::config::{Config, Span};
+use crate::model::dflash::DFlashConfig;
+use crate::model::drafter::DraftFile;
 use crate::model::gemma4::{Gemma4, KvTypes, Taps};
 use crate::program::{Program, Slots};
 
@@ -140,6 +143,31 @@ pub fn programs(model: &Gemma4, options: &Options) -> Result<Vec<Program>, Engin
 /// If the model cannot be recorded.
 pub fn scratch_bytes(model: &Gemma4, options: &Options) -> Result<u64, EngineError> {
     Ok(programs(model, options)?.iter().map(|program| Slots::of(program).bytes()).sum())
+}
+
+/// Bytes that a DFlash drafter takes beside its weights: its own keys and values, and the ring of features.
+#[must_use]
+pub fn dflash_bytes(config: &DFlashConfig, options: &Options, kv: KvTypes) -> u64 {
+    let spec = draft::layout(config, options);
+    let row =
+        [kv.k, kv.v].map(|kv_type| kv_type.row_bytes(config.head_dim).unwrap_or(0)).iter().sum::<usize>();
+    let pages = config.layers.iter().map(|span| match span {
+        Span::Local => spec.local_pages,
+        Span::Global => spec.global_pages,
+    });
+    let cache = (config.kv_heads * row * PAGE) as u64 * pages.sum::<usize>() as u64;
+    let features = draft::ring_rows(options) * options.sequences * config.taps.len() * config.hidden * 4;
+    cache + features as u64
+}
+
+/// Bytes that a drafter takes on a device beside the target.
+#[must_use]
+pub fn draft_bytes(file: &DraftFile, options: &Options, kv: KvTypes) -> u64 {
+    file.bytes()
+        + match file {
+            DraftFile::Mtp(_) => 0,
+            DraftFile::DFlash(file) => dflash_bytes(&file.config, options, kv),
+        }
 }
 
 impl MemoryPlan {

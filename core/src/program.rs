@@ -158,6 +158,39 @@ impl StateSpec {
     }
 }
 
+/// Rows that outlive a step, so many for each sequence slot, by position: see [`KeepRows`](crate::ops::keep_rows::KeepRows).
+///
+/// Its state is a pool of [`KvType::F32`] with one head, whose pages follow one another: row `slot · rows + position mod
+/// rows` of all of them. No page table leads there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// The pool; `head_dim` is the width of a row.
+    pub state: State,
+    /// Rows of a slot.
+    pub rows: usize,
+}
+
+impl Ring {
+    /// What holds `rows` rows of `cols` values for each of `slots` slots.
+    #[must_use]
+    pub fn spec(name: &str, cols: usize, rows: usize, slots: usize) -> StateSpec {
+        StateSpec {
+            name: name.to_owned(),
+            span: Span::Global,
+            kv_type: KvType::F32,
+            kv_heads: 1,
+            head_dim: cols,
+            pages: (rows * slots).div_ceil(crate::cache::PAGE),
+        }
+    }
+
+    /// Row of the pool that a position of a slot has.
+    #[must_use]
+    pub fn row(&self, slot: u32, position: u32) -> usize {
+        slot as usize * self.rows + position as usize % self.rows
+    }
+}
+
 /// The order of a row's sums, chosen by the row's role and never by how many rows there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {

@@ -14,6 +14,8 @@ use bytemuck::Pod;
 use crate::backend::{Backend, Row, Step, StepError, Ticket};
 use crate::ops::attention::{Attention, Rotated};
 use crate::ops::attn_prepare::AttnPrepare;
+use crate::ops::keep_rows::KeepRows;
+use crate::ops::kv_append::KvAppend;
 use crate::ops::moe_ffn::GateUp;
 use crate::ops::{self, Op};
 use crate::program::{Act, Program, Rows, Slots, State, StateSpec, Weight};
@@ -306,11 +308,13 @@ impl Plan {
                 ops::linear::reference(plan.get(op.x, step), &weights, out);
             }),
             Op::AttnPrepare(op) => return self.attn_prepare(op, step),
+            Op::KvAppend(op) => return self.kv_append(op, step),
             Op::Attention(op) => self.attention(op, step),
             Op::Glu(op) => self.write(op.out, step, |plan, out| {
                 let operand =
                     |c: ops::glu::Columns| (plan.get(c.act, step), plan.program.cols(c.act), c.start);
-                ops::glu::reference(operand(op.gate), operand(op.up), plan.program.cols(op.out), out);
+                let cols = plan.program.cols(op.out);
+                ops::glu::reference(op.activation, operand(op.gate), operand(op.up), cols, out);
             }),
             Op::Route(op) => {
                 let mut experts = self.take(op.experts);
@@ -334,6 +338,19 @@ impl Plan {
             }),
             Op::GatherRows(op) => self.write(op.out, step, |plan, out| {
                 ops::gather_rows::reference(plan.get(op.x, step), step.picked, plan.program.cols(op.x), out);
+            }),
+            Op::KeepRows(op) => self.keep_rows(op, step),
+            Op::RecallRows(op) => self.write(op.out, step, |plan, out| {
+                let cols = plan.program.cols(op.out);
+                let pool = plan.pool(op.ring.state);
+                for (out, row) in out.chunks_exact_mut(cols).zip(step.rows) {
+                    pool.recall(op.ring.row(row.slot, row.position - op.back), out);
+                }
+            }),
+            Op::CentroidHead(op) => self.write(op.out, step, |plan, out| {
+                let (x, scores) = (plan.get(op.x, step), plan.get(op.scores, step));
+                let (table, ordering) = (plan.tensor(op.table), plan.vector(op.ordering));
+                ops::centroid_head::reference(x, scores, table, ordering, op.top_k, out);
             }),
             Op::Softcap(op) => self.write(op.x, step, |_, x| ops::softcap::reference(x, op.cap)),
             Op::Sample(op) => self.write(op.out, step, |plan, out| {
@@ -364,6 +381,35 @@ impl Plan {
         })
     }
 
+    fn kv_append(&self, op: &KvAppend, step: &Step<'_>) -> Result<(), ReferenceError> {
+        let positions: Vec<u32> = step.rows.iter().map(|row| row.position).collect();
+        let (heads, own) = ((op.kv_heads, op.head_dim), op.own);
+        let norms = (self.vector(own.k_norm), self.vector(op.frequency));
+        let kv = self.get(op.kv, step);
+        let rows = ops::kv_append::reference(kv, &positions, heads, norms, own.values, op.eps);
+        let (keys, values): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        self.pool(own.k).append(step, &keys)?;
+        self.pool(own.v).append(step, &values)
+    }
+
+    fn keep_rows(&self, op: &KeepRows, step: &Step<'_>) {
+        let (x, cols, pool) = (self.get(op.x, step), self.program.cols(op.x), self.pool(op.ring.state));
+        let ahead = step.ahead();
+        let kept = |r: usize| {
+            let row = step.rows[r];
+            ((ahead[r] as usize) < op.ring.rows).then(|| op.ring.row(row.slot, row.position))
+        };
+        let rows: Vec<usize> = match self.program.spec(op.x).rows {
+            Rows::Step => (0..step.rows.len()).collect(),
+            Rows::Picked => step.picked.iter().map(|&row| row as usize).collect(),
+        };
+        for (x, row) in x.chunks_exact(cols).zip(rows) {
+            if let Some(at) = kept(row) {
+                pool.keep(at, op.column, x);
+            }
+        }
+    }
+
     fn attention(&mut self, op: &Attention, step: &Step<'_>) {
         use rayon::prelude::*;
         let heads = op.heads;
@@ -373,7 +419,15 @@ impl Plan {
             let q = plan.get(op.q, step);
             let (k, v) = (plan.pool(op.k), plan.pool(op.v));
             let rotated = Rotated { keys: k.rotated(), values: v.rotated() };
-            let seen = pool::Seen::decode(k, v, op.mask, step);
+            let sees: Vec<Range<u32>> = step
+                .rows
+                .iter()
+                .zip(step.ahead())
+                .map(|(row, ahead)| {
+                    op.mask.first(row.position)..op.reach.last(op.mask, row.position, ahead) + 1
+                })
+                .collect();
+            let seen = pool::Seen::decode(k, v, &sees, step);
             let tasks: Vec<(Range<usize>, usize)> = neighbours(step.rows, (QUERIES / group).max(1))
                 .flat_map(|rows| (0..heads.kv_heads).map(move |head| (rows.clone(), head)))
                 .collect();
@@ -382,10 +436,8 @@ impl Plan {
                 .map(|(rows, head)| {
                     let of_row = |row: usize| &q[(row * heads.kv_heads + head) * part..][..part];
                     let q: Vec<f32> = rows.clone().flat_map(of_row).copied().collect();
-                    let positions: Vec<u32> =
-                        step.rows[rows.clone()].iter().map(|row| row.position).collect();
                     let seen = seen.of(step.rows[rows.start].slot, *head);
-                    ops::attention::reference(&q, &positions, op.mask, seen, rotated, heads.head_dim)
+                    ops::attention::reference(&q, &sees[rows.clone()], seen, rotated, heads.head_dim)
                 })
                 .collect();
             for ((rows, head), done) in tasks.into_iter().zip(done) {

@@ -1,16 +1,17 @@
 //! One conversation: its tokens in the cache, and the loop that continues them.
 
+mod decode;
 mod file;
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Row};
+use crate::backend::Backend;
 use crate::cache::{SeqId, Snapshot};
-use crate::engine::{Engine, EngineError, Enqueued, Part, Pick};
-use crate::model::gemma4::Taps;
-use crate::program::Class;
+use crate::engine::{Engine, EngineError};
 use crate::sample::{BadSampling, Draw, Sampling};
+use crate::speculate::Speculator;
+use decode::Turn;
 
 pub use file::{FileError, Restored};
 
@@ -28,6 +29,8 @@ pub struct Session {
     borders: Vec<(usize, Snapshot)>,
     /// Lowest position whose local keys were restored from a file; 0 if the conversation began here.
     oldest: usize,
+    /// Chooses how many tokens a step takes; plain steps if `None`.
+    speculator: Option<Speculator>,
 }
 
 /// What to generate.
@@ -143,13 +146,29 @@ impl Session {
     ///
     /// If the engine has no sequence left.
     pub fn new<B: Backend>(engine: &mut Engine<B>) -> Result<Self, EngineError> {
-        Ok(Self { seq: engine.open()?, tokens: Vec::new(), borders: Vec::new(), oldest: 0 })
+        Ok(Self { seq: engine.open()?, tokens: Vec::new(), borders: Vec::new(), oldest: 0, speculator: None })
     }
 
     /// Tokens in the cache.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Drafts tokens from now on, as `speculator` says, or no longer. The text stays what it would be.
+    pub fn speculate(&mut self, speculator: Option<Speculator>) {
+        self.speculator = speculator;
+    }
+
+    /// What drafts tokens, and what that has given so far.
+    #[must_use]
+    pub fn speculator(&self) -> Option<&Speculator> {
+        self.speculator.as_ref()
+    }
+
+    /// Takes out what drafts tokens, to go on with in another conversation.
+    pub fn take_speculator(&mut self) -> Option<Speculator> {
+        self.speculator.take()
     }
 
     /// Gives the conversation up.
@@ -198,81 +217,21 @@ impl Session {
         generated.prefill = start.elapsed();
         let Some(step) = step else { return Ok(generated) };
         self.keep_border(engine, request.border.min(len));
-
-        // A device that queues steps goes on with its own token, unless the host has to count tokens for penalties.
-        let ahead = B::QUEUES && !request.sampling.has_penalties();
-        let mut step = step;
-        let mut decoding = Instant::now();
-        loop {
-            let full = self.tokens.len() + 1 > engine.options().context;
-            let last = full || generated.tokens.len() + 1 >= request.max_tokens;
-            // What prevents the next step is said when this one's token is out.
-            let next =
-                (ahead && !last).then(|| self.enqueue(engine, request, Row::SAMPLED, &[]).ok()).flatten();
-            let token = match engine.tokens(&step) {
-                Ok(tokens) => tokens[0],
-                Err(error) => {
-                    if next.is_some() {
-                        let _ = self.take_back(engine);
-                    }
-                    return Err(error.into());
-                }
-            };
-            if generated.tokens.is_empty() {
-                generated.prefill = start.elapsed();
-                decoding = Instant::now();
+        let mut turn = Turn { request, generated, on, start, decoding: None };
+        let mut speculator = self.speculator.take();
+        let result = match &mut speculator {
+            None => {
+                self.plain(engine, &mut turn, step, usize::MAX).map(|ended| ended.unwrap_or(Ended::Stopped))
             }
-            generated.tokens.push(token);
-            let stopped = on(Event::Token(token)).is_break();
-            generated.decode = decoding.elapsed();
-            generated.ended = if request.end.contains(&token) {
-                Ended::Token(token)
-            } else if generated.tokens.len() >= request.max_tokens {
-                Ended::MaxTokens
-            } else if full {
-                Ended::ContextFull
-            } else {
-                Ended::Stopped
-            };
-            if stopped || generated.ended != Ended::Stopped {
-                if next.is_some() {
-                    self.take_back(engine)?;
-                }
-                return Ok(generated);
-            }
-            step = match next {
-                Some(next) => next,
-                None => self.enqueue(engine, request, token, &generated.tokens)?,
-            };
-            self.tokens.push(token);
-        }
-    }
-
-    /// Enqueues the step of one token, which the caller adds to the conversation once it is known.
-    fn enqueue<B: Backend>(
-        &self,
-        engine: &mut Engine<B>,
-        request: &Request<'_>,
-        token: u32,
-        generated: &[u32],
-    ) -> Result<Enqueued, EngineError> {
-        let edits = request.sampling.edits(request.prompt, generated, request.suppress);
-        let position = narrow(self.tokens.len() + 1);
-        let draw = Draw { sampling: request.sampling, position, edits: &edits, allowed: None };
-        let part = Part { seq: self.seq, tokens: &[token], pick: Pick::Last };
-        let step = engine.step(Class::Decode, &[part], &[draw], Taps::None)?;
-        engine.commit(self.seq, 1)?;
-        Ok(step)
-    }
-
-    /// Forgets a step whose token is not wanted.
-    fn take_back<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<(), EngineError> {
-        let len = match engine.rollback(self.seq, self.tokens.len()) {
-            Ok(reached) => reached,
-            Err(_) => self.reopen(engine)?,
+            Some(speculator) => match self.plain(engine, &mut turn, step, 1) {
+                Ok(None) => self.rounds(engine, &mut turn, speculator),
+                Ok(Some(ended)) => Ok(ended),
+                Err(error) => Err(error),
+            },
         };
-        self.tokens.truncate(len);
-        Ok(())
+        self.speculator = speculator;
+        turn.generated.ended = result?;
+        Ok(turn.generated)
     }
 
     /// Goes back to the longest prefix of `prompt` that the cache can still continue; returns its length.

@@ -213,6 +213,39 @@ impl Tensor {
         &self.data[start..start + bytes]
     }
 
+    /// The columns `range` of every row as a tensor of their own, whose bytes are a copy.
+    ///
+    /// Blocks stay as they are; where the range cuts one, values are decoded to `F32`. `None` if there are no such
+    /// columns.
+    #[must_use]
+    pub fn columns(&self, name: &str, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.cols {
+            return None;
+        }
+        let shape = [self.experts, self.rows, range.len()];
+        let rows = self.data.chunks_exact(self.row_bytes().max(1));
+        if let (Some(start), Some(end)) = (self.dtype.row_bytes(range.start), self.dtype.row_bytes(range.end))
+        {
+            let bytes: Vec<u8> = rows.flat_map(|row| &row[start..end]).copied().collect();
+            return Self::new(name, self.dtype, shape, Bytes::from_owner(bytes));
+        }
+        let mut values = vec![0.0f32; self.cols];
+        let mut bytes = Vec::new();
+        for row in rows {
+            crate::quant::decode(self.dtype, row, &mut values);
+            bytes.extend(values[range.clone()].iter().flat_map(|value| value.to_le_bytes()));
+        }
+        Self::new(name, DType::F32, shape, Bytes::from_owner(bytes))
+    }
+
+    /// A vector of `f32`.
+    #[must_use]
+    pub fn vector(name: &str, values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let data = Bytes::from_owner(bytes);
+        Self { name: name.to_owned(), dtype: DType::F32, experts: 1, rows: 1, cols: values.len(), data }
+    }
+
     /// The rows `range` of a single matrix as a tensor of their own, sharing the bytes.
     ///
     /// `None` if there are experts or no such rows.

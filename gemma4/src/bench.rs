@@ -1,5 +1,6 @@
 //! `gemma4 bench`: how fast a model runs here.
 
+mod draft;
 mod measure;
 mod profile;
 mod report;
@@ -12,8 +13,10 @@ use gemma4_core::model::gemma4::Gemma4;
 
 use crate::cli::{CacheArgs, Global};
 use crate::device::{self, Device, Purpose};
+use crate::draft::{DraftArgs, Drafting};
 use crate::failure::Failure;
 use crate::{load, text};
+use draft::BenchDraftArgs;
 use measure::Bench;
 use report::{Bandwidth, Report};
 
@@ -38,7 +41,9 @@ Examples:
   gemma4 bench -m model.gguf
   gemma4 bench -m model.gguf --prompt 512,8192 --decode 0,8192,65536 --kv q8_0
   gemma4 bench -m model.gguf --prompt 0 --decode 4096 --bandwidth 936 --profile
-  gemma4 bench -m model.gguf --json | jq .decode";
+  gemma4 bench -m model.gguf --json | jq .decode
+  gemma4 bench -m model.gguf --prompt 0 --decode 0,4096 --verify-rows 2,4,8,16
+  gemma4 bench -m model.gguf --draft drafter.gguf --simulate-acceptance 0.8 --plot speed.svg";
 
 /// Measure how fast a model runs here
 #[derive(Args, Debug)]
@@ -66,6 +71,8 @@ pub(crate) struct BenchArgs {
     /// Time every dispatch of a step, on GPUs that can
     #[arg(long)]
     profile: bool,
+    #[command(flatten)]
+    draft: BenchDraftArgs,
     #[command(flatten)]
     cache: CacheArgs,
     /// Print one JSON object
@@ -108,7 +115,8 @@ impl Plan {
         };
         let mut prompts: Vec<usize> = fits("--prompt", &args.prompt, &LENGTHS, 0)?;
         prompts.retain(|&n| n > 0);
-        let mut contexts: Vec<usize> = fits("--decode", &args.decode, &CONTEXTS, args.generate)?;
+        let more = args.generate + args.draft.room();
+        let mut contexts: Vec<usize> = fits("--decode", &args.decode, &CONTEXTS, more)?;
         if args.generate == 0 {
             contexts.clear();
         }
@@ -117,7 +125,7 @@ impl Plan {
                 "nothing is to be measured: give --prompt or --decode lengths above 0",
             ));
         }
-        let behind = contexts.iter().map(|n| n + args.generate);
+        let behind = contexts.iter().map(|n| n + more);
         let longest = prompts.iter().copied().chain(behind).max().unwrap_or(1);
         let cache = CacheArgs { ctx: Some(args.cache.ctx.unwrap_or(longest)), ..args.cache.clone() };
         let options = Options { chunk: args.chunk, snapshots: 0, ..load::options(model, &cache)? };
@@ -130,7 +138,16 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let model = checkpoint.model()?;
     let plan = Plan::of(args, &model)?;
     let name = checkpoint.path().display().to_string();
-    let report = device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, model, &plan)?);
+    if args.draft.plot.is_some() && args.draft.draft.is_empty() {
+        return Err(Failure::usage("--plot draws rounds, which need a drafter: name it with --draft PATH"));
+    }
+    let wanted = DraftArgs { draft: args.draft.draft.clone(), ..DraftArgs::default() };
+    let drafting = wanted.open(&model.config, None)?;
+    let report = device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, (model, drafting), &plan)?);
+    if let Some(path) = &args.draft.plot {
+        std::fs::write(path, draft::plot(&report.rounds)?)
+            .map_err(|source| Failure::Failed(format!("cannot write {}: {source}", path.display()).into()))?;
+    }
     if args.json {
         text::print_json(&report)?;
     } else {
@@ -143,7 +160,7 @@ fn measure<D: Device>(
     args: &BenchArgs,
     name: String,
     device: D,
-    model: Gemma4,
+    (model, drafting): (Gemma4, Drafting),
     plan: &Plan,
 ) -> Result<Report, Failure> {
     let about = device.about();
@@ -168,9 +185,32 @@ fn measure<D: Device>(
         decode.push(bench.decode(context, args.generate, bandwidth.map(|most| most.gigabytes_per_second))?);
         bar.inc(1);
     }
-    bar.finish_and_clear();
+    let mut verify = Vec::new();
+    for &context in plan.contexts.iter().filter(|_| !args.draft.verify_rows.is_empty()) {
+        bar.set_message(format!("verifying behind {context}"));
+        verify.extend(bench.verify(context, &args.draft.verify_rows)?);
+    }
+    // Profiles are those of the model without what drafters keep of its steps.
     let profiles = if args.profile { profile::all(&mut bench, plan, &decode)? } else { Vec::new() };
     let profile = args.profile.then_some(profiles);
+    let mut rounds = Vec::new();
+    if let Some(settings) = drafting.attach(&mut bench.engine, plan.options.kv_global)? {
+        for &source in settings.sources.iter().filter(|source| source.kind().is_some()) {
+            for run in &decode {
+                for &drafts in &args.draft.draft_lengths {
+                    bar.set_message(format!("{source}, {drafts} drafts behind {}", run.context));
+                    let of = (run.context, usize::from(drafts));
+                    let plain = run.seconds / run.tokens as f64;
+                    let simulate = args.draft.simulate_acceptance;
+                    rounds.extend(bench.rounds(source, of, args.generate, simulate, plain)?);
+                }
+            }
+        }
+    }
+    bar.finish_and_clear();
     let memory = bench.engine.backend().memory()?;
-    Ok(Report::new((name, about), plan.options, (bandwidth, memory), load, prefill, decode, profile))
+    let mut report =
+        Report::new((name, about), plan.options, (bandwidth, memory), load, prefill, decode, profile);
+    (report.verify, report.rounds) = (verify, rounds);
+    Ok(report)
 }

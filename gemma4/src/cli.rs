@@ -8,7 +8,9 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::KvTypes;
 
 use crate::failure::Failure;
-use crate::{bench, inspect, logits, perplexity, run, shell, tokenize, verify};
+#[cfg(feature = "serve")]
+use crate::serve;
+use crate::{bench, inspect, logits, perplexity, quantize, run, shell, tokenize, verify};
 
 /// Headings of help texts.
 const MODEL: &str = "Model and device";
@@ -162,11 +164,14 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::RunArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
     Perplexity(perplexity::PerplexityArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
+    Quantize(quantize::QuantizeArgs),
     Verify(verify::VerifyArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -178,11 +183,14 @@ impl Cli {
         let global = &self.global;
         match self.command {
             Command::Run(args) => run::run(&args, global),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(&args, global),
             Command::Tokenize(args) => tokenize::run(&args, global),
             Command::Inspect(args) => inspect::run(&args, global),
             Command::Perplexity(args) => perplexity::run(&args, global),
             Command::Logits(args) => logits::run(&args, global),
             Command::Bench(args) => bench::run(&args, global),
+            Command::Quantize(args) => quantize::run(&args),
             Command::Verify(args) => verify::run(&args, global),
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),

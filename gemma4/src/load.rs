@@ -60,7 +60,7 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
             )));
         }
     }
-    Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS })
+    Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS, pool: None })
 }
 
 /// Puts a model on a device, with a progress bar where somebody is watching.
@@ -85,7 +85,7 @@ pub(crate) fn engine<D: Device>(device: D, model: Gemma4, options: Options) -> R
 }
 
 /// Bytes of main memory that programs may still take; `None` where the system does not say.
-fn free_memory() -> Option<u64> {
+pub(crate) fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

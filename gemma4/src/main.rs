@@ -3,13 +3,17 @@
 mod bench;
 mod cli;
 mod device;
+mod draft;
 mod failure;
 mod inspect;
 mod load;
 mod logits;
 mod perplexity;
+mod quantize;
 mod run;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shell;
 mod text;
 mod tokenize;

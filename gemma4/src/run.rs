@@ -21,11 +21,13 @@ use gemma4_core::dialogue::{DialogueError, Speaker};
 use gemma4_core::engine::{Engine, Options};
 use gemma4_core::sample::Sampling;
 use gemma4_core::session::SessionError;
+use gemma4_core::speculate;
 use gemma4_core::tokenizer::Special;
 use serde_json::Value;
 
 use crate::cli::{CacheArgs, Global};
 use crate::device::Purpose;
+use crate::draft::DraftArgs;
 use crate::failure::Failure;
 use crate::{device, load};
 use interrupt::Twice;
@@ -66,9 +68,11 @@ pub(crate) struct RunArgs {
     ///
     /// Its keys: `content`, `reasoning`, `tool_calls` (each with `name` and `arguments`), `errors` (calls that could
     /// not be read), `finish` (stop, `tool_calls`, length or cancelled), `usage` (`prompt_tokens`, `reused_tokens`,
-    /// `completion_tokens`), `seed` and `timings`.
+    /// `completion_tokens`), `seed`, `timings` and, where tokens were drafted, `drafting`.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    draft: DraftArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -83,6 +87,7 @@ Examples:
   gemma4 run --json --temperature 0 \"What is 3 plus 4?\" | jq -r .content
   gemma4 run --raw --max-tokens 40 \"import os\"
   gemma4 run --model gemma-4-E4B-it-Q4_K_M.gguf --ctx 32768 --kv q8_0
+  gemma4 run --model gemma-4-31B-it-Q4_K_M.gguf --draft gemma-4-31B-it-DFlash-Q8_0.gguf
 
 Exit codes: 0 done, 1 failed, 2 a wrong command line, 130 stopped by Ctrl-C.";
 
@@ -132,6 +137,8 @@ struct Settings {
     /// Whether the user chose the seed.
     seeded: bool,
     max_tokens: usize,
+    /// How tokens are drafted, if they are.
+    draft: Option<speculate::Settings>,
 }
 
 /// What is to be done with a model, once it is ready.
@@ -159,11 +166,13 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Failure> 
     let model = checkpoint.model()?;
     let options = load::options(&model, &args.cache)?;
     let speaker = Speaker::new(&checkpoint)?;
-    let settings = Settings {
+    let mut settings = Settings {
         sampling: args.sampling.over(&speaker.sampling, model.config.vocab)?,
         seeded: args.sampling.seed.is_some(),
         max_tokens: args.max_tokens.map_or(usize::MAX, |n| n as usize),
+        draft: None,
     };
+    let drafting = args.draft.open(&model.config, Some(&speaker.tokenizer))?;
     let mut dialogue = Dialogue { tools, enable_thinking: args.think, ..Dialogue::new(Vec::new()) };
     if let Some(system) = args.system.as_deref().filter(|text| !text.trim().is_empty()) {
         dialogue.messages.push(Message::new(Role::System, system));
@@ -179,7 +188,9 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Failure> 
     check(&task, &speaker, &options)?;
     let shown = Shown { name: model_name(global), json: args.json };
     device::with!(device::choose(global, Purpose::Use)?, device => {
-        start(load::engine(device, model, options)?, &speaker, settings, task, &shown)
+        let mut engine = load::engine(device, model, options)?;
+        settings.draft = drafting.attach(&mut engine, options.kv_global)?;
+        start(engine, &speaker, settings, task, &shown)
     })
 }
 

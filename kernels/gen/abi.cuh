@@ -137,7 +137,8 @@ struct RowInfo {
     unsigned int position;
     // The sequence slot whose page tables this row reads.
     unsigned int slot;
-    // Bit 0: take the token from the slot's last sampled one. The other bits are 0.
+    // Bit 0: take the token from the slot's last sampled one. Bits 8 to 31: how many positions the last row of the
+    // slot in this step is ahead. The other bits are 0.
     unsigned int flags;
 };
 static_assert(sizeof(RowInfo) == 16, "RowInfo must have no padding");
@@ -302,8 +303,50 @@ struct PrepareParams {
     unsigned int v_stride;
     // Added to the mean squares.
     float eps;
+    // 1 where values are stored as they are, without a norm.
+    unsigned int plain;
 };
-static_assert(sizeof(PrepareParams) == 36, "PrepareParams must have no padding");
+static_assert(sizeof(PrepareParams) == 40, "PrepareParams must have no padding");
+
+// `keep_rows` and `recall_rows`.
+struct RingParams {
+    // Elements of a row of the activation.
+    unsigned int cols;
+    // First column in the ring.
+    unsigned int column;
+    // Elements from one row of the ring to the next.
+    unsigned int stride;
+    // Rows of the ring that a slot has.
+    unsigned int rows;
+    // Positions before the row's own; `recall_rows` alone.
+    unsigned int back;
+    // 1 if the rows are the picked ones; `keep_rows` alone.
+    unsigned int picked;
+};
+static_assert(sizeof(RingParams) == 24, "RingParams must have no padding");
+
+// `centroid_head`, for one part of its table.
+struct CentroidParams {
+    // Elements of a hidden state.
+    unsigned int hidden;
+    // Clusters.
+    unsigned int clusters;
+    // Tokens of a cluster.
+    unsigned int each;
+    // Clusters that a row chooses.
+    unsigned int top_k;
+    // Tokens.
+    unsigned int vocab;
+    // Words from one row of the table to the next.
+    unsigned int stride;
+    // Words from the start of a row to its plane of tails.
+    unsigned int tails;
+    // First row of the part.
+    unsigned int first;
+    // Rows of the part.
+    unsigned int part_rows;
+};
+static_assert(sizeof(CentroidParams) == 36, "CentroidParams must have no padding");
 
 // `attention`.
 struct AttentionParams {
@@ -329,8 +372,11 @@ struct AttentionParams {
     unsigned int first;
     // Splits of the dispatch; decode class alone.
     unsigned int splits;
+    // Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but
+    // less than a window ahead. Decode class alone; 0 in the other.
+    unsigned int reach;
 };
-static_assert(sizeof(AttentionParams) == 44, "AttentionParams must have no padding");
+static_assert(sizeof(AttentionParams) == 48, "AttentionParams must have no padding");
 
 // `glu`.
 struct GluParams {

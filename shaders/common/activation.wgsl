@@ -9,6 +9,9 @@ fn tanh_wide(x: f32) -> f32 {
   return select(far, series, abs(x) < 0.25);
 }
 
+// x / (1 + e^-x). A larger e^-x would overflow, and changes nothing.
+fn silu(x: f32) -> f32 { return x / (1.0 + exp(min(-x, 80.0))); }
+
 // gelu by its tanh approximation.
 fn gelu_tanh(x: f32) -> f32 {
   // 1 + tanh(u) would cancel for negative u; this is 2 / (1 + e^-2u) instead.

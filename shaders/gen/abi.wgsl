@@ -94,7 +94,8 @@ struct RowInfo {
     position: u32,
     // The sequence slot whose page tables this row reads.
     slot: u32,
-    // Bit 0: take the token from the slot's last sampled one. The other bits are 0.
+    // Bit 0: take the token from the slot's last sampled one. Bits 8 to 31: how many positions the last row of the
+    // slot in this step is ahead. The other bits are 0.
     flags: u32,
 }
 
@@ -250,6 +251,46 @@ struct PrepareParams {
     v_stride: u32,
     // Added to the mean squares.
     eps: f32,
+    // 1 where values are stored as they are, without a norm.
+    plain: u32,
+}
+
+// `keep_rows` and `recall_rows`.
+struct RingParams {
+    // Elements of a row of the activation.
+    cols: u32,
+    // First column in the ring.
+    column: u32,
+    // Elements from one row of the ring to the next.
+    stride: u32,
+    // Rows of the ring that a slot has.
+    rows: u32,
+    // Positions before the row's own; `recall_rows` alone.
+    back: u32,
+    // 1 if the rows are the picked ones; `keep_rows` alone.
+    picked: u32,
+}
+
+// `centroid_head`, for one part of its table.
+struct CentroidParams {
+    // Elements of a hidden state.
+    hidden: u32,
+    // Clusters.
+    clusters: u32,
+    // Tokens of a cluster.
+    each: u32,
+    // Clusters that a row chooses.
+    top_k: u32,
+    // Tokens.
+    vocab: u32,
+    // Words from one row of the table to the next.
+    stride: u32,
+    // Words from the start of a row to its plane of tails.
+    tails: u32,
+    // First row of the part.
+    first: u32,
+    // Rows of the part.
+    part_rows: u32,
 }
 
 // `attention`.
@@ -276,6 +317,9 @@ struct AttentionParams {
     first: u32,
     // Splits of the dispatch; decode class alone.
     splits: u32,
+    // Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but
+    // less than a window ahead. Decode class alone; 0 in the other.
+    reach: u32,
 }
 
 // `glu`.

@@ -67,7 +67,7 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
         params.kv_heads = kv_heads;
         params.value_start = match own.values {
             Values::RawKeys => heads * params.dim,
-            Values::Projected => (heads + kv_heads) * params.dim,
+            Values::Projected | Values::Plain => (heads + kv_heads) * params.dim,
         };
         params.local = local(k.span);
         (params.k_kind, params.v_kind) = (kind(k.kv_type), kind(v.kv_type));

@@ -2,7 +2,7 @@
 
 use gemma4_core::abi::{self, AttentionParams};
 use gemma4_core::cache::PAGE;
-use gemma4_core::ops::attention::{Attention, Mask};
+use gemma4_core::ops::attention::{Attention, Mask, Reach};
 use gemma4_core::program::{Act, Class};
 
 use super::attn_prepare::{check_width, kind, local};
@@ -48,6 +48,11 @@ pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), Wgp
             Mask::Window(n) => narrow(n),
         },
         local: local(k.spec().span),
+        reach: match op.reach {
+            Reach::Own => 0,
+            Reach::Before => 1,
+            Reach::Block => 2,
+        },
         k_stride: narrow(k.row_words() / 4),
         v_stride: narrow(v.row_words() / 4),
         ..AttentionParams::default()
@@ -122,7 +127,10 @@ fn decode(
     }
     let (split, most) = match op.mask {
         Mask::Causal => (GLOBAL_SPLIT, cx.state(op.k).spec().pages * PAGE / GLOBAL_SPLIT),
-        Mask::Window(n) => (LOCAL_SPLIT, (n - 1).div_ceil(LOCAL_SPLIT) + 1),
+        Mask::Window(n) => {
+            let ahead = if op.reach == Reach::Block { (n - 1).min(cx.program.rows) } else { 0 };
+            (LOCAL_SPLIT, (n - 1 + ahead).div_ceil(LOCAL_SPLIT) + 1)
+        }
     };
     let bytes = |heads: usize| {
         (heads * dim * 4).max(8192) + heads * split * 4 + 1024 + if subgroups { 0 } else { 4096 }

@@ -1,10 +1,11 @@
-//! `attn_prepare`: a dispatch for all heads, or, where bindings are few, one for the queries and one for the keys and
+//! `attn_prepare` and `kv_append`: a dispatch for all heads, or, where bindings are few, one for the queries and one for the keys and
 //! values that go to the cache.
 
 use gemma4_core::abi::{self, PrepareParams};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Span;
 use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
+use gemma4_core::ops::kv_append::KvAppend;
 
 use super::{Bind, Count, Lowering, ONE, narrow};
 use crate::error::WgpuError;
@@ -70,8 +71,9 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     let (k, v) = (cx.state(own.k), cx.state(own.v));
     params.value_start = match own.values {
         Values::RawKeys => heads * params.dim,
-        Values::Projected => (heads + kv_heads) * params.dim,
+        Values::Projected | Values::Plain => (heads + kv_heads) * params.dim,
     };
+    params.plain = u32::from(own.values == Values::Plain);
     params.local = local(k.spec().span);
     (params.k_stride, params.v_stride) = (narrow(k.row_words()), narrow(v.row_words()));
     let kinds = [k, v].map(|state| kind(state.spec().kv_type));
@@ -86,5 +88,47 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     let shader = Shader::new(&parts, entry).with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
     let binds = [&common[..], &pools, &more].concat();
     cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(workgroups), rows, ONE]);
+    Ok(())
+}
+
+/// The heads that go to the cache, without queries before them.
+pub(super) fn kv_append(op: &KvAppend, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+    check_width(cx, "kv_append", op.head_dim)?;
+    let own = op.own;
+    let (k, v) = (cx.state(own.k), cx.state(own.v));
+    let (dim, kv_heads) = (narrow(op.head_dim), narrow(op.kv_heads));
+    let params = PrepareParams {
+        width: cx.cols(op.kv),
+        dim,
+        heads: 0,
+        kv_heads,
+        value_start: if own.values == Values::RawKeys { 0 } else { kv_heads * dim },
+        local: local(k.spec().span),
+        k_stride: narrow(k.row_words()),
+        v_stride: narrow(v.row_words()),
+        eps: op.eps,
+        plain: u32::from(own.values == Values::Plain),
+    };
+    let kinds = [k, v].map(|state| kind(state.spec().kv_type));
+    let parts = [
+        shaders::REDUCE,
+        shaders::EXACT,
+        shaders::PAGES,
+        shaders::ROTATE,
+        shaders::KV_WRITE,
+        shaders::ATTN_PREPARE,
+        shaders::KV_APPEND,
+    ];
+    let shader = Shader::new(&parts, "kv_append").with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
+    let binds = vec![
+        Bind::Act(op.kv),
+        Bind::Weight(own.k_norm, 0),
+        Bind::Weight(op.frequency, 0),
+        Bind::Rows,
+        Bind::Tables,
+        Bind::StateMut(own.k),
+        Bind::StateMut(own.v),
+    ];
+    cx.launch("kv_append", shader, binds, &params, [Count::Fixed(2 * kv_heads), cx.each_row(op.kv), ONE]);
     Ok(())
 }

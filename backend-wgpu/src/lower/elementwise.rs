@@ -3,7 +3,7 @@
 use gemma4_core::abi::{ElementParams, GluParams};
 use gemma4_core::ops::add::Add;
 use gemma4_core::ops::gather_rows::GatherRows;
-use gemma4_core::ops::glu::Glu;
+use gemma4_core::ops::glu::{Activation, Glu};
 use gemma4_core::ops::softcap::Softcap;
 use gemma4_core::program::Act;
 
@@ -39,13 +39,9 @@ pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) {
         up_start: narrow(op.up.start),
     };
     let binds = vec![Bind::Act(op.gate.act), Bind::Act(op.up.act), Bind::ActMut(op.out)];
-    cx.launch(
-        "glu",
-        Shader::new(&[shaders::ACTIVATION, shaders::GLU], "glu"),
-        binds,
-        &params,
-        grid(cx, op.out),
-    );
+    let silu = u32::from(op.activation == Activation::Silu);
+    let shader = Shader::new(&[shaders::ACTIVATION, shaders::GLU], "glu").with("SILU", silu);
+    cx.launch("glu", shader, binds, &params, grid(cx, op.out));
 }
 
 pub(super) fn gather_rows(op: &GatherRows, cx: &mut Lowering<'_>) {

@@ -1,7 +1,7 @@
 //! `linear`: a dispatch for each part of each weight, or for up to three weights of one type.
 
 use gemma4_core::abi::LinearParams;
-use gemma4_core::ops::glu::Glu;
+use gemma4_core::ops::glu::{Activation, Glu};
 use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Act, Class, Rows, Weight};
 
@@ -64,6 +64,7 @@ pub(super) fn fuses(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
     let shape = |weight: &crate::Weight| (weight.dtype(), weight.rows(), weight.cols());
     let halves = [glu.gate, glu.up].map(|columns| (columns.act, columns.start));
     cx.program.class == Class::Decode
+        && glu.activation == Activation::GeluTanh
         && shape(gate) == shape(up)
         && gate.cols().is_multiple_of(CHUNK as usize)
         && halves == [(linear.out, 0), (linear.out, gate.rows())]
@@ -76,6 +77,7 @@ pub(super) fn gates(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
     let &[gate] = &linear.weights[..] else { return false };
     let gate = cx.weight(gate);
     cx.program.class == Class::Decode
+        && glu.activation == Activation::GeluTanh
         && gate.cols().is_multiple_of(CHUNK as usize)
         && (glu.gate.act, glu.gate.start) == (linear.out, 0)
         && ![linear.out, linear.x].contains(&glu.up.act)

@@ -43,14 +43,15 @@ impl Bounds<'_> {
     ) -> Result<Vec<Vec<f64>>, Failure> {
         let exact = |want: &Values| vec![0.0; want.wide().len()];
         // Copies and choices are right or wrong.
-        if matches!(op, Op::GatherRows(_) | Op::Sample(_)) {
+        if matches!(op, Op::GatherRows(_) | Op::Sample(_) | Op::RecallRows(_)) {
             return Ok(want.iter().map(exact).collect());
         }
         if let Op::Route(op) = op {
             let (experts, weights) = self.route(op, &want[0].wide());
             return Ok(vec![experts, rounded(&want[1].wide(), weights.into_iter())]);
         }
-        let out = want[0].wide();
+        // What an op stores is seen when another reads it.
+        let Some(out) = want.first().map(Values::wide) else { return Ok(Vec::new()) };
         let cols = self.program.cols(op.writes()[0]);
         let size = |factor: f64| out.iter().map(|want| factor * want.abs()).collect::<Vec<_>>();
         let allowed = match op {
@@ -107,7 +108,22 @@ impl Bounds<'_> {
             Op::AttnPrepare(op) => turned(&out, op.heads.head_dim),
             Op::Attention(op) => self.attention(op, &keys(op.k)?, &keys(op.v)?),
             Op::MoeFfn(op) => self.moe_ffn(op),
-            Op::GatherRows(_) | Op::Sample(_) | Op::Route(_) => unreachable!("answered above"),
+            Op::CentroidHead(op) => {
+                let x = self.act(op.x);
+                let width = self.program.cols(op.x);
+                let table: f64 = (0..self.program.weight(op.table).rows)
+                    .map(|token| self.weight(op.table, 0, token).iter().fold(0.0f64, |a, b| a.max(b.abs())))
+                    .fold(0.0, f64::max);
+                let sizes = x.chunks(width).flat_map(|x| {
+                    let size: f64 = x.iter().map(|x| x.abs() * table).sum();
+                    vec![sum_error(width) * size; cols]
+                });
+                sizes.collect()
+            }
+            Op::GatherRows(_) | Op::Sample(_) | Op::Route(_) | Op::RecallRows(_) => {
+                unreachable!("answered above")
+            }
+            Op::KeepRows(_) | Op::KvAppend(_) => unreachable!("they write no activation"),
         };
         Ok(vec![rounded(&out, allowed.into_iter())])
     }

@@ -4,7 +4,7 @@ use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::{KvType, tq3};
 use gemma4_core::model::config::Span;
 use gemma4_core::model::gemma4::KvTypes;
-use gemma4_core::ops::attention::Mask;
+use gemma4_core::ops::attention::{Mask, Reach};
 use gemma4_core::ops::attn_prepare::Heads;
 use gemma4_core::program::{Class, StateSpec};
 
@@ -12,8 +12,30 @@ use super::{Case, U, op, pages, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     let classes = [Class::Prefill, Class::Decode];
-    let of_class = |class: Class| all(Products::F32).into_iter().map(move |case| case.in_class(class));
-    classes.into_iter().flat_map(of_class).collect()
+    let mut cases: Vec<Case> = classes
+        .into_iter()
+        .flat_map(|class| all(Products::F32).into_iter().map(move |case| case.in_class(class)))
+        .collect();
+    cases.extend(drafted());
+    cases
+}
+
+/// Rows of drafters, whose keys end elsewhere than at themselves: around borders of splits, pages and windows.
+fn drafted() -> Vec<Case> {
+    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+    let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
+    let tq3 = KvTypes { k: KvType::TQ3_0, v: KvType::TQ3_0 };
+    vec![
+        reaching(heads(4, 2, 64), f16, Mask::Causal, Reach::Before, 130, 1),
+        reaching(heads(4, 1, 512), f16, Mask::Causal, Reach::Before, 256, 1),
+        reaching(heads(4, 2, 256), tq3, Mask::Window(32), Reach::Before, 100, 1),
+        reaching(heads(4, 2, 64), f16, Mask::Window(64), Reach::Before, 64, 1),
+        reaching(heads(8, 2, 128), f16, Mask::Causal, Reach::Block, 120, 16),
+        reaching(heads(4, 2, 128), f16, Mask::Causal, Reach::Block, 250, 8),
+        reaching(heads(4, 2, 128), tq3, Mask::Causal, Reach::Block, 5, 3),
+        reaching(heads(4, 2, 64), f16, Mask::Window(40), Reach::Block, 300, 8),
+        reaching(heads(2, 2, 32), f16, Mask::Window(4), Reach::Block, 62, 7),
+    ]
 }
 
 /// Prompts whose operands may be rounded to 16-bit floats, in the order of the prompts of the other cases.
@@ -145,14 +167,39 @@ fn pool(
 
 /// `rows` queries from position `start` on over keys and values of these types; whatever a query must not see is
 /// NaN, except what lies in the window of another row.
-fn case(heads: Heads, types: KvTypes, mask: Mask, (start, rows): (usize, usize), products: Products) -> Case {
+fn case(heads: Heads, types: KvTypes, mask: Mask, at: (usize, usize), products: Products) -> Case {
+    reaching_with(heads, types, (mask, Reach::Own), at, products)
+}
+
+/// The same of a drafter, as far as `reach`.
+fn reaching(heads: Heads, types: KvTypes, mask: Mask, reach: Reach, start: usize, rows: usize) -> Case {
+    reaching_with(heads, types, (mask, reach), (start, rows), Products::F32)
+}
+
+fn reaching_with(
+    heads: Heads,
+    types: KvTypes,
+    (mask, reach): (Mask, Reach),
+    (start, rows): (usize, usize),
+    products: Products,
+) -> Case {
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
-    let mut case =
-        Case::new("attention", rows, format!("{heads:?}, {mask:?} at {start}, {} and {}", types.k, types.v));
+    let mut case = Case::new(
+        "attention",
+        rows,
+        format!("{heads:?}, {mask:?}, {reach:?} at {start}, {} and {}", types.k, types.v),
+    )
+    .in_class(Class::Decode);
+    let last_seen = move |row: usize| match (reach, mask) {
+        (Reach::Own, _) => start + row,
+        (Reach::Before, _) => start + row - 1,
+        (Reach::Block, Mask::Causal) => start + rows - 1,
+        (Reach::Block, Mask::Window(n)) => (start + rows - 1).min(start + row + n - 1),
+    };
     (0..).zip(&mut case.rows).for_each(|(i, row)| row.position = super::narrow(start) + i);
-    let end = start + rows;
+    let end = last_seen(rows - 1) + 1;
     let (span, count) = match mask {
-        Mask::Causal => (Span::Global, pages(end)),
+        Mask::Causal => (Span::Global, pages(start + rows)),
         Mask::Window(_) => (Span::Local, 2),
     };
     let table: Vec<u32> = (0..super::narrow(count)).rev().collect();
@@ -165,7 +212,8 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, (start, rows): (usize, usize),
     let (v_spec, v_bytes, v_decoded) = pool(&v, heads, types.v, (span, count));
     let input = case.input(&q);
     let (k_state, v_state) = (case.state(k_spec, k_bytes), case.state(v_spec, v_bytes));
-    let out = case.program.attention(input, heads, (k_state, v_state), mask).expect("the widths agree");
+    let out = case.program.attention_reaching(input, heads, (k_state, v_state), mask, reach);
+    let out = out.expect("the widths agree");
 
     // P11: in f64 over the cache as it is stored, turned back where it is rotated.
     let matrix = rotation();
@@ -176,10 +224,10 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, (start, rows): (usize, usize),
     let (mut want, mut allowed) = (Vec::new(), Vec::new());
     for (row, q) in wide(&q).chunks(q_heads * dim).enumerate() {
         for (head, q) in q.chunks(dim).enumerate() {
-            let last = start + row;
+            let last = last_seen(row);
             let first = match mask {
                 Mask::Causal => 0,
-                Mask::Window(n) => (last + 1).saturating_sub(n),
+                Mask::Window(n) => (start + row + 1).saturating_sub(n),
             };
             let at = |j: usize| {
                 let at = (j * kv_heads + head / (q_heads / kv_heads)) * dim;
@@ -238,6 +286,13 @@ fn case(heads: Heads, types: KvTypes, mask: Mask, (start, rows): (usize, usize),
                 }
             });
         });
+    let case = match reach {
+        Reach::Own => case,
+        Reach::Before => {
+            case.mutant("a query sees its own place", |case| op!(case, Attention).reach = Reach::Own)
+        }
+        Reach::Block => case.mutant("rows look back only", |case| op!(case, Attention).reach = Reach::Own),
+    };
     let case = match mask {
         Mask::Causal => case,
         Mask::Window(n) => case

@@ -27,6 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
         (1, 1, 32, 16, Values::Projected),
         (4, 2, 128, 64, Values::Projected),
         (8, 1, 512, 64, Values::RawKeys),
+        (4, 2, 64, 32, Values::Plain),
     ] {
         let heads = Heads { heads, kv_heads, head_dim };
         for out in [Out::Alone, Out::Queries, Out::Keys, Out::Values] {
@@ -47,7 +48,7 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
     let stored = match (which, values) {
         (Out::Alone, _) => 0,
         (_, Values::RawKeys) => 1,
-        (_, Values::Projected) => 2,
+        (_, Values::Projected | Values::Plain) => 2,
     };
     let columns = q_heads + kv_heads * stored;
     let x = inputs(rows, columns * dim, 31);
@@ -86,10 +87,11 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
                 (Out::Alone | Out::Queries, _) => (head, Some(&q_norm)),
                 (Out::Keys, _) => (q_heads + kv, Some(&k_norm)),
                 (Out::Values, Values::RawKeys) => (q_heads + kv, None),
-                (Out::Values, Values::Projected) => (q_heads + kv_heads + kv, None),
+                (Out::Values, Values::Projected | Values::Plain) => (q_heads + kv_heads + kv, None),
             };
             let x = &x[at * dim..(at + 1) * dim];
-            let scale = inverse_rms(x, f64::from(1e-6f32));
+            let as_they_are = which == Out::Values && values == Values::Plain;
+            let scale = if as_they_are { 1.0 } else { inverse_rms(x, f64::from(1e-6f32)) };
             let n = |i: usize| x[i] * scale * norm.map_or(1.0, |norm| norm[i].into());
             for i in 0..dim {
                 let pair = i % (dim / 2);
@@ -131,12 +133,19 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
                 (own.k, own.v) = (own.v, own.k);
             }
         });
-    if which == Out::Values {
-        case.mutant("values are the normed keys", |case| {
-            let op = op!(case, Attention);
-            op.v = op.k;
-        })
-    } else {
-        case
+    if which != Out::Values {
+        return case;
+    }
+    let case = case.mutant("values are the normed keys", |case| {
+        let op = op!(case, Attention);
+        op.v = op.k;
+    });
+    match values {
+        Values::RawKeys => case,
+        Values::Projected | Values::Plain => case.mutant("values normed or not", |case| {
+            if let Some(own) = &mut op!(case, AttnPrepare).own {
+                own.values = if own.values == Values::Plain { Values::Projected } else { Values::Plain };
+            }
+        }),
     }
 }

@@ -1,27 +1,31 @@
 //! Cases of `glu`.
 
 use gemma4_core::numeric::round;
-use gemma4_core::ops::glu::Columns;
+use gemma4_core::ops::glu::{Activation, Columns};
 
 use super::{Case, U, gelu, inputs, op, wide};
 
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases: Vec<Case> = [(1, 32), (3, 257), (2, 2112)].map(|(rows, cols)| halves(rows, cols)).into();
+    let mut cases = Vec::new();
+    for activation in [Activation::GeluTanh, Activation::Silu] {
+        cases.extend([(1, 32), (3, 257), (2, 2112)].map(|(rows, cols)| halves(activation, rows, cols)));
+    }
     cases.push(known());
     cases
 }
 
 /// Gate and second operand are halves of one activation.
-fn halves(rows: usize, cols: usize) -> Case {
-    let mut case = Case::new("glu", rows, format!("{cols} columns"));
+fn halves(activation: Activation, rows: usize, cols: usize) -> Case {
+    let mut case = Case::new("glu", rows, format!("{cols} columns, {activation:?}"));
     let x = inputs(rows, 2 * cols, 11);
     let both = case.input(&x);
     let (gate, up) = (Columns { act: both, start: 0 }, Columns { act: both, start: cols });
-    let out = case.program.glu(gate, up, cols).expect("the halves fit");
+    let out = case.program.glu_by(activation, gate, up, cols).expect("the halves fit");
+    let f = |x: f64| if activation == Activation::Silu { x / (1.0 + (-x).exp()) } else { gelu(x) };
     let (mut want, mut allowed) = (Vec::new(), Vec::new());
     for row in wide(&x).chunks(2 * cols) {
         for (gate, up) in row[..cols].iter().zip(&row[cols..]) {
-            want.push(gelu(*gate) * up);
+            want.push(f(*gate) * up);
             // 1 + tanh cancels for negative gates: the error is that of a number up to 1, times gate and up. The
             // argument of tanh errs by some u of itself, and tanh' times the argument is below 1.
             allowed.push(16.0 * U * (gate * up).abs());
@@ -31,6 +35,13 @@ fn halves(rows: usize, cols: usize) -> Case {
         .mutant("halves swapped", |case| {
             let op = op!(case, Glu);
             (op.gate, op.up) = (op.up, op.gate);
+        })
+        .mutant("the other activation", |case| {
+            let op = op!(case, Glu);
+            op.activation = match op.activation {
+                Activation::GeluTanh => Activation::Silu,
+                Activation::Silu => Activation::GeluTanh,
+            };
         })
         .mutant("second operand shifted by one", |case| op!(case, Glu).up.start -= 1)
         .mutant("gelu of both", move |case| {

@@ -6,6 +6,7 @@ mod chat;
 mod checkpoint;
 mod config;
 mod gguf;
+mod kept;
 mod tokenizer;
 
 /// Every target.
@@ -25,5 +26,6 @@ pub fn all() -> Vec<Box<dyn Target>> {
         Box::new(chat::Output),
         Box::new(chat::Template),
         Box::new(chat::Messages),
+        Box::new(kept::Kept),
     ]
 }

@@ -79,10 +79,11 @@ impl Sections {
         let state = StepState { rows: narrow(step.rows.len()), picked: narrow(step.picked.len()) };
         bytes.extend_from_slice(bytemuck::bytes_of(&state));
         bytes.resize(at(self.rows), 0);
-        for row in step.rows {
+        for (row, ahead) in step.rows.iter().zip(step.ahead()) {
             let sampled = row.token == Row::SAMPLED;
             let token = if sampled { 0 } else { row.token };
-            let info = RowInfo { token, position: row.position, slot: row.slot, flags: u32::from(sampled) };
+            let flags = u32::from(sampled) | ahead << 8;
+            let info = RowInfo { token, position: row.position, slot: row.slot, flags };
             bytes.extend_from_slice(bytemuck::bytes_of(&info));
         }
         bytes.resize(at(self.picked), 0);

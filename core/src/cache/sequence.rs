@@ -39,7 +39,7 @@ impl Snapshot {
         Self(Arc::new(Handle { id, len, dropped: Arc::clone(dropped) }))
     }
 
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.0.id
     }
 

@@ -144,6 +144,19 @@ impl Reply {
     }
 }
 
+/// Where in the output a parser is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the answer, or between its parts.
+    Answer,
+    /// In a thought.
+    Thought,
+    /// In a call.
+    Call,
+    /// Behind the end of the turn.
+    Done,
+}
+
 /// Where in the output we are.
 #[derive(Clone, Debug)]
 enum State {
@@ -254,6 +267,17 @@ impl Parser {
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.machine.state, State::Done)
+    }
+
+    /// Where the output read so far ends.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self.machine.state {
+            State::Answer { .. } | State::Turn(_) => Place::Answer,
+            State::Channel(_) | State::ThoughtStart | State::Thought { .. } => Place::Thought,
+            State::Call(_) => Place::Call,
+            State::Done => Place::Done,
+        }
     }
 
     /// Ends the output: the last deltas and all of it. `finish` says why generation ended; [`Finish::Stop`] becomes

@@ -78,7 +78,7 @@ pub enum Span {
 
 impl Span {
     /// What files call it.
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Span::Local => "sliding",
             Span::Global => "full",
@@ -128,16 +128,16 @@ impl Rope {
 }
 
 // What a size may be: far beyond every release, and small enough that no product of a few overflows 64 bits.
-const LAYERS: Sizes = sizes(1..=1024);
-const HIDDEN: Sizes = sizes(32..=1 << 16).multiple_of(32);
-const VOCAB: Sizes = sizes(1..=1 << 22);
-const HEADS: Sizes = sizes(1..=1024);
-const HEAD_DIM: Sizes = sizes(32..=1 << 12).multiple_of(32);
-const FFN: Sizes = sizes(1..=1 << 20);
-const WINDOW: Sizes = sizes(1..=1 << 24);
-const CONTEXT: Sizes = sizes(1..=1 << 30);
-const PLE: Sizes = sizes(0..=1 << 14);
-const EXPERTS: Sizes = sizes(1..=1 << 12);
+pub(crate) const LAYERS: Sizes = sizes(1..=1024);
+pub(crate) const HIDDEN: Sizes = sizes(32..=1 << 16).multiple_of(32);
+pub(crate) const VOCAB: Sizes = sizes(1..=1 << 22);
+pub(crate) const HEADS: Sizes = sizes(1..=1024);
+pub(crate) const HEAD_DIM: Sizes = sizes(32..=1 << 12).multiple_of(32);
+pub(crate) const FFN: Sizes = sizes(1..=1 << 20);
+pub(crate) const WINDOW: Sizes = sizes(1..=1 << 24);
+pub(crate) const CONTEXT: Sizes = sizes(1..=1 << 30);
+pub(crate) const PLE: Sizes = sizes(0..=1 << 14);
+pub(crate) const EXPERTS: Sizes = sizes(1..=1 << 12);
 
 /// The keys that hold what [`check_layers`] and [`share_kv`] look at.
 struct LayerKeys {

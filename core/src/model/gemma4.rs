@@ -6,11 +6,11 @@ use super::config::{Config, LayerConfig, Rope, Span};
 use super::weights::{self, Weights};
 use crate::kv_type::KvType;
 use crate::numeric;
-use crate::ops::attention::Mask;
+use crate::ops::attention::{Mask, Reach};
 use crate::ops::attn_prepare::{Heads, OwnKeys, Values};
 use crate::ops::glu::Columns;
 use crate::ops::moe_ffn::GateUp;
-use crate::program::{Act, Class, Program, ShapeError, State, StateSpec, Weight, WeightSpec};
+use crate::program::{Act, Class, Program, Ring, ShapeError, State, StateSpec, Weight, WeightSpec};
 use crate::tensor::{Bytes, DType, Tensor};
 
 /// A model ready to be recorded: its weights in a table, and what each layer does with them.
@@ -21,11 +21,21 @@ pub struct Gemma4 {
     /// Weights; entry `i` is `Weight(i)` of every program.
     pub tensors: Vec<Tensor>,
     specs: Arc<[WeightSpec]>,
-    embedding: Weight,
-    head: Weight,
-    final_norm: Weight,
+    pub(super) embedding: Weight,
+    pub(super) head: Weight,
+    pub(super) final_norm: Weight,
     ple: Option<PleTables>,
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
+    keeps: Keeps,
+}
+
+/// What every step keeps for drafters, beside what it computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
+    /// Outputs of layers, side by side in the rows of a ring.
+    pub features: Option<(Ring, Vec<usize>)>,
+    /// The hidden state of picked rows after the final norm.
+    pub hidden: Option<Ring>,
 }
 
 /// Per-layer embeddings of the E models.
@@ -38,7 +48,7 @@ struct PleTables {
 }
 
 #[derive(Debug)]
-struct Layer {
+pub(super) struct Layer {
     attn_norm: Weight,
     qkv: Vec<Weight>,
     q_norm: Weight,
@@ -47,6 +57,8 @@ struct Layer {
     heads: Heads,
     frequency: Weight,
     mask: Mask,
+    /// Where the visible keys end.
+    reach: Reach,
     cache: (State, State),
     attn_out: Weight,
     post_attn_norm: Weight,
@@ -136,6 +148,12 @@ impl Gemma4 {
     /// Arranges `weights` into the table that programs and backends share.
     #[must_use]
     pub fn new(config: Config, weights: Weights) -> Self {
+        let states = states_of(&config);
+        Self::over(config, weights, &states, Reach::Own)
+    }
+
+    /// The same where layer `l` reads the pools `states[l]`, as far as `reach`.
+    pub(super) fn over(config: Config, weights: Weights, states: &[(State, State)], reach: Reach) -> Self {
         let mut table = Table { tensors: Vec::new() };
         let frequency = [Span::Local, Span::Global].map(|span| table.frequencies(&config, span));
         let embedding = table.add(weights.token_embd);
@@ -147,13 +165,47 @@ impl Gemma4 {
             projection: table.add(ple.per_layer_model_proj),
             norm: table.add(ple.per_layer_proj_norm),
         });
-        let states = states_of(&config);
         let layers = weights.layers.into_iter().zip(&config.layers).enumerate();
         let layers = layers
-            .map(|(l, (layer, shape))| table.layer(&config, shape, layer, frequency, states[l]))
+            .map(|(l, (layer, shape))| Layer {
+                reach,
+                ..table.layer(&config, shape, layer, frequency, states[l])
+            })
             .collect();
         let specs = table.tensors.iter().map(WeightSpec::of).collect();
-        Self { config, tensors: table.tensors, specs, embedding, head, final_norm, ple, layers }
+        let keeps = Keeps::default();
+        Self { config, tensors: table.tensors, specs, embedding, head, final_norm, ple, layers, keeps }
+    }
+
+    /// What every step recorded from now on keeps for drafters. It does not change what a step computes.
+    pub fn keep(&mut self, keeps: Keeps) {
+        self.keeps = keeps;
+    }
+
+    /// What every step keeps.
+    #[must_use]
+    pub fn keeps(&self) -> &Keeps {
+        &self.keeps
+    }
+
+    /// Pools of keys and values that layer `l` reads: its own or its donor's.
+    pub(crate) fn pools(&self, l: usize) -> (State, State) {
+        self.layers[l].cache
+    }
+
+    /// Shapes of the weights.
+    pub(crate) fn specs(&self) -> &Arc<[WeightSpec]> {
+        &self.specs
+    }
+
+    /// The embedding table and the output matrix, which drafters share.
+    pub(crate) fn shared(&self) -> [Weight; 2] {
+        [self.embedding, self.head]
+    }
+
+    /// Factor of the embedding.
+    pub(crate) fn embedding_scale(&self) -> f32 {
+        numeric::round((self.config.hidden as f64).sqrt())
     }
 
     /// The pools that a cache of this layout needs; entry `i` is `State(i)` of every program.
@@ -229,15 +281,18 @@ impl Gemma4 {
             }
         };
 
-        let residual = p.embed(self.embedding, numeric::round((self.config.hidden as f64).sqrt()));
+        let residual = p.embed(self.embedding, self.embedding_scale());
         tap(p, residual);
         let ple_inputs = self.ple_inputs(p, residual)?;
         for (l, layer) in self.layers.iter().enumerate() {
-            self.layer(p, layer, residual, ple_inputs.map(|(act, width)| Columns { act, start: l * width }))?;
+            let input = ple_inputs.map(|(act, width)| Columns { act, start: l * width });
+            self.layer(p, layer, residual, input, &mut |p| self.keep_output(p, l, residual))?;
             if l + 1 < self.layers.len() {
                 tap(p, residual);
             }
         }
+
+        self.keep_output(p, self.layers.len(), residual)?;
 
         // Only picked rows need logits; with a vocabulary of 262,144 the head is the largest matrix.
         let x = p.gather_rows(residual);
@@ -245,6 +300,9 @@ impl Gemma4 {
         if taps == Taps::Hidden {
             p.output(x);
             hidden.push(x);
+        }
+        if let Some(ring) = self.keeps.hidden {
+            p.keep_rows(x, ring, 0)?;
         }
         let logits = p.linear(x, &[self.head])?;
         if let Some(cap) = self.config.final_softcap {
@@ -256,22 +314,36 @@ impl Gemma4 {
         Ok(Recorded { program: p.clone(), logits, tokens, hidden })
     }
 
+    /// Keeps the output of the layer before layer `l` as a feature, if it is one.
+    fn keep_output(&self, p: &mut Program, l: usize, residual: Act) -> Result<(), ShapeError> {
+        let Some((ring, layers)) = &self.keeps.features else { return Ok(()) };
+        match layers.iter().position(|&layer| layer + 1 == l) {
+            Some(at) => p.keep_rows(residual, *ring, at * self.config.hidden),
+            None => Ok(()),
+        }
+    }
+
     /// Records one decoder layer. Source: `Block.__call__`, google-deepmind/gemma `gemma4/_modules.py`.
-    fn layer(
+    ///
+    /// `after_norm` records what reads the stream as the layer finds it. It comes behind the first norm, which backends
+    /// join with the end of the layer before: what they compute must not depend on whether something is kept.
+    pub(super) fn layer(
         &self,
         p: &mut Program,
         layer: &Layer,
         residual: Act,
         ple_input: Option<Columns>,
+        after_norm: &mut dyn FnMut(&mut Program) -> Result<(), ShapeError>,
     ) -> Result<(), ShapeError> {
         let eps = self.config.rms_eps;
         let (k, v) = layer.cache;
         let own = layer.own.map(|(k_norm, values)| OwnKeys { k_norm, values, k, v });
 
         let h = p.rms_norm(residual, layer.attn_norm, eps)?;
+        after_norm(p)?;
         let qkv = p.linear(h, &layer.qkv)?;
         let q = p.attn_prepare(qkv, layer.heads, (layer.q_norm, layer.frequency), own, eps)?;
-        let a = p.attention(q, layer.heads, layer.cache, layer.mask)?;
+        let a = p.attention_reaching(q, layer.heads, layer.cache, layer.mask, layer.reach)?;
         let a = p.linear(a, &[layer.attn_out])?;
         p.norm_add(residual, a, layer.post_attn_norm, 1.0, eps)?;
 
@@ -387,6 +459,7 @@ impl Table {
             heads,
             frequency: frequency.expect("the layer's own kind has frequencies"),
             mask,
+            reach: Reach::Own,
             cache,
             attn_out: self.add(layer.attn_output),
             post_attn_norm: self.add(layer.post_attention_norm),

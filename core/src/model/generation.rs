@@ -58,7 +58,7 @@ impl GenerationDefaults {
     ///
     /// [`ModelError::BadKey`] for a value out of range.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        Self::read(&GgufKeys(gguf), &GGUF)
+        Self::read(&GgufKeys::new(gguf), &GGUF)
     }
 
     fn read(file: &impl Keys, names: &Names) -> Result<Self, ModelError> {

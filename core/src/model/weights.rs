@@ -21,6 +21,16 @@ pub trait WeightSource {
     /// [`ModelError`] if it is there and cannot be used.
     fn load(&self, name: &str) -> Result<Option<Tensor>, ModelError>;
 
+    /// The whole numbers of the tensor `name`, in order; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] if it is there and holds something else.
+    fn ids(&self, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// File or folder, for errors.
     fn path(&self) -> &Path;
 
@@ -42,7 +52,7 @@ pub enum Naming {
 
 impl Naming {
     /// The name of a tensor that GGUF calls `gguf` and Hugging Face `hf`, of layer `layer` or of the whole model.
-    fn name(&self, layer: Option<usize>, gguf: &str, hf: &str) -> String {
+    pub(crate) fn name(&self, layer: Option<usize>, gguf: &str, hf: &str) -> String {
         match (self, layer) {
             (Naming::Gguf, None) => gguf.to_owned(),
             (Naming::Gguf, Some(layer)) => format!("blk.{layer}.{gguf}"),
@@ -57,12 +67,31 @@ impl WeightSource for Gguf {
         self.load(name)
     }
 
+    fn ids(&self, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+        let Some(tensor) = self.tensor(name) else { return Ok(None) };
+        integers(&tensor.bytes, &tensor.type_name()).map(Some).ok_or_else(|| ModelError::BadTensor {
+            path: tensor.file.to_path_buf(),
+            tensor: name.to_owned(),
+            found: tensor.type_name(),
+            expected: "I32 or I64".to_owned(),
+        })
+    }
+
     fn path(&self) -> &Path {
         self.path()
     }
 
     fn naming(&self) -> Naming {
         Naming::Gguf
+    }
+}
+
+/// The numbers that `bytes` hold; `None` if `kind` is no type of whole numbers that tensors of ids have.
+pub(crate) fn integers(bytes: &[u8], kind: &str) -> Option<Vec<i64>> {
+    match kind {
+        "I32" => Some(bytes.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect()),
+        "I64" => Some(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+        _ => None,
     }
 }
 

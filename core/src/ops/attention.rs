@@ -8,7 +8,7 @@ use super::attn_prepare::Heads;
 use super::{Cost, Describe, Load, Op};
 use crate::kv_type::tq3;
 use crate::numeric::{self, Vectorised};
-use crate::program::{Act, Program, ShapeError, State, expect};
+use crate::program::{Act, Class, Program, ShapeError, State, expect};
 
 /// Which keys a query sees, by absolute position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,40 @@ impl Mask {
     }
 }
 
+/// Up to where a query sees, beside its [`Mask`].
+///
+/// Rows of a target reach to themselves. The others are rows of drafters, and are recorded in the decode class alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// To the query's own position.
+    #[default]
+    Own,
+    /// To the position before it: the query has no key of its own. It is never at position 0.
+    Before,
+    /// To the last row that the step has of its sequence, but less than a window ahead: the rows of a block see each
+    /// other, whichever comes first.
+    Block,
+}
+
+impl Reach {
+    /// Last position that a query at `position` sees, with `ahead` more rows of its sequence behind it in the step.
+    #[must_use]
+    pub fn last(self, mask: Mask, position: u32, ahead: u32) -> u32 {
+        match (self, mask) {
+            (Reach::Own, _) => position,
+            (Reach::Before, _) => position.saturating_sub(1),
+            (Reach::Block, Mask::Causal) => position + ahead,
+            (Reach::Block, Mask::Window(n)) => {
+                position + ahead.min(u32::try_from(n.saturating_sub(1)).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
 /// Attention of each row over the cache, its own step's keys included.
 ///
-/// For query head `h` and its key head `g = h / (heads / kv_heads)`, over the visible positions `j`:
+/// For query head `h` and its key head `g = h / (heads / kv_heads)`, over the visible positions `j`, which begin where
+/// [`Mask::first`] says and end where [`Reach::last`] does:
 /// `out[r, h] = Σ_j softmax_j(q[r, h] · key[g, j]) · value[g, j]`. The scale of the logits is 1, uncapped.
 ///
 /// - `q`, `out`: `[rows, heads · head_dim]`; keys and values come from the pages of the row's sequence.
@@ -57,6 +88,8 @@ pub struct Attention {
     pub v: State,
     /// Visible keys.
     pub mask: Mask,
+    /// Where they end.
+    pub reach: Reach,
     /// Output.
     pub out: Act,
 }
@@ -74,14 +107,33 @@ impl Program {
         (k, v): (State, State),
         mask: Mask,
     ) -> Result<Act, ShapeError> {
+        self.attention_reaching(q, heads, (k, v), mask, Reach::Own)
+    }
+
+    /// Records [`Attention`] that ends elsewhere than at the query, and returns its output.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError::Mismatch`] if queries or cache do not follow from `heads`, or for the prefill class, whose rows
+    /// reach to themselves.
+    pub fn attention_reaching(
+        &mut self,
+        q: Act,
+        heads: Heads,
+        (k, v): (State, State),
+        mask: Mask,
+        reach: Reach,
+    ) -> Result<Act, ShapeError> {
         let op = "attention";
+        let drafted = reach == Reach::Own || self.class == Class::Decode;
+        expect(op, "rows of prompts that do not reach to themselves", 0, usize::from(!drafted))?;
         expect(op, "width of the queries", heads.heads * heads.head_dim, self.cols(q))?;
         for state in [k, v] {
             expect(op, "heads of the cache", heads.kv_heads, self.state(state).kv_heads)?;
             expect(op, "head width of the cache", heads.head_dim, self.state(state).head_dim)?;
         }
         let out = self.act_like(q, self.cols(q));
-        self.ops.push(Op::Attention(Attention { q, heads, k, v, mask, out }));
+        self.ops.push(Op::Attention(Attention { q, heads, k, v, mask, reach, out }));
         Ok(out)
     }
 }
@@ -140,12 +192,12 @@ pub struct Rotated {
 
 /// The specification, executed for several rows of one sequence and the query heads of one key head.
 ///
-/// - `q`: `[positions, heads / kv_heads, head_dim]`, and so is the result; `seen` covers what the rows see.
+/// - `q`: `[rows, heads / kv_heads, head_dim]`, and so is the result; `sees`: the positions that each row sees, of
+///   which `seen` covers all.
 #[must_use]
 pub fn reference(
     q: &[f32],
-    positions: &[u32],
-    mask: Mask,
+    sees: &[Range<u32>],
     seen: &Visible,
     rotated: Rotated,
     dim: usize,
@@ -154,14 +206,14 @@ pub fn reference(
     if rotated.keys {
         q.chunks_exact_mut(dim).for_each(tq3::rotate);
     }
-    let first = positions.iter().map(|&position| mask.first(position)).min().unwrap_or(0);
-    let end = positions.iter().map(|&position| position + 1).max().unwrap_or(first);
+    let first = sees.iter().map(|range| range.start).min().unwrap_or(0);
+    let end = sees.iter().map(|range| range.end).max().unwrap_or(first);
     let rows = (first - seen.first) as usize * dim..(end - seen.first) as usize * dim;
-    let group = q.len() / dim / positions.len();
-    let ranges: Vec<Range<usize>> = positions
+    let group = q.len() / dim / sees.len();
+    let ranges: Vec<Range<usize>> = sees
         .iter()
-        .flat_map(|&position| {
-            let range = (mask.first(position) - first) as usize..(position + 1 - first) as usize;
+        .flat_map(|range| {
+            let range = (range.start - first) as usize..(range.end - first) as usize;
             std::iter::repeat_n(range, group)
         })
         .collect();

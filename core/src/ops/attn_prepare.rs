@@ -37,6 +37,8 @@ pub enum Values {
     Projected,
     /// The raw key projection, before its norm and rotation (`attention_k_eq_v`).
     RawKeys,
+    /// Columns of their own, stored as they are: without a norm. DFlash drafters have Qwen 3's layers.
+    Plain,
 }
 
 /// Everything between the projections and the attention of a layer.
@@ -44,8 +46,8 @@ pub enum Values {
 /// For each head, with `n(x) = x / sqrt(mean(x²) + eps)` over `head_dim` values:
 ///
 /// - `out[r, h] = rope(n(q[r, h]) · q_norm)`
-/// - key `= rope(n(k[r, h]) · k_norm)`, value `= n(v[r, h])`: no weight, no rotation, on every layer;
-///   both go to the cache at the row's position, encoded in the cache's type.
+/// - key `= rope(n(k[r, h]) · k_norm)`, value `= n(v[r, h])`: no weight, no rotation, on every layer of the target, and
+///   `v[r, h]` itself where values are plain; both go to the cache at the row's position, encoded in the cache's type.
 ///
 /// `rope` turns the pair `(i, i + head_dim / 2)` by the angle `position · frequency[i]`, the product taken in
 /// `f32`.
@@ -170,7 +172,7 @@ pub fn reference(
     out: &mut [f32],
 ) -> Vec<KeysValues> {
     let dim = heads.head_dim;
-    let (q_cols, kv_cols) = (heads.heads * dim, heads.kv_heads * dim);
+    let q_cols = heads.heads * dim;
     let width = qkv.len() / positions.len().max(1);
     let rows = out.par_chunks_exact_mut(q_cols).zip(qkv.par_chunks_exact(width)).zip(positions);
     rows.map(|((out, qkv), &position)| {
@@ -179,20 +181,33 @@ pub fn reference(
             rope(out, position, frequency);
         }
         let Some((k_norm, values)) = own else { return KeysValues::default() };
-        let raw_keys = &qkv[q_cols..q_cols + kv_cols];
-        let raw_values = match values {
-            Values::RawKeys => raw_keys,
-            Values::Projected => &qkv[q_cols + kv_cols..q_cols + 2 * kv_cols],
-        };
-        let (mut keys, mut values) = (vec![0.0; kv_cols], vec![0.0; kv_cols]);
-        for (key, raw) in keys.chunks_exact_mut(dim).zip(raw_keys.chunks_exact(dim)) {
-            head_norm(raw, Some(k_norm), eps, key);
-            rope(key, position, frequency);
-        }
-        for (value, raw) in values.chunks_exact_mut(dim).zip(raw_values.chunks_exact(dim)) {
-            head_norm(raw, None, eps, value);
-        }
-        (keys, values)
+        keys_values(&qkv[q_cols..], position, heads.kv_heads, dim, (k_norm, frequency), values, eps)
     })
     .collect()
+}
+
+/// Keys and values of one row from its raw keys and, behind them, its raw values.
+pub(super) fn keys_values(
+    raw: &[f32],
+    position: u32,
+    kv_heads: usize,
+    dim: usize,
+    (k_norm, frequency): (&[f32], &[f32]),
+    source: Values,
+    eps: f32,
+) -> KeysValues {
+    let cols = kv_heads * dim;
+    let (mut keys, mut values) = (vec![0.0; cols], vec![0.0; cols]);
+    for (key, raw) in keys.chunks_exact_mut(dim).zip(raw.chunks_exact(dim)) {
+        head_norm(raw, Some(k_norm), eps, key);
+        rope(key, position, frequency);
+    }
+    let raw = if source == Values::RawKeys { &raw[..cols] } else { &raw[cols..2 * cols] };
+    for (value, raw) in values.chunks_exact_mut(dim).zip(raw.chunks_exact(dim)) {
+        match source {
+            Values::Plain => value.copy_from_slice(raw),
+            Values::Projected | Values::RawKeys => head_norm(raw, None, eps, value),
+        }
+    }
+    (keys, values)
 }

@@ -15,36 +15,63 @@ pub struct Columns {
     pub start: usize,
 }
 
-/// Gated linear unit with the tanh approximation of gelu.
+/// What the gate passes through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// The tanh approximation of gelu.
+    #[default]
+    GeluTanh,
+    /// `x / (1 + exp(-x))`: the layers of DFlash drafters.
+    Silu,
+}
+
+/// Gated linear unit.
 ///
-/// `out[r, c] = gelu(gate[r, c]) · up[r, c]`
+/// `out[r, c] = f(gate[r, c]) · up[r, c]`, where `f` is the tanh approximation of gelu unless `activation` says so.
 ///
 /// - `gate`, `up`: `cols` columns of activations, often halves of the same one; `out`: `[rows, cols]`.
 ///
 /// Source: `Gemma4TextMLP` and the per-layer input gate in transformers, `modeling_gemma4.py`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Glu {
-    /// What passes through gelu.
+    /// What passes through the activation.
     pub gate: Columns,
     /// What it is multiplied with.
     pub up: Columns,
+    /// What the gate passes through.
+    pub activation: Activation,
     /// Output.
     pub out: Act,
 }
 
 impl Program {
-    /// Records [`Glu`] over `cols` columns and returns its output.
+    /// Records [`Glu`] with gelu over `cols` columns and returns its output.
     ///
     /// # Errors
     ///
     /// [`ShapeError::Mismatch`] if an operand has too few columns.
     pub fn glu(&mut self, gate: Columns, up: Columns, cols: usize) -> Result<Act, ShapeError> {
+        self.glu_by(Activation::GeluTanh, gate, up, cols)
+    }
+
+    /// Records [`Glu`] over `cols` columns and returns its output.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError::Mismatch`] if an operand has too few columns.
+    pub fn glu_by(
+        &mut self,
+        activation: Activation,
+        gate: Columns,
+        up: Columns,
+        cols: usize,
+    ) -> Result<Act, ShapeError> {
         for (what, columns) in [("end of the gate", gate), ("end of the second operand", up)] {
             let end = columns.start + cols;
             expect("glu", what, end, end.min(self.cols(columns.act)))?;
         }
         let out = self.act_like(gate.act, cols);
-        self.ops.push(Op::Glu(Glu { gate, up, out }));
+        self.ops.push(Op::Glu(Glu { gate, up, activation, out }));
         Ok(out)
     }
 }
@@ -67,7 +94,17 @@ impl Describe for Glu {
 }
 
 /// The specification, executed. `gate` and `up` are whole activations with the width and first column of each.
-pub fn reference(gate: (&[f32], usize, usize), up: (&[f32], usize, usize), cols: usize, out: &mut [f32]) {
+pub fn reference(
+    activation: Activation,
+    gate: (&[f32], usize, usize),
+    up: (&[f32], usize, usize),
+    cols: usize,
+    out: &mut [f32],
+) {
+    let f = match activation {
+        Activation::GeluTanh => numeric::gelu_tanh,
+        Activation::Silu => numeric::silu,
+    };
     let part = |(act, width, start): (&[f32], usize, usize), r: usize| {
         let from = r * width + start;
         from..(from + cols).min(act.len())
@@ -75,7 +112,7 @@ pub fn reference(gate: (&[f32], usize, usize), up: (&[f32], usize, usize), cols:
     out.par_chunks_exact_mut(cols).enumerate().for_each(|(r, out)| {
         let (gate, up) = (&gate.0[part(gate, r)], &up.0[part(up, r)]);
         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-            *out = numeric::round(numeric::gelu_tanh(f64::from(gate)) * f64::from(up));
+            *out = numeric::round(f(f64::from(gate)) * f64::from(up));
         }
     });
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::engine::CHUNK;
 use crate::model::config::tests::read;
 use crate::model::config::tests::sizes::SIZES;
+use crate::ops::glu::Activation;
 
 const GIB: u64 = 1 << 30;
 
@@ -16,7 +17,15 @@ fn config(name: &str) -> Config {
 
 fn options(context: usize, kv_type: KvType) -> Options {
     let types = both(kv_type);
-    Options { context, sequences: 1, kv_local: types, kv_global: types, chunk: CHUNK, snapshots: 0 }
+    Options {
+        context,
+        sequences: 1,
+        kv_local: types,
+        kv_global: types,
+        chunk: CHUNK,
+        snapshots: 0,
+        pool: None,
+    }
 }
 
 /// Bytes a token: local and global, for `f16`, `q8_0`, `q4_0` and `tq3_0`.
@@ -194,4 +203,53 @@ fn sizes_are_printed_with_a_unit_that_fits() {
         sizes,
         ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1.00 MiB", "1.50 GiB", "24.0 GiB", "1024.0 TiB"]
     );
+}
+
+/// The published DFlash drafter of 31B.
+fn dflash_31b() -> DFlashConfig {
+    let mut layers = vec![Span::Local; 4];
+    layers.push(Span::Global);
+    DFlashConfig {
+        hidden: 5376,
+        heads: 64,
+        kv_heads: 8,
+        head_dim: 128,
+        ffn: 10752,
+        layers,
+        window: 2048,
+        rms_eps: 1e-6,
+        theta: 1e6,
+        block: 16,
+        mask_token: 4,
+        taps: vec![1, 12, 23, 35, 46, 57],
+        target_layers: Some(60),
+        vocab: None,
+        causal: None,
+        softcap: Some(30.0),
+        activation: Activation::Silu,
+        embedding_scale: None,
+    }
+}
+
+#[test]
+fn f19_sliding_layers_of_a_drafter_keep_their_window_only() {
+    let config = dflash_31b();
+    let bytes = |context| dflash_bytes(&config, &options(context, KvType::F16), both(KvType::F16));
+    // 4 KiB a token of one full layer; nothing else grows.
+    let slope = bytes(128 << 10) - bytes(64 << 10);
+    assert_eq!(slope, (64 << 10) * 4096);
+    // Ten pages of four layers, and 512 rows of six features.
+    assert_eq!(bytes(64 << 10) - (64 << 10) * 4096, 4 * 10 * 256 * 4096 + 512 * 6 * 5376 * 4);
+}
+
+#[test]
+fn f19_31b_with_dflash_at_64k_does_not_fit_24_gib_where_with_mtp_it_does() {
+    let config = config("31B");
+    let options = options(64 << 10, KvType::Q8_0);
+    let plan = MemoryPlan::new(&config, &options, Target::Gpu, 18_320 << 20, 300 << 20).unwrap();
+    // Weights of 1.54 and of 0.47 billion parameters in Q8_0.
+    let dflash = 1_540_000_000 * 34 / 32 + dflash_bytes(&dflash_31b(), &options, both(KvType::Q8_0));
+    let mtp = 470_000_000 * 34 / 32;
+    assert!(plan.total() + dflash > 24 * GIB, "{} and {}", Size(plan.total()), Size(dflash));
+    assert!(plan.total() + mtp < 24 * GIB, "{} and {}", Size(plan.total()), Size(mtp));
 }

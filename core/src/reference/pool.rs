@@ -1,6 +1,7 @@
 //! Pools of KV pages in memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use super::{Distortion, ReferenceError};
 use crate::backend::{PageTable, Step};
 use crate::cache::PAGE;
 use crate::model::config::Span;
-use crate::ops::attention::{Mask, Visible};
+use crate::ops::attention::Visible;
 use crate::program::StateSpec;
 
 /// All pages of one half of a layer's cache, `[pages, kv_heads, PAGE, row bytes]`.
@@ -96,6 +97,30 @@ impl Pool {
         out
     }
 
+    /// First byte of a row of a ring: rows of all pages follow one another.
+    fn ring_row(&self, row: usize) -> usize {
+        row * self.spec.row_bytes()
+    }
+
+    /// Overwrites the columns from `column` on of a row of a ring.
+    pub(super) fn keep(&self, row: usize, column: usize, x: &[f32]) {
+        let at = self.ring_row(row) + column * 4;
+        let mut bytes = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
+        for (to, x) in bytes[at..at + x.len() * 4].as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            *to = x.to_le_bytes();
+        }
+    }
+
+    /// Copies a row of a ring.
+    pub(super) fn recall(&self, row: usize, out: &mut [f32]) {
+        let at = self.ring_row(row);
+        let bytes = self.lock();
+        let from = &bytes[at..at + out.len() * 4];
+        for (out, from) in out.iter_mut().zip(from.as_chunks::<4>().0) {
+            *out = f32::from_le_bytes(*from);
+        }
+    }
+
     pub(super) fn read_page(&self, page: u32, into: &mut [u8]) {
         let at = page as usize * self.spec.page_bytes();
         into.copy_from_slice(&self.lock()[at..at + self.spec.page_bytes()]);
@@ -112,11 +137,12 @@ impl Pool {
 pub(super) struct Seen(BTreeMap<(u32, usize), Visible>);
 
 impl Seen {
-    pub(super) fn decode(k: &Pool, v: &Pool, mask: Mask, step: &Step<'_>) -> Self {
+    /// `sees` are the positions that each row sees.
+    pub(super) fn decode(k: &Pool, v: &Pool, sees: &[Range<u32>], step: &Step<'_>) -> Self {
         let mut spans = BTreeMap::<u32, (u32, u32)>::new();
-        for row in step.rows {
+        for (row, sees) in step.rows.iter().zip(sees) {
             let span = spans.entry(row.slot).or_insert((u32::MAX, 0));
-            *span = (span.0.min(mask.first(row.position)), span.1.max(row.position + 1));
+            *span = (span.0.min(sees.start), span.1.max(sees.end));
         }
         let wanted: Vec<(u32, usize, (u32, u32))> = spans
             .iter()

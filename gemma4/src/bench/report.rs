@@ -6,6 +6,7 @@ use gemma4_core::engine::Options;
 use gemma4_core::plan::Size;
 use serde::Serialize;
 
+use super::draft::{self, Rounds, Verify};
 use super::measure::{Decode, Loading, Prefill};
 use super::profile::Profile;
 use crate::device::{About, Memory};
@@ -31,6 +32,10 @@ pub(super) struct Report {
     decode: Vec<Decode>,
     /// None if it was not asked for; empty if the device cannot time dispatches.
     profile: Option<Vec<Profile>>,
+    /// Steps of several rows, if they were asked for.
+    pub(super) verify: Vec<Verify>,
+    /// Rounds with a drafter, if there is one.
+    pub(super) rounds: Vec<Rounds>,
 }
 
 /// How fast the device reads its memory.
@@ -55,6 +60,7 @@ impl Report {
         let (context, chunk) = (options.context, options.chunk);
         let version = env!("CARGO_PKG_VERSION");
         let commit = option_env!("GEMMA4_COMMIT");
+        let (verify, rounds) = (Vec::new(), Vec::new());
         Self {
             version,
             commit,
@@ -70,6 +76,8 @@ impl Report {
             prefill,
             decode,
             profile,
+            verify,
+            rounds,
         }
     }
 
@@ -139,6 +147,7 @@ impl Report {
                 )?;
             }
         }
+        draft::write(&mut out, &self.verify, &self.rounds)?;
         match self.profile.as_deref() {
             Some([]) => writeln!(out, "\nno profile: this device cannot time single dispatches")?,
             Some(profiles) => profiles.iter().try_for_each(|profile| profile.write(&mut out))?,

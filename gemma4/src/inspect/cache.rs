@@ -57,6 +57,7 @@ pub(super) fn rows(config: &Config) -> Result<Vec<Row>, CacheError> {
                 kv_global: types,
                 chunk: CHUNK,
                 snapshots: 0,
+                pool: None,
             };
             let [local, global] = plan::cache_bytes(config, &options)?;
             Ok(Total { context, local, global })

@@ -15,11 +15,13 @@ use gemma4_core::chat::{Dialogue, Message, Role, ToolCall};
 use gemma4_core::dialogue::{DialogueError, ReplyOptions, Speaker};
 use gemma4_core::engine::{Engine, EngineError};
 use gemma4_core::session::{Ended, FileError, Generated, Session, SessionError};
+use gemma4_core::speculate::Speculator;
 
 use super::interrupt::Interrupt;
 use super::screen::Screen;
 use super::turn::{self, Watch};
 use super::{RunError, Settings, options};
+use crate::draft;
 use crate::failure::Failure;
 use command::{Command, HELP};
 pub(super) use editor::Editor;
@@ -61,6 +63,8 @@ pub(super) struct Chat<'a, B: Backend> {
     stop: &'a Interrupt,
     /// What the cache holds; opened when it is needed first.
     session: Option<Session>,
+    /// What drafts, while there is no session: it has measured this machine, and goes on with the next one.
+    speculator: Option<Speculator>,
     last: Option<Generated>,
 }
 
@@ -80,7 +84,17 @@ impl<'a, B: Backend> Chat<'a, B> {
         screen: Screen,
         stop: &'a Interrupt,
     ) -> Self {
-        Self { engine, speaker, settings, dialogue, screen, stop, session: None, last: None }
+        Self {
+            engine,
+            speaker,
+            settings,
+            dialogue,
+            screen,
+            stop,
+            session: None,
+            speculator: None,
+            last: None,
+        }
     }
 
     /// Says who is there.
@@ -143,6 +157,11 @@ impl<'a, B: Backend> Chat<'a, B> {
             Some(session) => session,
             None => Session::new(self.engine)?,
         };
+        if session.speculator().is_none() {
+            let settings = self.settings.draft.clone();
+            let fresh = || settings.and_then(|settings| Speculator::new(settings, self.engine));
+            session.speculate(self.speculator.take().or_else(fresh));
+        }
         let options =
             ReplyOptions { sampling: &self.settings.sampling, max_tokens: self.settings.max_tokens };
         let mut watch = Watch::new(Some(&mut self.screen), self.stop);
@@ -255,6 +274,8 @@ impl<'a, B: Backend> Chat<'a, B> {
             }
         }
         let s = &self.settings.sampling;
+        let drafting = self.session.as_ref().and_then(Session::speculator).or(self.speculator.as_ref());
+        lines.extend(drafting.map(draft::lines).unwrap_or_default());
         lines.push(if s.temperature > 0.0 {
             let (t, k, p) = (s.temperature, s.top_k, s.top_p);
             format!("sampling     temperature {t}, top-k {k}, top-p {p}, min-p {}, seed {}", s.min_p, s.seed)
@@ -267,7 +288,9 @@ impl<'a, B: Backend> Chat<'a, B> {
     /// Empties the cache.
     fn forget(&mut self) -> Result<(), EngineError> {
         self.last = None;
-        self.session.take().map_or(Ok(()), |session| session.close(self.engine))
+        let Some(mut session) = self.session.take() else { return Ok(()) };
+        self.speculator = session.take_speculator().or(self.speculator.take());
+        session.close(self.engine)
     }
 
     fn save(&mut self, path: &Path) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use gemma4_core::dialogue::{Answer, DialogueError, ReplyOptions, Speaker};
 use gemma4_core::engine::Engine;
 use gemma4_core::sample::Sampling;
 use gemma4_core::session::{Ended, Event, Request, Session, SessionError};
+use gemma4_core::speculate::Speculator;
 use gemma4_core::tokenizer::{Markup, Stream};
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ use super::interrupt::{Interrupt, STOPPED};
 use super::screen::Screen;
 use super::turn::{self, Watch};
 use super::{RunError, Settings, Shown, Task};
+use crate::draft;
 use crate::failure::Failure;
 
 /// Answers and prints.
@@ -30,15 +32,17 @@ pub(super) fn answer<B: Backend>(
     stop: &Interrupt,
 ) -> Result<ExitCode, Failure> {
     let mut watch = Watch::new((!shown.json).then_some(&mut screen), stop);
+    let mut session = Session::new(engine).map_err(SessionError::from)?;
+    session.speculate(settings.draft.clone().and_then(|draft| Speculator::new(draft, engine)));
     let answer = match task {
-        Task::Raw(prompt) => raw(engine, speaker, settings, prompt, &mut watch)?,
+        Task::Raw(prompt) => raw(engine, &mut session, speaker, settings, prompt, &mut watch)?,
         Task::Once(dialogue) | Task::Chat(dialogue) => {
-            reply(engine, speaker, settings, dialogue, &mut watch)?
+            reply(engine, &mut session, speaker, settings, dialogue, &mut watch)?
         }
     };
-    let written = watch
-        .finish()
-        .and_then(|()| if shown.json { write(&to_json(&answer, &settings.sampling)) } else { Ok(()) });
+    let written = watch.finish().and_then(|()| {
+        if shown.json { write(&to_json(&answer, &settings.sampling, session.speculator())) } else { Ok(()) }
+    });
     match written {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
@@ -52,31 +56,34 @@ pub(super) fn answer<B: Backend>(
             screen.note(&format!("{cut}{advice}"));
         }
         screen.note(&turn::summary(&answer.generated));
+        for line in session.speculator().map(draft::lines).unwrap_or_default() {
+            screen.note(&line);
+        }
     }
     Ok(if ended == Ended::Stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
 
 fn reply<B: Backend>(
     engine: &mut Engine<B>,
+    session: &mut Session,
     speaker: &Speaker,
     settings: &Settings,
     dialogue: &Dialogue,
     watch: &mut Watch<'_>,
 ) -> Result<Answer, DialogueError> {
-    let mut session = Session::new(engine).map_err(SessionError::from)?;
     let options = ReplyOptions { sampling: &settings.sampling, max_tokens: settings.max_tokens };
-    speaker.reply(engine, &mut session, dialogue, &options, &mut |update| watch.update(&update))
+    speaker.reply(engine, session, dialogue, &options, &mut |update| watch.update(&update))
 }
 
 /// Continues tokens; all that comes is content, markers of dialogues included.
 fn raw<B: Backend>(
     engine: &mut Engine<B>,
+    session: &mut Session,
     speaker: &Speaker,
     settings: &Settings,
     prompt: &[u32],
     watch: &mut Watch<'_>,
 ) -> Result<Answer, SessionError> {
-    let mut session = Session::new(engine)?;
     let mut stream = Stream::new(Markup::Show);
     let mut content = String::new();
     let request = Request {
@@ -111,7 +118,7 @@ fn raw<B: Backend>(
     Ok(Answer { reply, generated })
 }
 
-fn to_json(answer: &Answer, sampling: &Sampling) -> Value {
+fn to_json(answer: &Answer, sampling: &Sampling, speculator: Option<&Speculator>) -> Value {
     let Answer { reply, generated } = answer;
     let finish = match reply.finish {
         Finish::Stop => "stop",
@@ -139,6 +146,7 @@ fn to_json(answer: &Answer, sampling: &Sampling) -> Value {
             "decode_seconds": generated.decode.as_secs_f64(),
             "decode_tokens_per_second": generated.decode_rate(),
         },
+        "drafting": speculator.map(draft::to_json),
     })
 }
 

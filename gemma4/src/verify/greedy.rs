@@ -78,6 +78,7 @@ pub(super) fn check<D: Device>(
         kv_global: kv,
         chunk: CHUNK,
         snapshots: 0,
+        pool: None,
     };
     let reference = Reference::new(global.threads.map(usize::from))?;
     let mut want = load::engine(reference, checkpoint.model()?, options)?;

@@ -59,6 +59,59 @@ fn one_of_several_resumes_appends_and_the_others_start_at_the_page_border() {
 }
 
 #[test]
+fn a_branch_in_the_middle_of_a_page_copies_it_unless_nobody_else_needs_it() {
+    let mut world = World::new(SPEC);
+    let s = sequence(&mut world, 700);
+    world.snapshot_at(s, 700).unwrap().unwrap();
+    let (global, local) = world.used();
+    // The first sequence appends to the page, and the snapshot relies on it: both groups need a copy.
+    let b = world.branch(0, 700).unwrap().unwrap();
+    assert_eq!(world.used(), (global + 1, local + 1));
+    let c = world.branch(0, 650).unwrap().unwrap();
+    assert_eq!(world.used(), (global + 2, local + 2));
+    for s in [s, b, c] {
+        step(&mut world, s, 40, 40);
+    }
+    world.check().unwrap();
+    for s in [c, b, s] {
+        world.release(s);
+    }
+    assert_eq!(world.used(), (global, local));
+    // At the snapshot's end nobody has anything to lose.
+    let d = world.branch(0, 700).unwrap().unwrap();
+    assert_eq!(world.used(), (global, local));
+    step(&mut world, d, 40, 40);
+    // At a page border there is nothing to copy.
+    world.branch(0, 512).unwrap().unwrap();
+    assert_eq!(world.branch(0, 100).unwrap(), Err(CacheError::TooFarBack { asked: 100, lowest: 511 }));
+    world.end().unwrap();
+}
+
+#[test]
+fn a_restored_sequence_has_the_windows_that_were_saved_and_no_more() {
+    let mut world = World::new(SPEC);
+    let s = sequence(&mut world, 900);
+    world.snapshot_at(s, 900).unwrap().unwrap();
+    let r = world.restore(0, 2).unwrap().unwrap();
+    world.check().unwrap();
+    assert!(matches!(world.rollback(r, 600).unwrap(), Err(CacheError::TooFarBack { .. })));
+    step(&mut world, r, 30, 30);
+    let snapshot = world.snapshots[0].0.clone();
+    let restored = |world: &mut World, len, oldest, pages| {
+        world.cache.restore(len, oldest, Some((&snapshot, pages))).unwrap_err()
+    };
+    // A window that begins too late, more shared pages than there are, more tokens than the context.
+    let error = restored(&mut world, 900, 899, 0);
+    assert!(matches!(error, CacheError::TooFarBack { asked: 900, .. }), "{error}");
+    assert_eq!(restored(&mut world, 900, 512, 4), CacheError::Beyond { asked: 1024, len: 900 });
+    assert_eq!(restored(&mut world, 300, 256, 2), CacheError::Beyond { asked: 512, len: 300 });
+    let error = restored(&mut world, 1 << 40, 0, 0);
+    assert!(matches!(error, CacheError::ContextFull { .. }), "{error}");
+    drop(snapshot);
+    world.end().unwrap();
+}
+
+#[test]
 fn several_snapshots_in_one_page_bind_only_while_they_live() {
     let mut world = World::new(SPEC);
     let s = sequence(&mut world, 600);

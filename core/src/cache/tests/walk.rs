@@ -17,6 +17,8 @@ struct Seen {
     whole_resumes: usize,
     border_resumes: usize,
     empty_resumes: usize,
+    branches: usize,
+    restores: usize,
 }
 
 struct Walk {
@@ -112,6 +114,32 @@ impl Walk {
                     _ => seen.border_resumes += 1,
                 }
             }
+            16..=18 if !world.snapshots.is_empty() => {
+                if world.sequences.len() == self.sequences {
+                    world.release(s);
+                }
+                let snapshot = random.below(world.snapshots.len());
+                let whole = world.snapshots[snapshot].0.len();
+                let reach = [1, 8, 300, 1 << 20][random.below(4)];
+                let back = random.below(reach);
+                match world.branch(snapshot, whole.saturating_sub(back))? {
+                    Ok(_) => seen.branches += 1,
+                    Err(CacheError::TooFarBack { .. } | CacheError::OutOfPages { .. }) => {}
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            19 if !world.snapshots.is_empty() => {
+                if world.sequences.len() == self.sequences {
+                    world.release(s);
+                }
+                let snapshot = random.below(world.snapshots.len());
+                let whole = world.snapshots[snapshot].0.len() / PAGE;
+                match world.restore(snapshot, random.below(whole + 1))? {
+                    Ok(_) => seen.restores += 1,
+                    Err(CacheError::OutOfPages { .. }) => {}
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
             14 | 15 if world.sequences.len() < self.sequences => {
                 let back = if random.below(2) == 0 { 0 } else { random.below(len + 1) };
                 world.fork(s, len - back)?;
@@ -180,6 +208,8 @@ fn walk(name: &str, walk: &Walk, seeds: u64, turns: usize) -> Seen {
         sum.whole_resumes += seen.whole_resumes;
         sum.border_resumes += seen.border_resumes;
         sum.empty_resumes += seen.empty_resumes;
+        sum.branches += seen.branches;
+        sum.restores += seen.restores;
     }
     sum
 }
@@ -199,9 +229,11 @@ fn everybody_reads_back_their_own_tokens_whatever_happens() {
             border_rollbacks,
             whole_resumes,
             border_resumes,
+            branches,
+            restores,
             ..
         } = seen;
-        let rare = [too_far_back, whole_resumes, border_resumes];
+        let rare = [too_far_back, whole_resumes, border_resumes, branches, restores];
         assert!([steps, wraps, long_steps].iter().all(|&n| n > 100), "{name}: {seen:?}");
         assert!(rare.iter().all(|&n| n > 10) && border_rollbacks > 2, "{name}: {seen:?}");
     }

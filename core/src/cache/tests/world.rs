@@ -249,6 +249,68 @@ impl World {
         self.adopted(seq, tokens, len, usable, used)
     }
 
+    /// Branches off at `len` tokens of a snapshot, with the copies that this asks for.
+    pub(super) fn branch(&mut self, snapshot: usize, len: usize) -> Checked<Result<usize, CacheError>> {
+        let (snapshot, tokens) = self.snapshots[snapshot].clone();
+        let before = format!("{:?}", self.cache);
+        let possible = self.cache.branches_at(&snapshot, len).map_err(|error| error.to_string())?;
+        let Branch { seq, copies } = match self.cache.branch(&snapshot, len) {
+            Ok(branch) => branch,
+            Err(error) => {
+                let far = matches!(error, CacheError::TooFarBack { .. });
+                ensure!(possible != far, "{error} at {len}, said to be possible: {possible}");
+                ensure!(before == format!("{:?}", self.cache), "a refused branch changed the cache");
+                return Ok(Err(error));
+            }
+        };
+        ensure!(possible, "went on at {len} where that was said to be impossible");
+        ensure!(copies.len() <= 2 && (copies.is_empty() || len % PAGE != 0), "{copies:?} at {len}");
+        for PageCopy { span, from, to } in copies {
+            let memory = match span {
+                Span::Global => &mut self.global,
+                Span::Local => &mut self.local,
+            };
+            memory.copy_within(from as usize * PAGE..(from as usize + 1) * PAGE, to as usize * PAGE);
+        }
+        ensure!(self.cache.len(seq) == Ok(len), "the length is not what was asked for");
+        self.adopted.insert(seq);
+        self.sequences.push((seq, tokens[..len].to_vec()));
+        Ok(Ok(self.sequences.len() - 1))
+    }
+
+    /// Saves a snapshot's pages, and restores them behind the first `shared` global pages of the snapshot.
+    pub(super) fn restore(&mut self, snapshot: usize, shared: usize) -> Checked<Result<usize, CacheError>> {
+        let (snapshot, tokens) = self.snapshots[snapshot].clone();
+        let Contents { pages, oldest } = self.cache.contents(&snapshot).map_err(|error| error.to_string())?;
+        let before = format!("{:?}", self.cache);
+        let base = (shared > 0).then_some((&snapshot, shared));
+        let seq = match self.cache.restore(snapshot.len(), oldest, base) {
+            Ok(seq) => seq,
+            Err(error) => {
+                ensure!(before == format!("{:?}", self.cache), "a refused restore changed the cache");
+                return Ok(Err(error));
+            }
+        };
+        for HeldPage { span, logical, page, tokens } in pages {
+            let table = self.cache.table(seq, span).unwrap();
+            let to = table[logical % table.len()];
+            if span == Span::Global && logical < shared {
+                ensure!(to == page, "global page {logical} is {to}, not the shared {page}");
+                continue;
+            }
+            ensure!(to != page, "page {page} is no copy");
+            let memory = match span {
+                Span::Global => &mut self.global,
+                Span::Local => &mut self.local,
+            };
+            let from = page as usize * PAGE;
+            memory.copy_within(from..from + tokens, to as usize * PAGE);
+        }
+        self.adopted.insert(seq);
+        self.sequences.push((seq, tokens));
+        Ok(Ok(self.sequences.len() - 1))
+    }
+
     pub(super) fn fork(&mut self, s: usize, len: usize) -> Checked<(usize, usize)> {
         let used = self.used();
         let (seq, tokens) = &self.sequences[s];

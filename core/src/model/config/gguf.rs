@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::keys::{Keys, MAX_LIST, Numbers, Value, sizes};
 use super::{
-    CONTEXT, Config, EXPERTS, FFN, HEAD_DIM, HEADS, HIDDEN, LAYERS, LayerConfig, LayerKeys, Moe, PLE, Rope,
-    Span, VOCAB, WINDOW, check_layers, check_suppressed, share_kv,
+    CONTEXT, Config, EXPERTS, FFN, HEAD_DIM, HEADS, HIDDEN, LAYERS, LayerConfig, LayerKeys, Moe, NO_ROTATION,
+    PLE, Rope, Span, VOCAB, WINDOW, check_layers, check_suppressed, share_kv,
 };
 use crate::error::ModelError;
 use crate::gguf::{Gguf, value};
@@ -23,8 +23,19 @@ const LAYER_KEYS: LayerKeys = LayerKeys {
 /// What llama.cpp takes where the key is missing.
 const DEFAULT_SOFTCAP: f32 = 30.0;
 
-/// The keys of a GGUF file.
-pub(crate) struct GgufKeys<'a>(pub(crate) &'a Gguf);
+/// What the keys of a target begin with.
+const ARCHITECTURE: &str = "gemma4";
+
+/// The keys of a GGUF file. Those that begin with `gemma4.` are looked up under the file's own architecture: an
+/// assistant has the keys of a target.
+pub(crate) struct GgufKeys<'a>(pub(crate) &'a Gguf, pub(crate) &'a str);
+
+impl<'a> GgufKeys<'a> {
+    /// The keys of a target, or of a file whose keys are spelled out.
+    pub(crate) fn new(gguf: &'a Gguf) -> Self {
+        Self(gguf, ARCHITECTURE)
+    }
+}
 
 impl Keys for GgufKeys<'_> {
     fn path(&self) -> &Path {
@@ -32,11 +43,14 @@ impl Keys for GgufKeys<'_> {
     }
 
     fn spell(&self, key: &str) -> String {
-        key.to_owned()
+        match key.strip_prefix(ARCHITECTURE).filter(|rest| rest.starts_with('.')) {
+            Some(rest) => format!("{}{rest}", self.1),
+            None => key.to_owned(),
+        }
     }
 
     fn find(&self, key: &str) -> Option<Value<'_>> {
-        Some(match self.0.metadata().get(key)? {
+        Some(match self.0.metadata().get(&self.spell(key))? {
             value::Value::String(text) => Value::Text(text),
             value::Value::Array(array) if array.kind().size().is_some() && array.len() <= MAX_LIST => {
                 Value::List(array.scalars().map(|scalar| convert(&scalar)).collect())
@@ -56,6 +70,15 @@ fn convert(scalar: &value::Value) -> Value<'static> {
     }
 }
 
+/// Whose keys and values the layers read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// Those of layers of the same model.
+    SomeLayers,
+    /// Those of a target.
+    Target,
+}
+
 impl Config {
     /// Reads the metadata of a GGUF file, and which tensors it has.
     ///
@@ -64,23 +87,34 @@ impl Config {
     /// [`ModelError::NotAModel`] for a drafter, [`ModelError::MissingKey`], [`ModelError::BadKey`],
     /// [`ModelError::MissingTensor`] and [`ModelError::BadTensor`] for what no Gemma 4 model can have.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let file = GgufKeys(gguf);
+        let file = GgufKeys::new(gguf);
         check_architecture(&file)?;
+        Self::read(&file, Owners::SomeLayers)
+    }
 
+    /// Reads the metadata of an assistant, whose keys begin with `architecture`: all its layers read a target's cache.
+    pub(crate) fn of_assistant(gguf: &Gguf, architecture: &str) -> Result<Self, ModelError> {
+        Self::read(&GgufKeys(gguf, architecture), Owners::Target)
+    }
+
+    fn read(file: &GgufKeys<'_>, owners: Owners) -> Result<Self, ModelError> {
+        let gguf = file.0;
         let count = file.need_size("gemma4.block_count", LAYERS)?;
-        let heads = heads(&file, count)?;
-        let sharing = file.size(LAYER_KEYS.shared, sizes(0..=count - 1))?.unwrap_or(0);
-        let mut layers = layers(&file, heads, count)?;
-        check_layers(&file, &LAYER_KEYS, &layers)?;
-        share_kv(&file, &LAYER_KEYS, &mut layers, sharing)?;
+        let heads = heads(file, count)?;
+        let mut layers = layers(file, heads, count)?;
+        check_layers(file, &LAYER_KEYS, &layers)?;
+        if owners == Owners::SomeLayers {
+            let sharing = file.size(LAYER_KEYS.shared, sizes(0..=count - 1))?.unwrap_or(0);
+            share_kv(file, &LAYER_KEYS, &mut layers, sharing)?;
+        }
 
         let theta = file.need_number("gemma4.rope.freq_base", Numbers::Positive)?;
         let theta_local = file.need_number("gemma4.rope.freq_base_swa", Numbers::Positive)?;
         let global_dim = file.need_size("gemma4.attention.key_length", HEAD_DIM)?;
-        let vocab = vocab(&file)?;
+        let vocab = vocab(file)?;
         let suppress_key = "tokenizer.ggml.suppress_tokens";
         let suppress = file.token_ids(suppress_key)?;
-        check_suppressed(&file, suppress_key, &suppress, vocab)?;
+        check_suppressed(file, suppress_key, &suppress, vocab)?;
         Ok(Self {
             hidden: file.need_size("gemma4.embedding_length", HIDDEN)?,
             vocab,
@@ -94,9 +128,9 @@ impl Config {
             .filter(|cap| *cap > 0.0),
             window: file.need_size("gemma4.attention.sliding_window", WINDOW)?,
             rope_local: Rope::new(theta_local, Vec::new()),
-            rope_global: Rope::new(theta, rope_factors(gguf, global_dim / 2)?),
+            rope_global: Rope::new(theta, rope_factors(gguf, global_dim / 2, owners)?),
             ple: file.size("gemma4.embedding_length_per_layer_input", PLE)?.filter(|width| *width > 0),
-            moe: moe(&file, count)?,
+            moe: moe(file, count)?,
             suppress,
             tied: gguf.tensor("output.weight").is_none(),
             layers,
@@ -231,8 +265,12 @@ fn vocab(file: &GgufKeys<'_>) -> Result<usize, ModelError> {
 }
 
 /// Divisors of the angles of global layers, `pairs` of them.
-fn rope_factors(gguf: &Gguf, pairs: usize) -> Result<Vec<f32>, ModelError> {
+fn rope_factors(gguf: &Gguf, pairs: usize, owners: Owners) -> Result<Vec<f32>, ModelError> {
     let name = "rope_freqs.weight";
+    if owners == Owners::Target && gguf.tensor(name).is_none() {
+        // Some assistants come without: a quarter of the pairs turn, as in every Gemma 4 model.
+        return Ok((0..pairs).map(|i| if i < pairs / 4 { 1.0 } else { NO_ROTATION }).collect());
+    }
     // Without them all of a head would rotate, and text would look right until it gets long.
     let Some(tensor) = gguf.load(name)? else {
         return Err(ModelError::MissingTensor {

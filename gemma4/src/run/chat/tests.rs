@@ -85,7 +85,7 @@ fn pocket(context: usize, kv: KvType) -> (Speaker, Engine<Reference>) {
 }
 
 fn greedy() -> Settings {
-    Settings { sampling: Sampling::default(), seeded: true, max_tokens: usize::MAX }
+    Settings { sampling: Sampling::default(), seeded: true, max_tokens: usize::MAX, draft: None }
 }
 
 fn never() -> &'static Interrupt {

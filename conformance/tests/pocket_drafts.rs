@@ -1,0 +1,237 @@
+//! The pocket model with its two drafters, which were trained: the same texts in fewer steps.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use gemma4_conformance::{Failure, backends, on_every_backend};
+use gemma4_core::backend::Backend;
+use gemma4_core::checkpoint::Checkpoint;
+use gemma4_core::dialogue::Speaker;
+use gemma4_core::engine::{CHUNK, DraftOptions, Engine, Options};
+use gemma4_core::kv_type::KvType;
+use gemma4_core::model::drafter::OpenDraft;
+use gemma4_core::model::gemma4::KvTypes;
+use gemma4_core::reference::Reference;
+use gemma4_core::sample::Sampling;
+use gemma4_core::session::{Request, Session};
+use gemma4_core::speculate::{Policy, Settings, Source, Speculator};
+use gemma4_core::tokenizer::Special;
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pocket")
+}
+
+/// A prompt, where its text ends, and tokens a round that PyTorch measured for blocks, and for chains of 2 and 4.
+struct Prompt {
+    name: &'static str,
+    tokens: Vec<u32>,
+    /// Whether the text goes on behind its end, to 96 tokens.
+    on: bool,
+    measured: [f64; 3],
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    prompt_ids: Vec<u32>,
+}
+
+/// The prompts of models/pocket/README.md.
+fn prompts(speaker: &Speaker) -> Vec<Prompt> {
+    let text = std::fs::read_to_string(models().join("continuations.json")).expect("it is in the repository");
+    let recorded: Vec<Recorded> = serde_json::from_str(&text).expect("it is JSON of this form");
+    let of = |name, at: usize, on, measured| Prompt {
+        name,
+        tokens: recorded[at].prompt_ids.clone(),
+        on,
+        measured,
+    };
+    let raw = |name, text: &str, measured| {
+        let tokens = speaker.tokenizer.encode_prompt(text, Special::Parse).expect("plain text");
+        Prompt { name, tokens, on: true, measured }
+    };
+    vec![
+        of("What does numpy.linspace do?", 0, false, [6.50, 3.00, 4.33]),
+        of("What is the signature of numpy.linspace?", 1, false, [2.23, 2.42, 2.64]),
+        of("What is 3 plus 4?", 7, false, [4.50, 3.00, 3.00]),
+        of("Hello!", 9, false, [9.00, 3.00, 4.50]),
+        of("What is scipy.linalg.solve? (thinking, then on)", 10, true, [4.00, 2.53, 3.69]),
+        of("What is the weather in Paris? (tool, then on)", 12, true, [6.00, 2.82, 4.17]),
+        raw("def mean", "import numpy as np\n\ndef mean(x):\n    ", [2.00, 2.09, 2.18]),
+        raw(
+            "class Stack",
+            "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
+            [2.91, 2.82, 2.82],
+        ),
+        raw("def fibonacci", "def fibonacci(n):\n", [1.63, 1.68, 1.78]),
+    ]
+}
+
+/// A target with both drafters.
+struct Pocket {
+    target: PathBuf,
+    drafters: [PathBuf; 2],
+    kv: KvType,
+}
+
+impl Pocket {
+    fn embedded() -> Self {
+        let drafters =
+            ["pocket-assistant-Q8_0.gguf", "pocket-dflash-Q8_0.gguf"].map(|name| models().join(name));
+        Self { target: models().join("pocket-Q8_0.gguf"), drafters, kv: KvType::F16 }
+    }
+
+    fn engine<B: Backend>(&self, backend: B) -> Engine<B> {
+        let checkpoint = Checkpoint::open(&self.target).unwrap_or_else(|error| panic!("{error}"));
+        let model = checkpoint.model().unwrap_or_else(|error| panic!("{error}"));
+        let kv = KvTypes { k: self.kv, v: self.kv };
+        let options =
+            Options { context: 512, sequences: 1, kv_local: kv, kv_global: kv, chunk: CHUNK, snapshots: 0 };
+        let mut engine = Engine::new(backend, model, options, &mut |_, _| ()).expect("a small model fits");
+        for path in &self.drafters {
+            let open = OpenDraft::open(path).unwrap_or_else(|error| panic!("{error}"));
+            open.check_tokens(&self.speaker().tokenizer).unwrap_or_else(|error| panic!("{error}"));
+            let options = DraftOptions { kv, causal: None };
+            engine.attach(open.file, options, &mut |_, _| ()).unwrap_or_else(|error| panic!("{error}"));
+        }
+        engine
+    }
+
+    fn speaker(&self) -> Speaker {
+        // The folder has no template; the tokenizer is the same.
+        let checkpoint =
+            Checkpoint::open(&models().join("pocket-Q8_0.gguf")).unwrap_or_else(|error| panic!("{error}"));
+        Speaker::new(&checkpoint).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Generates; gives the tokens, and how many steps the target took behind the first token.
+fn generate<B: Backend>(
+    engine: &mut Engine<B>,
+    speaker: &Speaker,
+    prompt: &[u32],
+    (sampling, max_tokens, on): (&Sampling, usize, bool),
+    settings: Option<Settings>,
+) -> (Vec<u32>, u64) {
+    let request = Request {
+        prompt,
+        border: 0,
+        sampling,
+        max_tokens,
+        end: if on { &[] } else { &speaker.end },
+        suppress: &speaker.suppress,
+    };
+    let mut session = Session::new(engine).expect("a sequence is free");
+    session.speculate(settings.and_then(|settings| Speculator::new(settings, engine)));
+    let generated = session.generate(engine, &request, &mut |_| ControlFlow::Continue(()));
+    let generated = generated.unwrap_or_else(|error| panic!("{error:?}"));
+    let steps =
+        session.speculator().map_or(0, |speculator| speculator.stats.rounds() + speculator.stats.plain_steps);
+    session.close(engine).expect("it is open");
+    (generated.tokens, steps)
+}
+
+fn fixed(source: Source, most: usize) -> Settings {
+    Settings { policy: Policy::Fixed, sources: vec![source], most: Some(most), simulate: None }
+}
+
+/// Tokens a round on all prompts, as PyTorch counts them: the first token is one of them.
+fn tokens_a_round(pocket: &Pocket, least: f64) {
+    let speaker = pocket.speaker();
+    let mut engine = pocket.engine(Reference::new(None).expect("threads can be started"));
+    let columns = [(Source::DFlash, 15), (Source::Mtp, 2), (Source::Mtp, 4)];
+    let greedy = Sampling::default();
+    let (mut got, mut want) = ([0.0; 3], [0.0; 3]);
+    backends::say(format_args!(
+        "{:<50} {:>12} {:>12} {:>12}",
+        "tokens a round (PyTorch)", "dflash 15", "mtp 2", "mtp 4"
+    ));
+    for prompt in prompts(&speaker) {
+        let how = (&greedy, 96, prompt.on);
+        let (plain, _) = generate(&mut engine, &speaker, &prompt.tokens, how, None);
+        let mut cells = String::new();
+        for (at, (source, most)) in columns.into_iter().enumerate() {
+            let (text, rounds) =
+                generate(&mut engine, &speaker, &prompt.tokens, how, Some(fixed(source, most)));
+            assert_eq!(text, plain, "{}, {source} {most}", prompt.name);
+            let each = text.len() as f64 / rounds as f64;
+            got[at] += each;
+            want[at] += prompt.measured[at];
+            cells.push_str(&format!(" {each:>5.2} ({:>4.2})", prompt.measured[at]));
+        }
+        backends::say(format_args!("{:<50}{cells}", prompt.name));
+    }
+    for ((source, most), (got, want)) in columns.into_iter().zip(got.into_iter().zip(want)) {
+        println!("{source} {most}: {got:.2} of {want:.2}");
+        assert!(got >= least * want, "{source} {most}: {got:.2} tokens a round in all, expected {want:.2}");
+    }
+}
+
+#[test]
+fn trained_drafters_give_the_tokens_a_round_that_were_measured() {
+    // Weights of 8 bits move some choices of the target and of the drafters, in either direction.
+    tokens_a_round(&Pocket::embedded(), 0.95);
+}
+
+#[test]
+fn the_checkpoints_themselves_do_too() {
+    let Some(dir) = std::env::var_os("POCKET_DIR").map(PathBuf::from) else {
+        backends::say("skipped: POCKET_DIR names no folder with target, assistant and dflash");
+        return;
+    };
+    let drafters = ["assistant", "dflash"].map(|name| dir.join(name));
+    tokens_a_round(&Pocket { target: dir.join("target"), drafters, kv: KvType::F32 }, 0.99);
+}
+
+/// Prompts of 20 to 60 tokens from the held-out text.
+fn pieces(speaker: &Speaker, count: usize) -> Vec<Vec<u32>> {
+    let text = std::fs::read_to_string(models().join("eval.txt")).expect("it is in the repository");
+    let tokens = speaker.tokenizer.encode_prompt(&text, Special::Parse).expect("plain text");
+    let bos = tokens[0];
+    let piece = |i: usize| {
+        let from = 1 + i * 97 % (tokens.len() - 100);
+        std::iter::once(bos).chain(tokens[from..from + 20 + i % 41].iter().copied()).collect()
+    };
+    (0..count).map(piece).collect()
+}
+
+/// `DRAFT_PROMPTS=200` takes so many prompts, and 128 tokens of each.
+#[test]
+fn texts_are_the_same_with_and_without_drafters_on_every_backend() {
+    let pocket = Pocket::embedded();
+    let speaker = pocket.speaker();
+    let asked = std::env::var("DRAFT_PROMPTS").ok().and_then(|count| count.parse::<usize>().ok());
+    let all = match asked {
+        None => prompts(&speaker).into_iter().map(|prompt| prompt.tokens).step_by(4).collect(),
+        Some(count) => pieces(&speaker, count),
+    };
+    let drawn = Sampling { temperature: 0.8, top_k: 64, top_p: 0.95, seed: 4, ..Sampling::default() };
+    on_every_backend!(|at, new| {
+        let mut engine = pocket.engine(new());
+        let every = [
+            fixed(Source::DFlash, 15),
+            fixed(Source::DFlash, 4),
+            fixed(Source::Mtp, 3),
+            fixed(Source::Mtp, 8),
+            fixed(Source::Ngram, 8),
+            Settings::default(),
+        ];
+        let full = (&every[..], all.len(), if asked.is_some() { 128 } else { 40 });
+        let (ways, count, most) = at.pick(full, (&every[1..3], 1, 12));
+        let (mut compared, mut result) = (0, Ok(()));
+        for prompt in &all[..count] {
+            for sampling in [&Sampling::default(), &drawn] {
+                let how = (sampling, most, true);
+                let (want, _) = generate(&mut engine, &speaker, prompt, how, None);
+                for settings in ways {
+                    let (got, _) = generate(&mut engine, &speaker, prompt, how, Some(settings.clone()));
+                    compared += got.len();
+                    if want != got {
+                        let what = format!("{prompt:?}, {settings:?}: {got:?}, expected {want:?}");
+                        result = result.and(Err(Failure::False(what)));
+                    }
+                }
+            }
+        }
+        at.holds("pocket, the same texts with drafters", result.map(|()| compared));
+    });
+}

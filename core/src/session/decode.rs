@@ -1,0 +1,238 @@
+//! The tokens of an answer: one a step, ahead of the host where a device queues steps, or several a round.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::{Ended, Event, Generated, Request, Session, SessionError, narrow};
+use crate::backend::{Backend, Row};
+use crate::engine::{Engine, EngineError, Enqueued, Part, Pick};
+use crate::model::gemma4::Taps;
+use crate::program::Class;
+use crate::sample::Draw;
+use crate::speculate::{Choice, Sample, Source, Speculator};
+
+/// An answer while it is made.
+pub(super) struct Turn<'a, 'b> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) generated: Generated,
+    pub(super) on: &'b mut dyn FnMut(Event) -> ControlFlow<()>,
+    /// When the prompt began.
+    pub(super) start: Instant,
+    /// When the first token was there.
+    pub(super) decoding: Option<Instant>,
+}
+
+impl Turn<'_, '_> {
+    /// A token was chosen, the cache holding `len` tokens before it; why the answer ends with it, if it does.
+    fn token(&mut self, token: u32, len: usize, context: usize) -> Option<Ended> {
+        let decoding = *self.decoding.get_or_insert_with(|| {
+            self.generated.prefill = self.start.elapsed();
+            Instant::now()
+        });
+        self.generated.tokens.push(token);
+        let stopped = (self.on)(Event::Token(token)).is_break();
+        self.generated.decode = decoding.elapsed();
+        if self.request.end.contains(&token) {
+            Some(Ended::Token(token))
+        } else if self.generated.tokens.len() >= self.request.max_tokens {
+            Some(Ended::MaxTokens)
+        } else if len + 1 > context {
+            Some(Ended::ContextFull)
+        } else {
+            stopped.then_some(Ended::Stopped)
+        }
+    }
+}
+
+impl Session {
+    /// Takes tokens of plain steps, of which `step` is the first, until the answer ends or there are `most`; then the
+    /// last one is not in the cache.
+    pub(super) fn plain<B: Backend>(
+        &mut self,
+        engine: &mut Engine<B>,
+        turn: &mut Turn<'_, '_>,
+        mut step: Enqueued,
+        most: usize,
+    ) -> Result<Option<Ended>, SessionError> {
+        let request = turn.request;
+        // A device that queues steps goes on with its own token, unless the host has to count tokens for penalties.
+        let ahead = B::QUEUES && !request.sampling.has_penalties();
+        let context = engine.options().context;
+        for taken in 1.. {
+            let full = self.tokens.len() + 1 > context;
+            let last = full || turn.generated.tokens.len() + 1 >= request.max_tokens || taken >= most;
+            // What prevents the next step is said when this one's token is out.
+            let next =
+                (ahead && !last).then(|| self.enqueue(engine, request, Row::SAMPLED, &[]).ok()).flatten();
+            let token = match engine.tokens(&step) {
+                Ok(tokens) => tokens[0],
+                Err(error) => {
+                    if next.is_some() {
+                        let _ = self.take_back(engine);
+                    }
+                    return Err(error.into());
+                }
+            };
+            let ended = turn.token(token, self.tokens.len(), context);
+            if ended.is_some() || taken >= most {
+                if next.is_some() {
+                    self.take_back(engine)?;
+                }
+                return Ok(ended);
+            }
+            step = match next {
+                Some(next) => next,
+                None => self.enqueue(engine, request, token, &turn.generated.tokens)?,
+            };
+            self.tokens.push(token);
+        }
+        unreachable!("the loop returns")
+    }
+
+    /// Takes the rest of an answer in rounds of drafts and plain steps, as the speculator chooses; its first token has
+    /// been taken.
+    pub(super) fn rounds<B: Backend>(
+        &mut self,
+        engine: &mut Engine<B>,
+        turn: &mut Turn<'_, '_>,
+        speculator: &mut Speculator,
+    ) -> Result<Ended, SessionError> {
+        let context = engine.options().context;
+        let mut text = self.tokens.clone();
+        loop {
+            let generated = &turn.generated.tokens;
+            let anchor = generated[generated.len() - 1];
+            text.truncate(self.tokens.len());
+            text.extend_from_slice(&self.tokens[text.len()..]);
+            text.push(anchor);
+            // The target's own token is one of those that are left.
+            let left = turn.request.max_tokens - generated.len();
+            let room = (left - 1).min(context - self.tokens.len() - 1);
+            let before = (Instant::now(), engine.plans_made());
+            let mut sample = Sample {
+                context: text.len(),
+                drafted: None,
+                steps: 1,
+                draft_seconds: 0.0,
+                verify_seconds: 0.0,
+                warming: false,
+            };
+            let ended = match speculator.choose(&text, room) {
+                Choice::Plain(steps) => {
+                    let first = generated.len();
+                    let step = self.enqueue(engine, turn.request, anchor, generated)?;
+                    self.tokens.push(anchor);
+                    let ended = self.plain(engine, turn, step, steps)?;
+                    sample.steps = (turn.generated.tokens.len() - first) as u64;
+                    sample.verify_seconds = before.0.elapsed().as_secs_f64();
+                    ended
+                }
+                Choice::Draft(source, count) => {
+                    self.round(engine, turn, speculator, (source, count.min(room)), &mut sample)?
+                }
+            };
+            sample.warming = engine.plans_made() > before.1;
+            speculator.observe(&sample);
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// One round: drafts, a step that verifies them, and the tokens that are kept.
+    fn round<B: Backend>(
+        &mut self,
+        engine: &mut Engine<B>,
+        turn: &mut Turn<'_, '_>,
+        speculator: &mut Speculator,
+        (source, count): (Source, usize),
+        sample: &mut Sample,
+    ) -> Result<Option<Ended>, SessionError> {
+        let (request, context, len) = (turn.request, engine.options().context, self.tokens.len());
+        let anchor = turn.generated.tokens[turn.generated.tokens.len() - 1];
+        let start = Instant::now();
+        let edits = request.sampling.edits(request.prompt, &turn.generated.tokens, request.suppress);
+        let drawn = (request.sampling, &edits[..]);
+        let drafts = speculator.propose(engine, (self.seq, anchor), (source, count), drawn, request.end)?;
+        let drafted = start.elapsed();
+
+        let rows: Vec<u32> = std::iter::once(anchor).chain(drafts.iter().copied()).collect();
+        // A row's penalties count the drafts before it: if they are not what was chosen, the row does not count.
+        let edits = if request.sampling.has_penalties() {
+            let mut text = turn.generated.tokens.clone();
+            let edits = |text: &[u32]| request.sampling.edits(request.prompt, text, request.suppress);
+            let mut all = vec![edits(&text)];
+            for &draft in &drafts {
+                text.push(draft);
+                all.push(edits(&text));
+            }
+            all
+        } else {
+            vec![edits; rows.len()]
+        };
+        let draws: Vec<Draw<'_>> = (1..)
+            .zip(&edits)
+            .map(|(row, edits)| {
+                let position = narrow(len + row);
+                Draw { sampling: request.sampling, position, edits, allowed: None }
+            })
+            .collect();
+        let part = Part { seq: self.seq, tokens: &rows, pick: Pick::All };
+        let step = engine.step(Class::Decode, &[part], &draws, Taps::None)?;
+        let mut chosen = match engine.tokens(&step) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                engine.commit(self.seq, 0)?;
+                return Err(error.into());
+            }
+        };
+        let accepted = speculator.accept(&drafts, &mut chosen);
+        let verified = start.elapsed();
+
+        let (mut kept, mut ended) = (0, None);
+        for (at, &token) in chosen[..=accepted].iter().enumerate() {
+            kept += 1;
+            ended = turn.token(token, len + at + 1, context);
+            if ended.is_some() {
+                break;
+            }
+        }
+        engine.commit(self.seq, kept)?;
+        self.tokens.extend_from_slice(&rows[..kept]);
+        // Drafts behind the end were not judged.
+        let judged = if ended.is_some() { drafts.len().min(kept) } else { drafts.len() };
+        if !drafts.is_empty() {
+            sample.drafted = Some((source, judged, accepted.min(judged)));
+        }
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        (sample.draft_seconds, sample.verify_seconds) = (seconds(drafted), seconds(verified - drafted));
+        Ok(ended)
+    }
+
+    /// Enqueues the step of one token, which the caller adds to the conversation once it is known.
+    fn enqueue<B: Backend>(
+        &self,
+        engine: &mut Engine<B>,
+        request: &Request<'_>,
+        token: u32,
+        generated: &[u32],
+    ) -> Result<Enqueued, EngineError> {
+        let edits = request.sampling.edits(request.prompt, generated, request.suppress);
+        let position = narrow(self.tokens.len() + 1);
+        let draw = Draw { sampling: request.sampling, position, edits: &edits, allowed: None };
+        let part = Part { seq: self.seq, tokens: &[token], pick: Pick::Last };
+        let step = engine.step(Class::Decode, &[part], &[draw], Taps::None)?;
+        engine.commit(self.seq, 1)?;
+        Ok(step)
+    }
+
+    /// Forgets a step whose token is not wanted.
+    fn take_back<B: Backend>(&mut self, engine: &mut Engine<B>) -> Result<(), EngineError> {
+        let len = match engine.rollback(self.seq, self.tokens.len()) {
+            Ok(reached) => reached,
+            Err(_) => self.reopen(engine)?,
+        };
+        self.tokens.truncate(len);
+        Ok(())
+    }
+}
