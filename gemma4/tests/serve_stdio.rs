@@ -253,7 +253,11 @@ fn requests_are_cancelled_parked_saved_and_restored() {
     let late = json!({ "op": "generate", "messages": messages, "deadline_ms": 0 });
     assert_eq!(server.ask(late)["finish"], "deadline");
 
-    let answer = server.say(LINSPACE);
+    // What is shorter than some tokens is not worth main memory.
+    let system = "You answer questions about numpy and scipy. You are brief and correct, and say so if you do not know.";
+    let messages = json!([{ "role": "system", "content": system }, { "role": "user", "content": LINSPACE }]);
+    let talk = json!({ "op": "generate", "messages": messages, "temperature": 0 });
+    let answer = server.ask(talk.clone());
     let saved = server.ask(json!({ "op": "save", "path": path, "messages": messages }));
     assert_eq!(
         (&saved["event"], &saved["tokens"]),
@@ -270,7 +274,7 @@ fn requests_are_cancelled_parked_saved_and_restored() {
     assert_eq!(status["phase"], "parked");
     assert!(server.proc("VmRSS") < before, "{} kB before, {} after", before, server.proc("VmRSS"));
     assert_eq!(server.ask(json!({ "op": "unpark" }))["event"], "done");
-    let again = server.say(LINSPACE);
+    let again = server.ask(talk);
     assert_eq!(again["content"], answer["content"]);
     assert_eq!(again["usage"]["reused_tokens"], saved["tokens"].as_u64().unwrap() - 1);
 
@@ -283,42 +287,31 @@ fn requests_are_cancelled_parked_saved_and_restored() {
     assert_eq!(server.ended(), (0, String::new()));
 }
 
-/// One more turn of a conversation; the new history.
-fn turn(server: &mut Server, messages: &mut Vec<Value>, text: &str) -> Value {
-    messages.push(json!({ "role": "user", "content": text }));
-    let request = json!({ "op": "generate", "messages": messages, "temperature": 0, "max_tokens": 24 });
-    let answer = server.ask(request);
-    assert_eq!(answer["event"], "finished", "{answer}");
-    messages.push(json!({ "role": "assistant", "content": answer["content"] }));
-    answer
-}
-
 #[test]
 fn a_process_that_is_killed_while_it_writes_loses_nothing_that_was_committed() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--cache-dir", dir.path().to_str().unwrap()];
     let disk = |server: &mut Server| server.status()["kept"]["disk"]["conversations"].as_u64().unwrap();
     let mut committed = 0;
-    let mut messages = Vec::new();
+    // A conversation as its tokens, that grows from round to round.
+    let mut talk: Vec<u64> = vec![2];
     let mut used = 0;
     for round in 0..8_u64 {
         let mut server = Server::start(&args);
         let found = disk(&mut server);
         assert!(found >= committed, "round {round}: {found} of {committed} conversations");
-        let answer = turn(&mut server, &mut messages, &format!("What does numpy.sum do? Round {round}."));
-        if round > 0 {
-            let reused = answer["usage"]["reused_tokens"].as_u64().unwrap();
-            assert!(reused >= used, "round {round}: {reused} of {used} tokens");
-        }
+        talk.extend((0..90).map(|n| 300 + (round * 131 + n * 17) % 1000));
+        let answer = server.ask(json!({ "op": "generate", "tokens": talk, "max_tokens": 4 }));
+        let reused = answer["usage"]["reused_tokens"].as_u64().unwrap();
+        assert!(reused >= used, "round {round}: {reused} of {used} tokens");
         // Wait until this turn is committed; then begin others and kill it somewhere in their writes.
         let start = Instant::now();
         while disk(&mut server) <= found && start.elapsed() < STUCK {}
         committed = disk(&mut server);
         used = answer["usage"]["prompt_tokens"].as_u64().unwrap();
-        for n in 0..4 {
-            let text = format!("What does numpy.argsort do? Copy {n} of round {round}.");
-            let request = json!({ "op": "generate", "messages": [{ "role": "user", "content": text }], "max_tokens": 2 });
-            server.send(request);
+        for n in 0..4_u64 {
+            let tokens: Vec<u64> = (0..60).map(|at| 300 + (round * 70 + n * 11 + at * 7) % 1000).collect();
+            server.send(json!({ "op": "generate", "tokens": tokens, "max_tokens": 2 }));
         }
         std::thread::sleep(Duration::from_millis(40 + 90 * round));
         server.child.kill().unwrap();

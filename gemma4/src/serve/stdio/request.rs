@@ -119,8 +119,21 @@ pub(crate) fn parse(line: &[u8]) -> (Option<Value>, Result<Request, String>) {
         return (None, Err(format!("`id` is a whole number or a text of at most {LONGEST_ID} bytes")));
     }
     let id = id.filter(|id| !id.is_null());
-    let request = read(object, id.is_some());
+    let request = read(object, id.is_some()).map_err(|text| one_line(&text));
     (id, request)
+}
+
+/// Longest message, in characters.
+const LONGEST_MESSAGE: usize = 300;
+
+/// A message that may quote the request, made fit for a line.
+fn one_line(text: &str) -> String {
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_MESSAGE).collect();
+    if text.chars().nth(LONGEST_MESSAGE).is_some() {
+        line.push_str("...");
+    }
+    line
 }
 
 fn read(mut object: Map<String, Value>, named: bool) -> Result<Request, String> {

@@ -28,16 +28,13 @@ fn a_device_that_always_fails_is_given_up() {
     let setup = Setup::default();
     let scheduler = setup.start();
     setup.broken.store(true, Ordering::Relaxed);
-    let mut failed = 0;
+    let start = Instant::now();
     let refused = loop {
         match scheduler.submit(Ask::new(text(20, 1), 5).job().0) {
-            Ok(_) => failed += 1,
+            Ok(_) => std::thread::sleep(Duration::from_millis(1)),
             Err(refused) => break refused,
         }
-        until("an end", &scheduler, |status| {
-            status.running + status.queued == 0 && status.phase != Phase::Loading
-        });
-        assert!(failed < 10);
+        assert!(start.elapsed() < STUCK);
     };
     assert!(matches!(refused, Refused::Broken(_)), "{refused:?}");
     scheduler.drain(STUCK);
