@@ -125,9 +125,9 @@ impl Manifest {
         let names: Vec<blake3::Hasher> = ends
             .iter()
             .map(|&end| {
-                tokens[done..end].iter().for_each(|token| {
+                for token in &tokens[done..end] {
                     hasher.update(&token.to_le_bytes());
-                });
+                }
                 done = end;
                 let mut name = hasher.clone();
                 name.update(&(end as u64).to_le_bytes());

@@ -151,7 +151,7 @@ impl Stdio {
                 Line::End => return Ok(()),
                 Line::TooLong => {
                     let text = format!("a line is longer than {LONGEST} bytes, and was skipped");
-                    self.error(None, Refusal::new("bad_request", text));
+                    self.error(None, &Refusal::new("bad_request", text));
                 }
                 Line::Text(line) if line.trim_ascii().is_empty() => {}
                 Line::Text(line) => {
@@ -160,7 +160,7 @@ impl Stdio {
                         .map_err(|text| Refusal::new("bad_request", text))
                         .and_then(|request| self.request(id.as_ref(), request));
                     if let Err(refusal) = done {
-                        self.error(id.as_ref(), refusal);
+                        self.error(id.as_ref(), &refusal);
                     }
                 }
             }
@@ -180,7 +180,7 @@ impl Stdio {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn error(&self, id: Option<&Value>, refusal: Refusal) {
+    fn error(&self, id: Option<&Value>, refusal: &Refusal) {
         let mut line = json!({ "event": "error", "code": refusal.code, "message": refusal.message });
         if let Some(time) = refusal.retry_after {
             line["retry_after_ms"] = json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -251,7 +251,7 @@ impl Stdio {
         let (stdio, id) = (Arc::clone(self), id.cloned());
         spawn("errand", move || match task(&stdio) {
             Ok(more) => stdio.done(id.as_ref(), more),
-            Err(refusal) => stdio.error(id.as_ref(), refusal),
+            Err(refusal) => stdio.error(id.as_ref(), &refusal),
         })
     }
 

@@ -262,10 +262,8 @@ impl<B: Backend> Work<'_, B> {
         };
         let tops: Vec<Option<u8>> = pending.rows.iter().map(wanted).collect();
         let vocab = self.life.desk.limits.vocab;
-        let logits = match tops.iter().any(Option::is_some) {
-            true => self.engine.logits(&pending.step)?,
-            false => Vec::new(),
-        };
+        let told = tops.iter().any(Option::is_some);
+        let logits = if told { self.engine.logits(&pending.step)? } else { Vec::new() };
         for (row, ((order, token), top)) in pending.rows.iter().zip(tokens).zip(tops).enumerate() {
             let Some(index) = self.running.iter().position(|r| Some(r.order) == *order) else { continue };
             let (logprob, top) = match top {
