@@ -1,5 +1,5 @@
 //! `gemma4 serve --stdio` as a program that embeds it sees it: the built program, its lines, and its end.
-#![cfg(all(feature = "pocket", target_os = "linux"))]
+#![cfg(all(feature = "pocket", feature = "serve", target_os = "linux"))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot talk to its program has failed")]
 
 mod binary {
