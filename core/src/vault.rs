@@ -208,7 +208,9 @@ impl Vault {
     pub fn clear(&mut self) {
         self.flush();
         let all = self.lock().keys();
-        all.iter().for_each(|key| self.forget(key));
+        for key in &all {
+            self.forget(key);
+        }
     }
 
     /// Waits until everything taken in is committed.

@@ -1,4 +1,4 @@
-//! Golden drafters: what transformers and a plain PyTorch DFlash drafted for the golden targets.
+//! Golden drafters: what transformers and a plain `DFlash` in PyTorch drafted for the golden targets.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -154,35 +154,10 @@ impl Drafter {
                 }
             };
             current = Some((round.prompt, seq));
-            self.advance(&mut engine, seq, &round.context[..round.context.len() - 1])?;
+            advance(&mut engine, seq, &round.context[..round.context.len() - 1])?;
             self.compare(&mut engine, seq, round, &mut drafted)?;
         }
         Ok(drafted)
-    }
-
-    /// Commits what is not yet in the cache of `tokens`: a prompt at once, later tokens among rejected rows.
-    fn advance<B: Backend>(
-        &self,
-        engine: &mut Engine<B>,
-        seq: SeqId,
-        tokens: &[u32],
-    ) -> Result<(), GoldenError> {
-        let sampling = Sampling::default();
-        let draw = Draw { sampling: &sampling, position: 0, edits: &[], allowed: None };
-        let len = engine.cache().len(seq).map_err(gemma4_core::engine::EngineError::from)?;
-        let fresh = &tokens[len..];
-        if len == 0 {
-            let part = Part { seq, tokens: fresh, pick: Pick::Last };
-            engine.step(Class::Prefill, &[part], &[draw], Taps::None)?;
-        } else {
-            let mut rows = fresh.to_vec();
-            let room = engine.options().context - len - fresh.len();
-            rows.extend([9, 8, 7].iter().take(room));
-            let part = Part { seq, tokens: &rows, pick: Pick::All };
-            engine.step(Class::Decode, &[part], &vec![draw; rows.len()], Taps::None)?;
-        }
-        engine.commit(seq, fresh.len())?;
-        Ok(())
     }
 
     fn compare<B: Backend>(
@@ -224,6 +199,26 @@ impl Drafter {
         drafted.hidden = drafted.hidden.and(agreement);
         Ok(())
     }
+}
+
+/// Commits what is not yet in the cache of `tokens`: a prompt at once, later tokens among rejected rows.
+fn advance<B: Backend>(engine: &mut Engine<B>, seq: SeqId, tokens: &[u32]) -> Result<(), GoldenError> {
+    let sampling = Sampling::default();
+    let draw = Draw { sampling: &sampling, position: 0, edits: &[], allowed: None };
+    let len = engine.cache().len(seq).map_err(gemma4_core::engine::EngineError::from)?;
+    let fresh = &tokens[len..];
+    if len == 0 {
+        let part = Part { seq, tokens: fresh, pick: Pick::Last };
+        engine.step(Class::Prefill, &[part], &[draw], Taps::None)?;
+    } else {
+        let mut rows = fresh.to_vec();
+        let room = engine.options().context - len - fresh.len();
+        rows.extend([9, 8, 7].iter().take(room));
+        let part = Part { seq, tokens: &rows, pick: Pick::All };
+        engine.step(Class::Decode, &[part], &vec![draw; rows.len()], Taps::None)?;
+    }
+    engine.commit(seq, fresh.len())?;
+    Ok(())
 }
 
 fn size(json: &Value, key: &str) -> Option<usize> {

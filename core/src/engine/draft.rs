@@ -209,7 +209,7 @@ impl<B: Backend> Engine<B> {
                     &self.backend,
                     model,
                     weights,
-                    &options,
+                    options,
                     &self.options,
                     (&spec, &state, rows),
                 )?;

@@ -20,7 +20,7 @@ pub use file::{DFlashConfig, DFlashFile};
 /// A drafter bound to its target.
 ///
 /// Its layers are those of Qwen 3: norms before the branches only, logits scaled by `1 / sqrt(head_dim)`, values without
-/// a norm, SiLU. The scale is in the norm weight of the queries, for rotation keeps it.
+/// a norm, `silu`. The scale is in the norm weight of the queries, for rotation keeps it.
 ///
 /// Source: `DFlashDraftModel` in z-lab/dflash, `model.py`.
 #[derive(Debug)]

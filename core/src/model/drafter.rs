@@ -78,8 +78,8 @@ impl OpenDraft {
     }
 
     fn from_gguf(gguf: Gguf) -> Result<Self, ModelError> {
-        let keys = GgufKeys::new(&gguf);
         const KEY: &str = "general.architecture";
+        let keys = GgufKeys::new(&gguf);
         let architecture = keys.text(KEY)?.ok_or_else(|| keys.missing(KEY, KNOWN))?;
         refuse_variants(gguf.tensor_names(), gguf.path())?;
         let file = match architecture.as_str() {

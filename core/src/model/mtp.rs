@@ -157,7 +157,7 @@ impl Mtp {
         let mut program = Program::new(Class::Decode, rows, rows, self.specs.clone(), states.clone());
         let p = &mut program;
         let embedding = p.embed(self.embedding, self.embedding_scale);
-        let before = p.recall_rows(hidden, if link == Link::First { 1 } else { 0 });
+        let before = p.recall_rows(hidden, u32::from(link == Link::First));
         let residual = p.linear(embedding, &[self.pre[0]])?;
         let rest = p.linear(before, &[self.pre[1]])?;
         p.add(residual, rest)?;

@@ -205,7 +205,8 @@ impl Session {
             sample.drafted = Some((source, judged, accepted.min(judged)));
         }
         let seconds = |duration: Duration| duration.as_secs_f64();
-        (sample.draft_seconds, sample.verify_seconds) = (seconds(drafted), seconds(verified - drafted));
+        (sample.draft_seconds, sample.verify_seconds) =
+            (seconds(drafted), seconds(verified.saturating_sub(drafted)));
         Ok(ended)
     }
 

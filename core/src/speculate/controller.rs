@@ -308,26 +308,13 @@ impl Controller {
             inherited = accepted;
             reached *= accepted;
             tokens += reached;
-            let seconds = self.draft_time(arm, here, drafts) + self.verify_time(here, drafts + 1, plain);
+            let seconds = draft_time(arm, here, drafts) + self.verify_time(here, drafts + 1, plain);
             let offer = Offer { arm: a, drafts, tokens, seconds };
             if best.is_none_or(|best: Offer| offer.rate() > best.rate()) {
                 best = Some(offer);
             }
         }
         best.unwrap_or(Offer { arm: a, drafts: 1, tokens: 1.0, seconds: plain })
-    }
-
-    /// Time of drafting, from the nearest number of drafts that was measured.
-    fn draft_time(&self, arm: &Arm, here: Bucket, drafts: usize) -> f64 {
-        let near = |bucket: Bucket| {
-            let all = arm.times.range((bucket, 0)..=(bucket, usize::MAX));
-            all.min_by_key(|((_, count), _)| count.abs_diff(drafts))
-                .map(|((_, count), time)| (*count, time.seconds))
-        };
-        let found = (0..=here).rev().find_map(near);
-        let Some((count, seconds)) = found else { return 0.0 };
-        // A chain takes as many steps as it has tokens, a block is one step.
-        if arm.source == Source::Mtp { seconds * drafts as f64 / count.max(1) as f64 } else { seconds }
     }
 
     /// Time of a verifying step of so many rows.
@@ -414,4 +401,17 @@ impl Controller {
     pub fn step_seconds(&self, context: usize, rows: usize) -> Option<f64> {
         self.time_of(bucket(context), rows)
     }
+}
+
+/// Time of drafting, from the nearest number of drafts that was measured.
+fn draft_time(arm: &Arm, here: Bucket, drafts: usize) -> f64 {
+    let near = |bucket: Bucket| {
+        let all = arm.times.range((bucket, 0)..=(bucket, usize::MAX));
+        all.min_by_key(|((_, count), _)| count.abs_diff(drafts))
+            .map(|((_, count), time)| (*count, time.seconds))
+    };
+    let found = (0..=here).rev().find_map(near);
+    let Some((count, seconds)) = found else { return 0.0 };
+    // A chain takes as many steps as it has tokens, a block is one step.
+    if arm.source == Source::Mtp { seconds * drafts as f64 / count.max(1) as f64 } else { seconds }
 }

@@ -258,7 +258,9 @@ impl Writer {
             total -= other.bytes;
         }
         let gone = locked(&self.index).shrink();
-        gone.iter().for_each(|gone| self.remove(gone));
+        for gone in &gone {
+            self.remove(gone);
+        }
     }
 }
 

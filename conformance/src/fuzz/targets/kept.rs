@@ -35,7 +35,9 @@ impl Kept {
             record::write(&mut file, kind, key, bytes).expect("memory takes what it is given");
         };
         put(Kind::Manifest, &FINGERPRINT, manifest);
-        pages.iter().for_each(|key| put(Kind::Page, key, &[1; PAGE_BYTES]));
+        for key in pages {
+            put(Kind::Page, key, &[1; PAGE_BYTES]);
+        }
         file
     }
 

@@ -264,7 +264,7 @@ impl World {
             }
         };
         ensure!(possible, "went on at {len} where that was said to be impossible");
-        ensure!(copies.len() <= 2 && (copies.is_empty() || len % PAGE != 0), "{copies:?} at {len}");
+        ensure!(copies.len() <= 2 && (copies.is_empty() || !len.is_multiple_of(PAGE)), "{copies:?} at {len}");
         for PageCopy { span, from, to } in copies {
             let memory = match span {
                 Span::Global => &mut self.global,

@@ -65,7 +65,7 @@ impl<B: Backend> DFlashOn<B> {
         backend: &B,
         model: DFlash,
         weights: Vec<B::Weight>,
-        draft: &DraftOptions,
+        draft: DraftOptions,
         options: &Options,
         (ring, ring_state, ring_rows): (&StateSpec, &B::State, usize),
     ) -> Result<Self, EngineError> {

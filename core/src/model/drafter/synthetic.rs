@@ -42,10 +42,13 @@ pub fn synthetic(kind: DraftKind, target: &Config) -> OpenDraft {
     OpenDraft { file, notes, gguf: None }
 }
 
+/// Experts, rows and columns of the weight of a name; none where there is no such weight.
+type Shapes = dyn Fn(&str) -> Option<[usize; 3]>;
+
 /// Weights by name: `Q8_0` where blocks fill the rows, all with the same small values.
 struct Made {
     path: PathBuf,
-    shape: Box<dyn Fn(&str) -> Option<[usize; 3]>>,
+    shape: Box<Shapes>,
 }
 
 impl WeightSource for Made {

@@ -1,4 +1,4 @@
-//! Files of MTP assistants: checkpoint folders, and GGUF files in the dialects of llama.cpp and of AtomicChat.
+//! Files of MTP assistants: checkpoint folders, and GGUF files in the dialects of `llama.cpp` and of `AtomicChat`.
 
 use std::path::{Path, PathBuf};
 

@@ -93,7 +93,9 @@ fn controller(source: Source, most: usize) -> Controller {
 
 #[test]
 fn a_drafter_that_guesses_costs_at_most_three_percent() {
-    let drafts: [(Source, usize, fn(usize) -> f64); 3] =
+    // A drafter, the most it drafts, and what so many drafts cost.
+    type Drafter = (Source, usize, fn(usize) -> f64);
+    let drafts: [Drafter; 3] =
         [(Source::DFlash, 15, |_| 0.3), (Source::Mtp, 8, |n| 0.12 * n as f64), (Source::Ngram, 15, |_| 0.0)];
     for (source, most, draft) in drafts {
         for row in [0.02, 0.1, 0.3] {
@@ -174,9 +176,9 @@ fn the_better_of_two_sources_is_used() {
                     if source == Source::DFlash { (0.3, 0.2) } else { (0.8, 0.05 * n as f64) };
                 let accepted = (0..n).take_while(|_| world.coin(share)).count();
                 if source == Source::DFlash {
-                    dflash += 1
+                    dflash += 1;
                 } else {
-                    mtp += 1
+                    mtp += 1;
                 }
                 Sample {
                     context: 5000,
