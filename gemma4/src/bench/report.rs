@@ -126,7 +126,7 @@ impl Report {
             out,
             "what,kv,context,rows,drafts,tokens,seconds,tokens_per_second,gigabytes_per_second,share"
         )?;
-        let kv = &self.kv;
+        let kv = self.kv.replace(',', "/");
         for run in &self.prefill {
             writeln!(out, "prefill,{kv},0,,,{},{},{},,", run.tokens, run.seconds, run.tokens_per_second)?;
         }
