@@ -16,7 +16,7 @@ fn the_reference_agrees_with_itself_and_with_the_definitions() {
     assert_eq!(found["device"]["backend"], "cpu");
     let count = |value: &Value| value.as_u64().unwrap();
     let ops = found["ops"].as_array().unwrap();
-    assert_eq!(ops.len(), 14);
+    assert_eq!(ops.len(), 18);
     for op in ops {
         assert!(count(&op["cases"]) > 0 && count(&op["comparisons"]) > 0, "{op}");
         assert!((0.0..=1.0).contains(&op["share"].as_f64().unwrap()), "{op}");
