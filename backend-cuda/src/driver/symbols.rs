@@ -231,7 +231,8 @@ mod tests {
             here,
         ];
         let mut names = BTreeSet::new();
-        for (source, path) in sources.iter().flat_map(|source| ["sys::", "cuda::"].map(|path| (source, path))) {
+        for (source, path) in sources.iter().flat_map(|source| ["sys::", "cuda::"].map(|path| (source, path)))
+        {
             for rest in source.split(path).skip(1) {
                 let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
                 // Called, or handed to somebody who calls it: a type has something else behind it.
@@ -251,7 +252,10 @@ mod tests {
             assert!(looked_for || *name == "culib", "{name} is called and not looked for");
         }
         for name in DRIVER.iter().chain(&OPTIONAL) {
-            assert!(called_driver.contains(name) || BY_CUDARC.contains(name), "{name} is looked for and never called");
+            assert!(
+                called_driver.contains(name) || BY_CUDARC.contains(name),
+                "{name} is looked for and never called"
+            );
         }
         let mut called_compiler = called("nvrtc");
         assert!(called_compiler.remove("nvrtcProgram"), "the one type that looks like a function");

@@ -21,8 +21,7 @@ pub(super) fn units() -> Vec<Unit> {
 pub(super) fn recall_rows(op: &RecallRows, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let params = RingParams { back: op.back, ..params(op.out, op.ring, cx) };
     let [plain, prepared] = result(op.out, cx);
-    let args =
-        vec![Arg::State(op.ring.state), Arg::Rows, plain, prepared, Arg::params(&params), Arg::Step];
+    let args = vec![Arg::State(op.ring.state), Arg::Rows, plain, prepared, Arg::params(&params), Arg::Step];
     let grid = grid(op.out, cx);
     cx.launch(Launch {
         op: "recall_rows",
