@@ -34,8 +34,8 @@ template <u32 COLUMNS>
 struct alignas(8) Columns {
   u32 query[COLUMNS];        // row * heads + head
   u32 slot[COLUMNS];         // NOTHING if there is no such query
-  u32 position[COLUMNS];
-  u32 first[COLUMNS];        // keys that it sees in this turn, none if first > last
+  Seen seen[COLUMNS];        // keys that it sees
+  u32 first[COLUMNS];        // those of them that are seen in this turn, none if first > last
   u32 last[COLUMNS];
   int top[COLUMNS];          // largest logit so far
   int before[2][COLUMNS];    // what it was before a tile: of even and odd ones in turns
