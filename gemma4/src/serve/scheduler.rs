@@ -19,6 +19,7 @@ pub(crate) mod counters;
 mod desk;
 mod errand;
 mod reuse;
+mod rounds;
 mod running;
 mod shelf;
 mod steps;
@@ -37,7 +38,8 @@ use std::time::{Duration, Instant};
 use gemma4_core::backend::Backend;
 use gemma4_core::cache::CacheStats;
 use gemma4_core::engine::Engine;
-use gemma4_core::vault::{Key, Vault, VaultStats};
+use gemma4_core::speculate::Settings;
+use gemma4_core::vault::{Key, Meter, Vault, VaultStats};
 
 use super::job::{Finish, Job, Refused, Ticket};
 use crate::failure::Failure;
@@ -167,9 +169,10 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Answers with this engine until it is to be parked, the program ends, or the device fails.
-    pub(crate) fn work<B: Backend>(&mut self, engine: Engine<B>) -> Exit {
-        work::Work::new(self, engine).run()
+    /// Answers with this engine until it is to be parked, the program ends, or the device fails; drafts as `drafting`
+    /// says, or not at all.
+    pub(crate) fn work<B: Backend>(&mut self, engine: Engine<B>, drafting: Option<Settings>) -> Exit {
+        work::Work::new(self, engine, drafting).run()
     }
 
     /// The vaults, to be set up by whoever knows the device.
@@ -230,6 +233,7 @@ impl Scheduler {
     pub(crate) fn status(&self) -> Status {
         let state = self.desk.lock();
         let limits = &self.desk.limits;
+        let vaults = [0, 1].map(|at| state.vaults[at].as_ref().map(Meter::stats).unwrap_or_default());
         Status {
             phase: state.phase,
             failure: state.failure.clone(),
@@ -240,8 +244,8 @@ impl Scheduler {
             context: limits.context,
             pages: state.pages,
             kept: state.kept,
-            memory: state.vaults[0],
-            disk: state.vaults[1],
+            memory: vaults[0],
+            disk: vaults[1],
             counters: state.counters.clone(),
         }
     }
