@@ -29,7 +29,8 @@ __device__ __forceinline__ int ordered(float x) {
 }
 __device__ __forceinline__ float unordered(int i) { return __int_as_float(i ^ (i >> 31 & 0x7fffffff)); }
 
-// Columns of a block, in shared memory.
+// Columns of a block, in shared memory. Largest logits are read in pairs: without its alignment, what else is in shared
+// memory and the assembler's order of it would decide whether that is allowed.
 template <u32 COLUMNS>
 struct alignas(8) Columns {
   u32 query[COLUMNS];        // row * heads + head

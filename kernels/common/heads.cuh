@@ -32,7 +32,8 @@ __device__ __forceinline__ void prepare_heads(
     const float* __restrict__ qkv, const HeadWeights& weights, float* __restrict__ out, u8* k, u8* v,
     const RowInfo* __restrict__ rows, const u32* __restrict__ tables, const CudaPrepareParams& params,
     const StepState* __restrict__ step) {
-  __shared__ float shared[HEADS_EACH][128 * GROUPS];
+  // Four at once are stored: of itself, an array of floats may start at any of them.
+  __shared__ __align__(16) float shared[HEADS_EACH][128 * GROUPS];
   const u32 lane = threadIdx.x % 32, row = blockIdx.x, dim = params.dim;
   const u32 head = blockIdx.y * HEADS_EACH + threadIdx.x / 32;
   if (row >= step->rows || head >= params.heads + 2 * params.kv_heads) return;
