@@ -128,10 +128,18 @@ __device__ __forceinline__ void split(
       for (u32 piece = 0; piece < PIECES; piece++) {
         float v[8];
         attend.row(c, piece, v);
-        put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
+        if (first < last) {
+          put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
+          continue;
+        }
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) v[j] = __fadd_rn(v[j], 0.f);  // no negative zeros, as adding up leaves none
+        put_piece(to, columns.query[c], piece, v, stat.y);
       }
     }
   }
+
+  if (first == last) return;  // a single part is all there is: adding it up would change no bit
 
   // First the parts of a group of `fan`, then the groups.
   const u32 mine = part / fan, groups = last / fan - first / fan + 1;
