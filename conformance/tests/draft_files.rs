@@ -377,8 +377,11 @@ fn s20_a_folder_with_both_is_read_from_the_gguf_file_and_says_so() {
 
 /// The message of a drafter that cannot be opened.
 fn refused(path: &Path) -> String {
-    OpenDraft::open(path).map(|open| format!("{:?}", open.file.path())).expect_err("it is none").to_string()
+    OpenDraft::open(path).map(|open| open.file.path().to_owned()).expect_err("it is none").to_string()
 }
+
+/// What is wrong, how it is made wrong, and what the message says.
+type Case = (&'static str, fn(&mut Made), &'static str);
 
 #[test]
 fn s29_what_is_no_drafter_of_this_kind_is_refused() {
@@ -389,7 +392,7 @@ fn s29_what_is_no_drafter_of_this_kind_is_refused() {
     std::fs::write(dir.at("text.gguf"), "hello").expect("written");
     assert!(refused(&dir.at("text.gguf")).contains("is not a model"));
 
-    let cases: [(&str, fn(&mut Made), &str); 9] = [
+    let cases: [Case; 9] = [
         (
             "a target",
             |m| {

@@ -386,7 +386,7 @@ struct Counting {
 
 /// Something on the device.
 #[derive(Clone)]
-struct Held<T>(T, Arc<Alive>);
+struct Held<T>(T, #[expect(dead_code, reason = "counts as long as it lives")] Arc<Alive>);
 
 struct Alive(Arc<AtomicIsize>);
 

@@ -150,6 +150,7 @@ fn programs() -> Vec<Program> {
                 kv_global: types,
                 chunk: CHUNK,
                 snapshots: 0,
+                pool: None,
             };
             let (_, layout) = engine::layout(&model.config, &options).expect("the sizes work");
             let states = model.states(&layout);

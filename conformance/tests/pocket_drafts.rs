@@ -1,5 +1,6 @@
 //! The pocket model with its two drafters, which were trained: the same texts in fewer steps.
 
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pocket")
 }
 
-/// A prompt, where its text ends, and tokens a round that PyTorch measured for blocks, and for chains of 2 and 4.
+/// A prompt, where its text ends, and tokens a round that `PyTorch` measured for blocks, and for chains of 2 and 4.
 struct Prompt {
     name: &'static str,
     tokens: Vec<u32>,
@@ -84,19 +85,26 @@ impl Pocket {
         let checkpoint = Checkpoint::open(&self.target).unwrap_or_else(|error| panic!("{error}"));
         let model = checkpoint.model().unwrap_or_else(|error| panic!("{error}"));
         let kv = KvTypes { k: self.kv, v: self.kv };
-        let options =
-            Options { context: 512, sequences: 1, kv_local: kv, kv_global: kv, chunk: CHUNK, snapshots: 0 };
+        let options = Options {
+            context: 512,
+            sequences: 1,
+            kv_local: kv,
+            kv_global: kv,
+            chunk: CHUNK,
+            snapshots: 0,
+            pool: None,
+        };
         let mut engine = Engine::new(backend, model, options, &mut |_, _| ()).expect("a small model fits");
         for path in &self.drafters {
             let open = OpenDraft::open(path).unwrap_or_else(|error| panic!("{error}"));
-            open.check_tokens(&self.speaker().tokenizer).unwrap_or_else(|error| panic!("{error}"));
+            open.check_tokens(&Self::speaker().tokenizer).unwrap_or_else(|error| panic!("{error}"));
             let options = DraftOptions { kv, causal: None };
             engine.attach(open.file, options, &mut |_, _| ()).unwrap_or_else(|error| panic!("{error}"));
         }
         engine
     }
 
-    fn speaker(&self) -> Speaker {
+    fn speaker() -> Speaker {
         // The folder has no template; the tokenizer is the same.
         let checkpoint =
             Checkpoint::open(&models().join("pocket-Q8_0.gguf")).unwrap_or_else(|error| panic!("{error}"));
@@ -134,9 +142,9 @@ fn fixed(source: Source, most: usize) -> Settings {
     Settings { policy: Policy::Fixed, sources: vec![source], most: Some(most), simulate: None }
 }
 
-/// Tokens a round on all prompts, as PyTorch counts them: the first token is one of them.
+/// Tokens a round on all prompts, as `PyTorch` counts them: the first token is one of them.
 fn tokens_a_round(pocket: &Pocket, least: f64) {
-    let speaker = pocket.speaker();
+    let speaker = Pocket::speaker();
     let mut engine = pocket.engine(Reference::new(None).expect("threads can be started"));
     let columns = [(Source::DFlash, 15), (Source::Mtp, 2), (Source::Mtp, 4)];
     let greedy = Sampling::default();
@@ -156,7 +164,7 @@ fn tokens_a_round(pocket: &Pocket, least: f64) {
             let each = text.len() as f64 / rounds as f64;
             got[at] += each;
             want[at] += prompt.measured[at];
-            cells.push_str(&format!(" {each:>5.2} ({:>4.2})", prompt.measured[at]));
+            let _ = write!(cells, " {each:>5.2} ({:>4.2})", prompt.measured[at]);
         }
         backends::say(format_args!("{:<50}{cells}", prompt.name));
     }
@@ -198,7 +206,7 @@ fn pieces(speaker: &Speaker, count: usize) -> Vec<Vec<u32>> {
 #[test]
 fn texts_are_the_same_with_and_without_drafters_on_every_backend() {
     let pocket = Pocket::embedded();
-    let speaker = pocket.speaker();
+    let speaker = Pocket::speaker();
     let asked = std::env::var("DRAFT_PROMPTS").ok().and_then(|count| count.parse::<usize>().ok());
     let all = match asked {
         None => prompts(&speaker).into_iter().map(|prompt| prompt.tokens).step_by(4).collect(),

@@ -258,7 +258,7 @@ fn s25_the_same_seed_gives_the_same_text_twice_in_one_session() {
 /// What a grammar allows behind a token.
 fn mask(before: u32) -> Vec<u32> {
     let mut words = vec![0u32; 160 / 32];
-    for token in (0..160u32).filter(|token| (token + before) % 3 != 0) {
+    for token in (0..160u32).filter(|token| !(token + before).is_multiple_of(3)) {
         words[token as usize / 32] |= 1 << (token % 32);
     }
     words

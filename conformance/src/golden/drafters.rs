@@ -1,4 +1,4 @@
-//! Golden drafters: what transformers and a plain `DFlash` in PyTorch drafted for the golden targets.
+//! Golden drafters: what transformers and a plain `DFlash` in `PyTorch` drafted for the golden targets.
 
 use std::collections::BTreeMap;
 use std::path::Path;

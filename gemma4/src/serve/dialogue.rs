@@ -336,12 +336,11 @@ fn chosen(tools: &[Value], choice: &ToolChoice) -> Result<Vec<Value>, Failed> {
     let name = |tool: &Value| tool["function"]["name"].as_str().unwrap_or_default().to_owned();
     match choice {
         ToolChoice::None => Ok(Vec::new()),
-        ToolChoice::Auto => Ok(tools.to_vec()),
         ToolChoice::Required if tools.is_empty() => Err(Failed::Rule {
             key: "tool_choice".to_owned(),
             why: "a call is required, and there are no tools".to_owned(),
         }),
-        ToolChoice::Required => Ok(tools.to_vec()),
+        ToolChoice::Auto | ToolChoice::Required => Ok(tools.to_vec()),
         ToolChoice::Named(names) => {
             if let Some(missing) =
                 names.iter().find(|wanted| !tools.iter().any(|tool| name(tool) == **wanted))

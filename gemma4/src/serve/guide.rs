@@ -287,7 +287,9 @@ impl Guide {
             if matcher.is_error() {
                 return Err(failed(matcher.get_error().unwrap_or_default()));
             }
-            ends.iter().for_each(|&end| allow(mask, end));
+            for &end in ends {
+                allow(mask, end);
+            }
             return Ok(());
         }
         let found = matcher.compute_mask().map_err(failed)?;

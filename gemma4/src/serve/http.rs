@@ -81,7 +81,7 @@ pub(crate) struct HttpArgs {
     /// variable `GEMMA4_API_KEY`, which other users of this machine cannot read]
     #[arg(long, value_name = "KEY", help_heading = HTTP)]
     pub(crate) api_key: Option<String>,
-    /// Origin whose web pages may ask, such as https://chat.example; `*` for all; may be repeated
+    /// Origin whose web pages may ask, such as <https://chat.example>; `*` for all; may be repeated
     #[arg(long, value_name = "ORIGIN", help_heading = HTTP)]
     pub(crate) cors: Vec<String>,
     /// What the model is called [default: the name of its file]
@@ -134,7 +134,7 @@ impl App {
                 local_only: args.unix.is_none() && args.host.is_loopback(),
                 origins: args.cors.iter().map(|origin| origin.trim_end_matches('/').to_owned()).collect(),
             },
-            limits: Limits { bytes: usize::from(args.max_body) << 20, time: Duration::from_secs(60) },
+            limits: Limits { bytes: usize::from(args.max_body) << 20, time: Duration::from_mins(1) },
             time: args.request_timeout,
             log: args.log,
             metrics: Arc::default(),

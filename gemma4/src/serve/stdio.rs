@@ -42,7 +42,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::channel;
 
 use super::job::{CachePolicy, Cancel, CancelToken, Generation, Job, Refused};
-use super::scheduler::{Phase, Status};
+use super::scheduler::{ErrandError, Moved, Phase, Status};
 use super::start::Served;
 use crate::failure::Failure;
 use answer::{Answer, Reading};
@@ -83,7 +83,7 @@ pub(crate) fn run(served: Served) -> Result<ExitCode, Failure> {
     stdio.ready();
     stdio.read(&mut io::stdin().lock())?;
     // Whoever wrote has said everything; what was asked is answered.
-    stdio.served.scheduler.drain(Duration::from_secs(3600));
+    stdio.served.scheduler.drain(Duration::from_hours(1));
     stdio.wait(DRAIN);
     Ok(ExitCode::SUCCESS)
 }
@@ -108,6 +108,17 @@ async fn asked_to_end() -> io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
+/// What was saved or restored.
+fn moved(result: Result<Moved, ErrandError>) -> Result<Value, Refusal> {
+    match result {
+        Ok(moved) => Ok(json!({ "tokens": moved.tokens, "bytes": moved.bytes })),
+        Err(error) => Err(Refusal::new("failed", Failure::from(error).to_string())),
+    }
+}
+
+/// The tokens of a prompt, where it leaves the model, and where the next turn parts from it.
+type Rendered = (Vec<u32>, Option<Start>, Option<usize>);
+
 /// A request that cannot be done.
 struct Refusal {
     code: &'static str,
@@ -116,8 +127,8 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: &'static str, message: impl ToString) -> Self {
-        Self { code, message: message.to_string(), retry_after: None }
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after: None }
     }
 }
 
@@ -130,7 +141,7 @@ impl From<Refused> for Refusal {
             Refused::Invalid(_) => "bad_request",
         };
         let retry_after = if let Refused::Busy { retry_after } = refused { Some(retry_after) } else { None };
-        Self { retry_after, ..Self::new(code, refused) }
+        Self { retry_after, ..Self::new(code, refused.to_string()) }
     }
 }
 
@@ -223,22 +234,12 @@ impl Stdio {
             }),
             Request::Save(path, prompt) => {
                 let (tokens, ..) = self.tokens(&prompt)?;
-                self.aside(id, move |stdio| stdio.moved(stdio.served.scheduler.save(tokens, path)))
+                self.aside(id, move |stdio| moved(stdio.served.scheduler.save(tokens, path)))
             }
             Request::Restore(path) => {
-                self.aside(id, move |stdio| stdio.moved(stdio.served.scheduler.restore(path)))
+                self.aside(id, move |stdio| moved(stdio.served.scheduler.restore(path)))
             }
-            Request::Forget => self.aside(id, |stdio| stdio.moved(stdio.served.scheduler.forget())),
-        }
-    }
-
-    fn moved(
-        &self,
-        result: Result<super::scheduler::Moved, super::scheduler::ErrandError>,
-    ) -> Result<Value, Refusal> {
-        match result {
-            Ok(moved) => Ok(json!({ "tokens": moved.tokens, "bytes": moved.bytes })),
-            Err(error) => Err(Refusal::new("failed", Failure::from(error))),
+            Request::Forget => self.aside(id, |stdio| moved(stdio.served.scheduler.forget())),
         }
     }
 
@@ -255,17 +256,21 @@ impl Stdio {
         })
     }
 
-    /// The tokens of a prompt, where it leaves the model, and where the next turn parts from it.
-    fn tokens(&self, prompt: &PromptOf) -> Result<(Vec<u32>, Option<Start>, Option<usize>), Refusal> {
+    fn tokens(&self, prompt: &PromptOf) -> Result<Rendered, Refusal> {
         let speaker = &self.served.speaker;
         match prompt {
             PromptOf::Tokens(tokens) => Ok((tokens.clone(), None, None)),
             PromptOf::Text(text) => {
                 let tokens = speaker.tokenizer.encode_prompt(text, Special::Parse);
-                Ok((tokens.map_err(|error| Refusal::new("bad_request", Failure::from(error)))?, None, None))
+                Ok((
+                    tokens.map_err(|error| Refusal::new("bad_request", Failure::from(error).to_string()))?,
+                    None,
+                    None,
+                ))
             }
             PromptOf::Dialogue(dialogue) => {
-                let wrong = |error: DialogueError| Refusal::new("bad_request", Failure::from(error));
+                let wrong =
+                    |error: DialogueError| Refusal::new("bad_request", Failure::from(error).to_string());
                 let prompt = speaker.prompt(dialogue).map_err(wrong)?;
                 Ok((prompt.tokens, Some(prompt.start), Some(prompt.border)))
             }

@@ -1,6 +1,6 @@
 //! Other people's client libraries, and Chromium on the page.
 //!
-//! They come from PyPI into a folder of their own, in the versions of `tests/clients/requirements.txt`. Where there is
+//! They come from `PyPI` into a folder of their own, in the versions of `tests/clients/requirements.txt`. Where there is
 //! no Python, or no network for the first time, these tests are skipped and say so; `REQUIRE_CLIENTS=1` makes that a
 //! failure. Without Chromium the test of the page is skipped, always.
 

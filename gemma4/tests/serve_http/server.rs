@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn wait(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while self.get("/health").status != 200 {
             assert!(Instant::now() < end, "the model was not loaded");
             std::thread::sleep(Duration::from_millis(20));
@@ -88,7 +88,7 @@ impl Server {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         stream
     }
 
@@ -97,13 +97,13 @@ impl Server {
         let mut stream = self.connect();
         let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "host") {
-            head += &format!("host: {}\r\n", self.socket());
+            head = format!("{head}host: {}\r\n", self.socket());
         }
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            head = format!("{head}{name}: {value}\r\n");
         }
         if method == "POST" {
-            head += &format!("content-length: {}\r\n", body.len());
+            head = format!("{head}content-length: {}\r\n", body.len());
         }
         // A server that refuses early may close before all was sent; its answer is what counts.
         let _ = stream.write_all(&[head.as_bytes(), b"\r\n", body].concat());

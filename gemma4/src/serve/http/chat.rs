@@ -17,7 +17,6 @@ use super::{Answer, App, Shared, answer, reply, sse};
 use crate::serve::dialogue::{self, Choice, Piece};
 
 use read::Asked;
-#[cfg(test)]
 pub(super) use read::read;
 pub(super) use read::{TOP, dialogue};
 pub(super) use write::{FINGERPRINT, finite, log_entry};
@@ -32,7 +31,7 @@ pub(super) async fn handle(
 
 async fn respond(app: Shared, record: Record, request: Request) -> Answer {
     let body = app.json(request).await?;
-    let asked = read::read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
+    let asked = read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
     drop(body);
     let Asked { ask, choices, stream, include_usage } = asked;
     let prepared = app.prepare(ask).await?;

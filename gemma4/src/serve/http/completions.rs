@@ -154,7 +154,7 @@ async fn respond(app: Shared, record: Record, request: Request) -> Answer {
         ));
         ends.push(whole.ended);
     }
-    let mut object = head.object(answers);
+    let mut object = head.object(&answers);
     object["usage"] = usage::openai(&ends);
     if let Some(first) = ends.first() {
         object["timings"] = usage::timings(first);
@@ -174,15 +174,14 @@ async fn streamed(
     let tokenizer = &app.model.speaker.tokenizer;
     let mut pieces = dialogue::merge(choices, tokenizer);
     let mut ends = Vec::new();
-    let chunk =
-        |index, text: &str, logs: &Value, finish| head.object(vec![choice(index, text, logs, finish)]);
+    let chunk = |index, text: &str, logs: &Value, finish| head.object(&[choice(index, text, logs, finish)]);
     while let Some((index, piece)) = events.wait(pieces.next()).await? {
         match piece {
             Piece::Started(_) if !echoed[index].is_empty() => {
                 events.data(&chunk(index, &echoed[index], &Value::Null, None)).await?;
             }
             Piece::Prefill { done, total } => {
-                let mut object = head.object(Vec::new());
+                let mut object = head.object(&[]);
                 object["prompt_progress"] = json!({ "processed": done, "total": total });
                 events.data(&object).await?;
             }
@@ -207,7 +206,7 @@ async fn streamed(
         }
     }
     if include_usage {
-        let mut object = head.object(Vec::new());
+        let mut object = head.object(&[]);
         object["usage"] = usage::openai(&ends);
         events.data(&object).await?;
     }
@@ -223,7 +222,7 @@ struct Head {
 }
 
 impl Head {
-    fn object(&self, choices: Vec<Value>) -> Value {
+    fn object(&self, choices: &[Value]) -> Value {
         json!({
             "id": self.id,
             "object": "text_completion",

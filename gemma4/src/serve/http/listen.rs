@@ -150,14 +150,12 @@ async fn accept(
     places: &Arc<Semaphore>,
 ) -> Option<(tokio::sync::OwnedSemaphorePermit, Connection, Peer)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match socket.accept().await {
-        Ok((connection, peer)) => Some((place, connection, peer)),
-        Err(_) => {
-            // Out of file descriptors, or a client that left at once: the next one may be luckier.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            None
-        }
+    if let Ok((connection, peer)) = socket.accept().await {
+        return Some((place, connection, peer));
     }
+    // Out of file descriptors, or a client that left at once: the next one may be luckier.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    None
 }
 
 fn spawn<S>(

@@ -15,7 +15,6 @@ use super::settings::Defaults;
 use super::{Answer, Shared, answer, blocking, ids, reply, sse, usage};
 use crate::serve::dialogue::{Call, Choice, Ended, Finish, Piece, Source};
 
-#[cfg(test)]
 pub(super) use read::read;
 
 /// What is sent into silence: clients take it for a sign of life, and the standard's comments not always.
@@ -49,7 +48,7 @@ async fn count(app: Shared, request: Request) -> Answer {
 
 async fn respond(app: Shared, record: Record, request: Request) -> Answer {
     let body = app.json(request).await?;
-    let read::Asked { ask, stream } = read::read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
+    let read::Asked { ask, stream } = read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
     drop(body);
     let prepared = app.prepare(ask).await?;
     let choice = app.submit(&prepared, 1)?.remove(0);

@@ -1,5 +1,6 @@
 //! One line a request on stderr, and what metrics count. Never a word of a prompt or an answer.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use clap::ValueEnum;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, json};
 
 use super::metrics::Metrics;
@@ -204,9 +205,10 @@ impl Inner {
     fn text(&self, facts: &Facts, seconds: Duration) -> String {
         let status = if facts.status == 0 { "left".to_owned() } else { facts.status.to_string() };
         let mut line =
-            format!("{} {} {} {status} {} ms", timestamp(), self.method, self.route, seconds.as_millis(),);
+            format!("{} {} {} {status} {} ms", timestamp(), self.method, self.route, seconds.as_millis());
         if facts.prompt > 0 {
-            line += &format!(
+            let _ = write!(
+                line,
                 "  prompt {} reused {} new {}  {:.1} tok/s",
                 facts.prompt,
                 facts.reused,
@@ -215,10 +217,10 @@ impl Inner {
             );
         }
         if let Some(finish) = facts.finish {
-            line += &format!("  {finish}");
+            let _ = write!(line, "  {finish}");
         }
         if let Some(error) = &facts.error {
-            line += &format!("  {error}");
+            let _ = write!(line, "  {error}");
         }
         line + &format!("  {} {}", self.peer, self.id)
     }

@@ -19,7 +19,6 @@ use super::settings::Defaults;
 use super::{Answer, App, Shared, answer, blocking, reply, sse};
 use crate::serve::dialogue::{Ask, Choice, Piece, Source};
 
-#[cfg(test)]
 pub(super) use read::read;
 pub(super) use store::Store;
 
@@ -84,10 +83,8 @@ fn continued(app: &App, ask: &mut Ask, previous: Option<&str>) -> Result<(), Api
     let mut messages = app.kept(id, "previous_response_id")?.messages;
     // Instructions are those of the new request alone, which the reader put first.
     let own = std::mem::take(&mut dialogue.messages);
-    let (instructions, own): (Vec<Message>, Vec<Message>) = match ask_instructions(&own) {
-        true => (own[..1].to_vec(), own[1..].to_vec()),
-        false => (Vec::new(), own),
-    };
+    let (instructions, own): (Vec<Message>, Vec<Message>) =
+        if ask_instructions(&own) { (own[..1].to_vec(), own[1..].to_vec()) } else { (Vec::new(), own) };
     dialogue.messages = instructions;
     dialogue.messages.append(&mut messages);
     dialogue.messages.extend(own);
@@ -100,7 +97,7 @@ fn ask_instructions(messages: &[Message]) -> bool {
 
 async fn count(app: Shared, request: Request) -> Answer {
     let body = app.json(request).await?;
-    let mut asked = read::read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
+    let mut asked = read(&Fields::of(&body)?, &Defaults::of(&app.model))?;
     continued(&app, &mut asked.ask, asked.previous.as_deref())?;
     let (tokens, ..) = blocking(move || app.model.prompt(&asked.ask.source)).await??;
     Ok(reply(&json!({ "object": "response.input_tokens", "input_tokens": tokens.len() })))
@@ -109,7 +106,7 @@ async fn count(app: Shared, request: Request) -> Answer {
 async fn respond(app: Shared, record: Record, request: Request) -> Answer {
     let body = app.json(request).await?;
     let fields = Fields::of(&body)?;
-    let mut asked = read::read(&fields, &Defaults::of(&app.model))?;
+    let mut asked = read(&fields, &Defaults::of(&app.model))?;
     continued(&app, &mut asked.ask, asked.previous.as_deref())?;
     let head = write::Head::new(&app.model.name, &fields, &asked);
     drop(body);

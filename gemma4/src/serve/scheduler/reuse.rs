@@ -173,14 +173,13 @@ impl<B: Backend> Work<'_, B> {
             let mut page = |span: Span, logical: usize| source?.page(manifest.page(span, logical)?);
             match self.engine.restore(len, manifest.oldest, base, &mut page) {
                 Ok(Some(seq)) => return Ok(Restored::Sequence(seq)),
-                Ok(None) => return Ok(Restored::Damaged),
                 Err(error) if is_short(&error) => {
                     if !self.evict()? {
                         return Ok(Restored::NoRoom);
                     }
                 }
-                // Lengths that contradict this cache's: the file is not for it.
-                Err(EngineError::Cache(_)) => return Ok(Restored::Damaged),
+                // Pages that are not there, or lengths that contradict this cache's: the file is not for it.
+                Ok(None) | Err(EngineError::Cache(_)) => return Ok(Restored::Damaged),
                 Err(error) => return Err(error),
             }
         }

@@ -235,7 +235,7 @@ pub(super) struct Pace {
 }
 
 /// Longest time that the end of an answer waits for a client to make room.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A request that has ended, but for events that its client has no room for yet.
 #[derive(Debug)]

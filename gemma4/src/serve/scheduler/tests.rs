@@ -28,7 +28,7 @@ use crate::serve::job::{CachePolicy, CancelToken, Event, Finish, Generation, Job
 const TURN_END: u32 = 159;
 
 /// How long anything may take before a test is stuck.
-const STUCK: Duration = Duration::from_secs(120);
+const STUCK: Duration = Duration::from_mins(2);
 
 /// A reference that says it queues steps, and fails when it is told to.
 struct Device<const QUEUES: bool> {

@@ -72,7 +72,9 @@ impl<'a> Answer<'a> {
             Reading::Dialogue(parser) => {
                 let deltas = parser.push(id, &text);
                 self.write(line);
-                deltas.iter().for_each(|delta| self.delta(delta));
+                for delta in &deltas {
+                    self.delta(delta);
+                }
             }
         }
     }
@@ -114,7 +116,9 @@ impl<'a> Answer<'a> {
                 let mut deltas = parser.push_text(last);
                 let (rest, reply) = parser.finish(ending);
                 deltas.extend(rest);
-                deltas.iter().for_each(|delta| self.delta(delta));
+                for delta in &deltas {
+                    self.delta(delta);
+                }
                 reply
             }
         };

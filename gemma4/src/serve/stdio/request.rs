@@ -149,23 +149,23 @@ fn read(mut object: Map<String, Value>, named: bool) -> Result<Request, String> 
         }
         "cancel" => {
             let of = object.remove("of").ok_or("cancel: `of` is missing, the id of the request to end")?;
-            nothing(object, &op)?;
+            nothing(&object, &op)?;
             Ok(Request::Cancel(of))
         }
         "save" => {
             let (path, prompt) = (path(&mut object, &op)?, prompt(&mut object, &op)?);
-            nothing(object, &op)?;
+            nothing(&object, &op)?;
             Ok(Request::Save(path, prompt))
         }
         "restore" => {
             let path = path(&mut object, &op)?;
-            nothing(object, &op)?;
+            nothing(&object, &op)?;
             Ok(Request::Restore(path))
         }
-        "park" => nothing(object, &op).map(|()| Request::Park),
-        "unpark" => nothing(object, &op).map(|()| Request::Unpark),
-        "forget" => nothing(object, &op).map(|()| Request::Forget),
-        "status" => nothing(object, &op).map(|()| Request::Status),
+        "park" => nothing(&object, &op).map(|()| Request::Park),
+        "unpark" => nothing(&object, &op).map(|()| Request::Unpark),
+        "forget" => nothing(&object, &op).map(|()| Request::Forget),
+        "status" => nothing(&object, &op).map(|()| Request::Status),
         _ => Err(format!(
             "`op` is {}, expected generate, cancel, park, unpark, save, restore, forget or status",
             shown(&op)
@@ -222,7 +222,7 @@ fn rest<T: DeserializeOwned>(object: Map<String, Value>, op: &str) -> Result<T, 
     serde_json::from_value(Value::Object(object)).map_err(|error| format!("{op}: {error}"))
 }
 
-fn nothing(object: Map<String, Value>, op: &str) -> Result<(), String> {
+fn nothing(object: &Map<String, Value>, op: &str) -> Result<(), String> {
     match object.keys().next() {
         Some(key) => Err(format!("{op}: there is no option {}", shown(key))),
         None => Ok(()),

@@ -33,10 +33,8 @@ pub(in super::super) fn read(fields: &Fields<'_>, defaults: &Defaults<'_>) -> Re
         };
         ask.parallel = !fields.flag("disable_parallel_tool_use", false)?;
     }
-    for place in [fields.get("output_format"), output(fields)?] {
-        if let Some(field) = place {
-            ask.format = format(&field.object()?)?;
-        }
+    for field in [fields.get("output_format"), output(fields)?].into_iter().flatten() {
+        ask.format = format(&field.object()?)?;
     }
     ask.progress = fields.flag("return_progress", false)?;
     ask.cache = settings::cache(fields)?;
@@ -132,7 +130,7 @@ fn message(fields: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), BadField> 
         match (role, kind.string()?) {
             (_, "text") => said.push(settings::part_text(block, &["text"])?.to_owned()),
             (Role::Assistant, "thinking") => {
-                thought.push(fields.need("thinking", "a string")?.string()?.to_owned())
+                thought.push(fields.need("thinking", "a string")?.string()?.to_owned());
             }
             // Nobody but the vendor can read these.
             (Role::Assistant, "redacted_thinking") => {}

@@ -34,7 +34,7 @@ fn an_answer_is_the_same_alone_and_among_neighbours_in_any_chunks_on_any_device(
             (false, 5, 1024, 512),
             (false, 8, 100, 30),
         ] {
-            let scheduler = Setup { queues, parallel, chunk, budget, ..base.clone() }.start();
+            let scheduler = Setup { parallel, chunk, budget, queues, ..base.clone() }.start();
             let receivers: Vec<_> = asks.iter().map(|ask| ask.send(&scheduler)).collect();
             for (number, (receiver, want)) in receivers.into_iter().zip(&want).enumerate() {
                 let answer = Answer::of(receiver);

@@ -41,7 +41,7 @@ fn what_no_request_may_have_is_refused_at_once() {
     assert_eq!(refused(&|ask| ask.tokens = text(513, 1)), Refused::TooLong { tokens: 513, context: 512 });
     let changes: [&dyn Fn(&mut Ask); 4] =
         [&|ask| ask.tokens.clear(), &|ask| ask.tokens.push(160), &|ask| ask.max_tokens = 0, &|ask| {
-            ask.sampling.temperature = f32::NAN
+            ask.sampling.temperature = f32::NAN;
         }];
     for change in changes {
         assert!(matches!(refused(change), Refused::Invalid(_)));
