@@ -21,7 +21,7 @@ const ROWS: u32 = 8;
 pub(super) const CHUNK: u32 = 32;
 /// Outputs of a workgroup of `linear__any`.
 const ANY_OUTPUTS: u32 = 8;
-/// Fewest invocations that keep the memory of a large GPU busy: one has 72 bytes of Q4_K under way, so these have 4.7 MB, what
+/// Fewest invocations that keep the memory of a large GPU busy: one has 72 bytes of `Q4_K` under way, so these have 4.7 MB, what
 /// an H200 delivers in a microsecond, the latency of its memory under load.
 const ENOUGH: u32 = 64 << 10;
 /// Most workgroups along an axis.

@@ -11,7 +11,8 @@
 //! | single bits | 1 | bit `8 k + p` |
 //! | bytes | 8 | word `p` |
 //!
-//! Scales of Q4_K and Q5_K are in an order of their own, too: [`scales`]. Where 16 columns have a scale, the two of chunks 4 to 7 are exchanged as their quads are.
+//! Scales of `Q4_K` and `Q5_K` are in an order of their own, too: [`scales`]. Where 16 columns have a scale, the two of
+//! chunks 4 to 7 are exchanged as their quads are.
 
 use gemma4_core::tensor::DType;
 
