@@ -2,9 +2,11 @@
 
 mod draft;
 mod measure;
+mod plot;
 mod profile;
 mod report;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -35,13 +37,15 @@ How it is measured:
   The bytes of a step are those that it must read: each weight that it uses once, and the cache.
   What was read a second is put as a share of --bandwidth; on CUDA, without it, of what the device was
   measured to read at the start. --profile times each dispatch
-  on the device; these times leave out what lies between steps, which the last line shows.
+  on the device. The control is the first context measured once more at the end: differences as large
+  as its own mean nothing. Times of dispatches leave out what lies between steps, which the last line shows.
 
 Examples:
   gemma4 bench -m model.gguf
   gemma4 bench -m model.gguf --prompt 512,8192 --decode 0,8192,65536 --kv q8_0
   gemma4 bench -m model.gguf --prompt 0 --decode 4096 --bandwidth 936 --profile
   gemma4 bench -m model.gguf --json | jq .decode
+  gemma4 bench -m model.gguf --decode 0,4096,32768 --csv --plot speed.svg > speed.csv
   gemma4 bench -m model.gguf --prompt 0 --decode 0,4096 --verify-rows 2,4,8,16
   gemma4 bench -m model.gguf --draft drafter.gguf --simulate-acceptance 0.8 --plot speed.svg";
 
@@ -75,6 +79,12 @@ pub(crate) struct BenchArgs {
     draft: BenchDraftArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    /// Draw what was measured: rates by length, steps by rows, rounds by drafts
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Print one line a measurement, separated by commas
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -138,9 +148,6 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let model = checkpoint.model()?;
     let mut plan = Plan::of(args, &model)?;
     let name = checkpoint.path().display().to_string();
-    if args.draft.plot.is_some() && args.draft.draft.is_empty() {
-        return Err(Failure::usage("--plot draws rounds, which need a drafter: name it with --draft PATH"));
-    }
     let wanted = DraftArgs { draft: args.draft.draft.clone(), ..DraftArgs::default() };
     let drafting = wanted.open(&model.config, None)?;
     let report = device::with!(device::choose(global, Purpose::Use)?, device => {
@@ -148,12 +155,14 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
         plan.options.chunk = args.chunk.unwrap_or(plan.options.chunk);
         measure(args, name, device, (model, drafting), &plan)?
     });
-    if let Some(path) = &args.draft.plot {
-        std::fs::write(path, draft::plot(&report.rounds)?)
+    if let Some(path) = &args.plot {
+        std::fs::write(path, plot::svg(&report.charts())?)
             .map_err(|source| Failure::Failed(format!("cannot write {}: {source}", path.display()).into()))?;
     }
     if args.json {
         text::print_json(&report)?;
+    } else if args.csv {
+        text::print(report.csv()?)?;
     } else {
         text::print(report.text()?)?;
     }
@@ -194,6 +203,13 @@ fn measure<D: Device>(
         bar.set_message(format!("verifying behind {context}"));
         verify.extend(bench.verify(context, &args.draft.verify_rows)?);
     }
+    // The first of all once more: what differs here is no gain of anything.
+    let mut control = None;
+    if let Some(first) = decode.first() {
+        bar.set_message("the first again");
+        let again = bench.decode(first.context, args.generate, None)?;
+        control = Some(again.tokens_per_second / first.tokens_per_second);
+    }
     // Profiles are those of the model without what drafters keep of its steps.
     let profiles = if args.profile { profile::all(&mut bench, plan, &decode)? } else { Vec::new() };
     let profile = args.profile.then_some(profiles);
@@ -215,6 +231,6 @@ fn measure<D: Device>(
     let memory = bench.engine.backend().memory()?;
     let mut report =
         Report::new((name, about), plan.options, (bandwidth, memory), load, prefill, decode, profile);
-    (report.verify, report.rounds) = (verify, rounds);
+    (report.verify, report.rounds, report.control) = (verify, rounds, control);
     Ok(report)
 }

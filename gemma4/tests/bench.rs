@@ -53,6 +53,24 @@ fn text_has_the_device_and_a_line_for_each_run() {
 }
 
 #[test]
+fn measurements_are_lines_and_lines_in_a_chart() {
+    let dir = tempfile::tempdir().unwrap();
+    let plot = dir.path().join("speed.svg");
+    let line = ["bench", "--prompt", "4,9", "--decode", "0,8", "--generate", "2", "--repeat", "1", "--csv"];
+    let text =
+        gemma4(&[&line[..], &["--verify-rows", "3", "--plot", plot.to_str().unwrap()]].concat(), b"").text();
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+    let kinds: Vec<&str> = rows[1..].iter().map(|row| row[0]).collect();
+    assert_eq!(kinds, ["prefill", "prefill", "decode", "decode", "control", "verify", "verify"], "{text}");
+    let place = rows[0].iter().position(|name| *name == "tokens_per_second").unwrap();
+    assert!(rows[1..].iter().all(|row| row[place].parse::<f64>().unwrap() > 0.0), "{text}");
+    let svg = std::fs::read_to_string(plot).unwrap();
+    assert_eq!(svg.matches("<g ").count(), 3, "{svg}");
+    fails(&["bench", "--csv", "--json"], b"", 2, "cannot be used with");
+}
+
+#[test]
 fn what_does_not_fit_is_left_out_or_refused() {
     let found = bench(&["--ctx", "100", "--prompt", "8", "--generate", "2"]);
     let contexts: Vec<&Value> =

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
-use crate::{Failure, abi, cargo};
+use crate::{Failure, abi, bench, cargo};
 
 mod duplicates;
 mod habits;
@@ -65,7 +65,7 @@ impl Step {
                 "-D",
                 "warnings",
             ])),
-            Step::Generated => abi::check(),
+            Step::Generated => abi::check().and_then(|()| bench::check()),
             Step::Licences => licences::check(),
             Step::Duplicates => duplicates::check(),
             Step::Habits => habits::check(),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod abi;
+mod bench;
 mod cargo;
 mod check;
 mod fuzz;
@@ -22,6 +23,7 @@ struct Arguments {
 enum Task {
     Check(check::Options),
     Abi(abi::Options),
+    Bench(bench::Options),
     Fuzz(fuzz::Options),
 }
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Check(options) => check::run(&options),
         Task::Abi(options) => abi::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match result {

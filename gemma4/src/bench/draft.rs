@@ -13,6 +13,7 @@ use gemma4_core::speculate::{MOST_DRAFTS, Policy, Settings, Source, Speculator};
 use serde::Serialize;
 
 use super::measure::{Bench, median};
+use super::plot::{Chart, Line};
 use crate::device::Device;
 use crate::failure::Failure;
 
@@ -37,9 +38,6 @@ pub(super) struct BenchDraftArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', help_heading = DRAFT)]
     #[arg(value_parser = clap::value_parser!(u8).range(2..=64))]
     pub(super) verify_rows: Vec<u8>,
-    /// Draw tokens a second over drafts a round
-    #[arg(long, value_name = "FILE.svg", help_heading = DRAFT)]
-    pub(super) plot: Option<PathBuf>,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -255,59 +253,21 @@ pub(super) fn write(out: &mut String, verify: &[Verify], rounds: &[Rounds]) -> f
     Ok(())
 }
 
-/// Colours of lines, told apart by everybody. Source: Okabe and Ito, "Color universal design", 2008.
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
-
-/// Tokens a second over drafts a round, a line for each source and context, as SVG. Plain decoding is at no drafts.
-pub(super) fn plot(rounds: &[Rounds]) -> Result<String, fmt::Error> {
-    let (width, height, left, top, right, bottom) = (720.0, 420.0, 64.0, 36.0, 180.0, 48.0);
-    let most = rounds.iter().map(|r| r.tokens_per_second.max(1.0 / r.plain_seconds)).fold(1e-9, f64::max);
-    let x = |drafts: usize| left + (width - left - right) * drafts as f64 / MOST_DRAFTS as f64;
-    let y = |rate: f64| height - bottom - (height - top - bottom) * rate / (1.1 * most);
-    let mut svg = String::new();
-    writeln!(
-        svg,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{left}\" y=\"20\" font-size=\"14\">Tokens a second by drafts a round</text>"
-    )?;
-    for i in 0..=4 {
-        let rate = most * f64::from(i) / 4.0;
-        writeln!(
-            svg,
-            "<line x1=\"{left}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{rate:.0}</text>",
-            width - right,
-            left - 6.0,
-            y(rate) + 4.0,
-            at = y(rate)
-        )?;
-    }
-    for drafts in [0, 1, 2, 4, 8, 12, 15] {
-        let (x, y) = (x(drafts), height - bottom + 18.0);
-        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{drafts}</text>")?;
-    }
-    let mut lines: Vec<(&str, usize)> = rounds.iter().map(|r| (r.source, r.context)).collect();
-    lines.dedup();
-    for (i, (source, context)) in lines.into_iter().enumerate() {
+/// Tokens a second over drafts a round, a line for each source and context. Plain decoding is at no drafts.
+pub(super) fn chart(rounds: &[Rounds]) -> Chart {
+    let mut kinds: Vec<(&str, usize)> = rounds.iter().map(|r| (r.source, r.context)).collect();
+    kinds.dedup();
+    let line = |(source, context): (&str, usize)| {
         let own = || rounds.iter().filter(move |r| (r.source, r.context) == (source, context));
-        let plain = own().next().map_or(0.0, |r| 1.0 / r.plain_seconds);
-        let points: Vec<String> = std::iter::once((0, plain))
-            .chain(own().map(|r| (r.drafts, r.tokens_per_second)))
-            .map(|(drafts, rate)| format!("{:.1},{:.1}", x(drafts), y(rate)))
-            .collect();
-        let colour = COLOURS[i % COLOURS.len()];
-        writeln!(
-            svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-            points.join(" ")
-        )?;
-        let at = top + 18.0 * i as f64;
-        let label = width - right + 12.0;
-        writeln!(svg, "<text x=\"{label}\" y=\"{at}\" fill=\"{colour}\">{source}, context {context}</text>")?;
-    }
-    writeln!(svg, "</svg>")?;
-    Ok(svg)
+        let plain = own().next().map(|r| (0.0, 1.0 / r.plain_seconds));
+        let drafted = own().map(|r| (r.drafts as f64, r.tokens_per_second));
+        Line {
+            name: format!("{source}, context {context}"),
+            points: plain.into_iter().chain(drafted).collect(),
+        }
+    };
+    let title = "Tokens a second by drafts a round".to_owned();
+    Chart { title, lines: kinds.into_iter().map(line).collect() }
 }
 
 #[cfg(test)]

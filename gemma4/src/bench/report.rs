@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::draft::{self, Rounds, Verify};
 use super::measure::{Decode, Loading, Prefill};
+use super::plot::{Chart, Line};
 use super::profile::Profile;
 use crate::device::{About, Memory};
 
@@ -36,6 +37,8 @@ pub(super) struct Report {
     pub(super) verify: Vec<Verify>,
     /// Rounds with a drafter, if there is one.
     pub(super) rounds: Vec<Rounds>,
+    /// Rate of the first context when it was measured again at the end, over that of the first time.
+    pub(super) control: Option<f64>,
 }
 
 /// How fast the device reads its memory.
@@ -60,7 +63,7 @@ impl Report {
         let (context, chunk) = (options.context, options.chunk);
         let version = env!("CARGO_PKG_VERSION");
         let commit = option_env!("GEMMA4_COMMIT");
-        let (verify, rounds) = (Vec::new(), Vec::new());
+        let (verify, rounds, control) = (Vec::new(), Vec::new(), None);
         Self {
             version,
             commit,
@@ -78,7 +81,81 @@ impl Report {
             profile,
             verify,
             rounds,
+            control,
         }
+    }
+
+    /// What `--plot` draws.
+    pub(super) fn charts(&self) -> Vec<Chart> {
+        let line = |name: &str, points| Line { name: name.to_owned(), points };
+        let decode = |rate: fn(&Decode) -> Option<f64>| {
+            self.decode.iter().filter_map(|run| Some((run.context as f64, rate(run)?))).collect()
+        };
+        let mut contexts: Vec<usize> = self.verify.iter().map(|step| step.context).collect();
+        contexts.dedup();
+        let verify = contexts.into_iter().map(|context| {
+            let own = || self.verify.iter().filter(move |step| step.context == context);
+            let plain = own().next().map(|step| (1.0, 1e3 * step.seconds / step.over_plain));
+            let more = own().map(|step| (step.rows as f64, 1e3 * step.seconds));
+            line(&format!("context {context}"), plain.into_iter().chain(more).collect())
+        });
+        vec![
+            Chart {
+                title: "Prefill: tokens a second by length of the prompt".to_owned(),
+                lines: vec![line(
+                    "prefill",
+                    self.prefill.iter().map(|run| (run.tokens as f64, run.tokens_per_second)).collect(),
+                )],
+            },
+            Chart {
+                title: "Decode: tokens a second by context".to_owned(),
+                lines: vec![
+                    line("decode", decode(|run| Some(run.tokens_per_second))),
+                    line("waiting for each token", decode(|run| run.waiting_tokens_per_second)),
+                ],
+            },
+            Chart { title: "Milliseconds of a step by rows".to_owned(), lines: verify.collect() },
+            draft::chart(&self.rounds),
+        ]
+    }
+
+    /// What `--csv` prints: a line for each measurement; what one has not is empty.
+    pub(super) fn csv(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        writeln!(
+            out,
+            "what,kv,context,rows,drafts,tokens,seconds,tokens_per_second,gigabytes_per_second,share"
+        )?;
+        let kv = self.kv.replace(',', "/");
+        for run in &self.prefill {
+            writeln!(out, "prefill,{kv},0,,,{},{},{},,", run.tokens, run.seconds, run.tokens_per_second)?;
+        }
+        for run in &self.decode {
+            let share = run.share.map_or_else(String::new, |share| share.to_string());
+            let Decode { context, tokens, seconds, tokens_per_second, gigabytes_per_second, .. } = run;
+            writeln!(
+                out,
+                "decode,{kv},{context},1,,{tokens},{seconds},{tokens_per_second},{gigabytes_per_second},{share}"
+            )?;
+        }
+        for (control, first) in self.control.iter().zip(&self.decode) {
+            let rate = control * first.tokens_per_second;
+            let seconds = first.tokens as f64 / rate;
+            writeln!(out, "control,{kv},{},1,,{},{seconds},{rate},,", first.context, first.tokens)?;
+        }
+        for Verify { context, rows, seconds, .. } in &self.verify {
+            writeln!(out, "verify,{kv},{context},{rows},,{rows},{seconds},{},,", *rows as f64 / seconds)?;
+        }
+        for r in &self.rounds {
+            let seconds = r.draft_seconds + r.verify_seconds;
+            let (rows, tokens) = (r.drafts + 1, r.tokens_a_round);
+            writeln!(
+                out,
+                "{},{kv},{},{rows},{},{tokens},{seconds},{},,",
+                r.source, r.context, r.drafts, r.tokens_per_second
+            )?;
+        }
+        Ok(out)
     }
 
     pub(super) fn text(&self) -> Result<String, fmt::Error> {
@@ -146,6 +223,9 @@ impl Report {
                     run.share.map_or(String::new(), |share| format!("   {:.1}%", 100.0 * share))
                 )?;
             }
+        }
+        if let Some(control) = self.control {
+            writeln!(out, "{:<8} the first again: {control:.3} of its rate", "control")?;
         }
         draft::write(&mut out, &self.verify, &self.rounds)?;
         match self.profile.as_deref() {

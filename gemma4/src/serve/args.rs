@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::CacheArgs;
+use crate::draft::DraftArgs;
 
 /// Heading of help texts.
 const SCHEDULING: &str = "Scheduling";
@@ -52,6 +53,8 @@ pub(crate) struct EngineArgs {
     pub(crate) cache_disk: u64,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) draft: DraftArgs,
 }
 
 /// Reads `500M`, `4G` or a number of bytes.

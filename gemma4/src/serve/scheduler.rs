@@ -19,6 +19,7 @@ pub(crate) mod counters;
 mod desk;
 mod errand;
 mod reuse;
+mod rounds;
 mod running;
 mod shelf;
 mod steps;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 use gemma4_core::backend::Backend;
 use gemma4_core::cache::CacheStats;
 use gemma4_core::engine::Engine;
+use gemma4_core::speculate::Settings;
 use gemma4_core::vault::{Key, Vault, VaultStats};
 
 use super::job::{Finish, Job, Refused, Ticket};
@@ -167,9 +169,10 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Answers with this engine until it is to be parked, the program ends, or the device fails.
-    pub(crate) fn work<B: Backend>(&mut self, engine: Engine<B>) -> Exit {
-        work::Work::new(self, engine).run()
+    /// Answers with this engine until it is to be parked, the program ends, or the device fails; drafts as `drafting`
+    /// says, or not at all.
+    pub(crate) fn work<B: Backend>(&mut self, engine: Engine<B>, drafting: Option<Settings>) -> Exit {
+        work::Work::new(self, engine, drafting).run()
     }
 
     /// The vaults, to be set up by whoever knows the device.

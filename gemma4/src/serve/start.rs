@@ -36,7 +36,9 @@ pub(crate) fn start(args: &EngineArgs, global: &Global) -> Result<Served, Failur
     let checkpoint = load::checkpoint(global)?;
     let model = checkpoint.model()?;
     let options = options(&model, args)?;
-    let speaker = Speaker::new(&checkpoint)?;
+    let speaker = Arc::new(Speaker::new(&checkpoint)?);
+    // A path that leads nowhere is said before the model is read.
+    let mut drafting = Some(args.draft.open(&model.config, Some(&speaker.tokenizer))?);
     let markers = Markers::find(|token| speaker.tokenizer.id(token));
     let limits = Limits {
         parallel: options.sequences,
@@ -48,17 +50,23 @@ pub(crate) fn start(args: &EngineArgs, global: &Global) -> Result<Served, Failur
         turn_ends: markers.id(Marker::TurnEnd).into_iter().collect(),
     };
     let (context, vocab) = (limits.context, limits.vocab);
-    let (global, args) = (global.clone(), args.clone());
+    let (global, args, own) = (global.clone(), args.clone(), Arc::clone(&speaker));
     let mut first = Some(model);
     let start: Start = Box::new(move |life| {
         let model = first.take().map_or_else(|| checkpoint.model(), Ok)?;
+        let drafting = match drafting.take() {
+            Some(drafting) => drafting,
+            None => args.draft.open(&model.config, Some(&own.tokenizer))?,
+        };
         device::with!(device::choose(&global, Purpose::Use)?, device => {
             vaults(life.vaults(), &args, &model, &options, &device.about())?;
-            Ok(life.work(load::engine(device, model, options)?))
+            let mut engine = load::engine(device, model, options)?;
+            let drafting = drafting.attach(&mut engine, options.kv_global)?;
+            Ok(life.work(engine, drafting))
         })
     });
     let scheduler = Scheduler::start(limits, start)?;
-    Ok(Served { scheduler, speaker: Arc::new(speaker), context, vocab })
+    Ok(Served { scheduler, speaker, context, vocab })
 }
 
 fn options(model: &Gemma4, args: &EngineArgs) -> Result<Options, Failure> {

@@ -141,8 +141,10 @@ fn dflash(target: &Config, path: &Path) -> (Value, Made) {
     let heads = (hidden * 3 / 2 / head_dim).next_power_of_two().max(kv_heads);
     let layers = target.layers.len();
     let count = 6.min(layers.saturating_sub(2)).max(1);
-    let taps: Vec<usize> =
+    let mut taps: Vec<usize> =
         (0..count).map(|i| (1 + i * layers.saturating_sub(4) / count.max(2)).min(layers - 2)).collect();
+    // Models of few layers have fewer places to look at.
+    taps.dedup();
     let width = taps.len() * hidden;
     let text = json!({
         "architectures": ["DFlashDraftModel"],

@@ -65,6 +65,11 @@ fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
+/// Whether a schema names members.
+fn has_properties(map: &Map<String, Value>) -> bool {
+    map.get("properties").and_then(Value::as_object).is_some_and(|members| !members.is_empty())
+}
+
 struct Rules<'a> {
     out: String,
     count: usize,
@@ -90,12 +95,10 @@ impl<'a> Rules<'a> {
     /// The arguments of a tool: always an object.
     fn arguments(&mut self, schema: &'a Value) -> String {
         match schema.as_object() {
-            Some(map) if map.contains_key("properties") || map.contains_key("$ref") => {
-                match self.resolve(map, 0) {
-                    Some(map) => self.object(map, 0),
-                    None => self.value(schema, 0),
-                }
-            }
+            Some(map) if map.contains_key("$ref") || has_properties(map) => match self.resolve(map, 0) {
+                Some(map) => self.object(map, 0),
+                None => self.value(schema, 0),
+            },
             // A tool without parameters takes none.
             Some(map) if map.get("additionalProperties").is_none_or(|more| *more == Value::Bool(false)) => {
                 "\"{}\"".to_owned()

@@ -44,6 +44,10 @@ pub(super) struct Running {
     /// Prompt tokens computed since it joined, beside those that others had then: who has fewest goes first.
     pub(super) served: u64,
     pub(super) reused: usize,
+    /// Tokens that were drafted for it, and those that were kept.
+    pub(super) drafted: usize,
+    /// See above.
+    pub(super) accepted: usize,
     since: Instant,
     started: Instant,
     first: Option<Instant>,
@@ -72,6 +76,8 @@ impl Running {
             prompt_place: None,
             served: 0,
             reused: 0,
+            drafted: 0,
+            accepted: 0,
             since,
             started: Instant::now(),
             first: None,
@@ -185,8 +191,8 @@ impl Running {
             prompt: self.prompt.len(),
             reused: self.reused,
             generated: self.generated.len(),
-            drafted: 0,
-            accepted: 0,
+            drafted: self.drafted,
+            accepted: self.accepted,
             queue_time: self.queue_time(),
             prefill_time: end - self.started,
             decode_time: self.last.map_or(Duration::ZERO, |last| last - end),

@@ -48,11 +48,16 @@ struct Prepared {
 }
 
 impl<B: Backend> Work<'_, B> {
-    /// Decodes a token for every request that is past its prompt; says whether there was any.
+    /// Decodes a token or more for every request that is past its prompt; says whether there was any.
     ///
     /// Where the device queues steps and the host need not know tokens, the next step is enqueued before this one's
     /// tokens are read.
     pub(super) fn decode(&mut self) -> Result<bool, EngineError> {
+        Ok(self.speculate()? || self.decode_plain()?)
+    }
+
+    /// A step for all of them, one token each.
+    pub(super) fn decode_plain(&mut self) -> Result<bool, EngineError> {
         let ahead = B::QUEUES && !self.running.iter().any(|r| r.decodes() && r.needs_host());
         let mut worked = !self.pending.is_empty();
         if ahead && worked {
@@ -251,7 +256,7 @@ impl<B: Backend> Work<'_, B> {
     }
 
     /// Reads a step's tokens and hands them out.
-    fn read(&mut self, pending: &Pending) -> Result<(), EngineError> {
+    pub(super) fn read(&mut self, pending: &Pending) -> Result<(), EngineError> {
         if pending.rows.iter().all(Option::is_none) {
             return Ok(());
         }
@@ -266,30 +271,30 @@ impl<B: Backend> Work<'_, B> {
         let logits = if told { self.engine.logits(&pending.step)? } else { Vec::new() };
         for (row, ((order, token), top)) in pending.rows.iter().zip(tokens).zip(tops).enumerate() {
             let Some(index) = self.running.iter().position(|r| Some(r.order) == *order) else { continue };
-            let (logprob, top) = match top {
-                Some(n) => {
-                    let (own, top) = logprobs(&logits[row * vocab..(row + 1) * vocab], token, usize::from(n));
-                    (Some(own), top)
-                }
-                None => (None, Vec::new()),
-            };
-            let context = self.life.desk.limits.context;
-            let event = Event::Token { id: token, logprob, top };
-            let (finish, pace) = self.running[index].token(event, token, context);
-            let mut state = self.life.desk.lock();
-            state.counters.generated_tokens += 1;
-            if let Some(time) = pace.first {
-                state.counters.first_token.add(time);
-            }
-            if let Some(time) = pace.between {
-                state.counters.between_tokens.add(time);
-            }
-            drop(state);
-            if let Some(reason) = finish {
+            let logs = top.map(|n| logprobs(&logits[row * vocab..(row + 1) * vocab], token, usize::from(n)));
+            if let Some(reason) = self.token(index, token, logs) {
                 self.finish(index, reason)?;
             }
         }
         Ok(())
+    }
+
+    /// Hands a token out, with its logarithm and the highest ones if they were asked for; says why the answer ends with
+    /// it, if it does.
+    pub(super) fn token(&mut self, index: usize, token: u32, logs: Option<LogProbs>) -> Option<Finish> {
+        let (logprob, top) = logs.map_or((None, Vec::new()), |(own, top)| (Some(own), top));
+        let context = self.life.desk.limits.context;
+        let event = Event::Token { id: token, logprob, top };
+        let (finish, pace) = self.running[index].token(event, token, context);
+        let mut state = self.life.desk.lock();
+        state.counters.generated_tokens += 1;
+        if let Some(time) = pace.first {
+            state.counters.first_token.add(time);
+        }
+        if let Some(time) = pace.between {
+            state.counters.between_tokens.add(time);
+        }
+        finish
     }
 }
 
@@ -331,8 +336,11 @@ fn cut(start: usize, n: usize, cap: usize, first: bool) -> usize {
     }
 }
 
+/// A logarithm, and the highest ones with their tokens.
+pub(super) type LogProbs = (f32, Vec<(u32, f32)>);
+
 /// Natural logarithms of probabilities: that of `token`, and the `n` highest with their tokens.
-fn logprobs(logits: &[f32], token: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
+fn logprobs(logits: &[f32], token: u32, n: usize) -> LogProbs {
     let most = logits.iter().fold(f32::NEG_INFINITY, |most, &logit| most.max(logit));
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
     let normal = f64::from(most) + sum.ln();
@@ -349,7 +357,7 @@ fn logprobs(logits: &[f32], token: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
     (logits.get(token as usize).map_or(f32::NEG_INFINITY, |&logit| log(logit)), top)
 }
 
-fn narrow(count: usize) -> u32 {
+pub(super) fn narrow(count: usize) -> u32 {
     u32::try_from(count).expect("positions and tokens are counted in 32 bits")
 }
 

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+use gemma4_conformance::drafts::drafter;
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
 use gemma4_core::backend::{Backend, Step, Ticket};
-use gemma4_core::engine::{Engine, Options};
+use gemma4_core::engine::{DraftKind, DraftOptions, Engine, Options};
 use gemma4_core::program::{Act, Program, StateSpec};
 use gemma4_core::reference::{Reference, ReferenceError};
 use gemma4_core::sample::Sampling;
+use gemma4_core::speculate::Settings;
 use gemma4_core::tensor::Tensor;
 use gemma4_core::vault::{Key, Vault, fingerprint};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -101,6 +103,7 @@ struct Setup {
     memory: u64,
     dir: Option<PathBuf>,
     queues: bool,
+    drafting: Option<Settings>,
     broken: Arc<AtomicBool>,
 }
 
@@ -119,6 +122,7 @@ impl Default for Setup {
             memory: 0,
             dir: None,
             queues: false,
+            drafting: None,
             broken: Arc::default(),
         }
     }
@@ -141,9 +145,9 @@ impl Setup {
             Box::new(move |life| {
                 setup.vaults(life.vaults());
                 Ok(if setup.queues {
-                    life.work(setup.engine::<true>())
+                    life.work(setup.engine::<true>(), setup.drafting.clone())
                 } else {
-                    life.work(setup.engine::<false>())
+                    life.work(setup.engine::<false>(), setup.drafting.clone())
                 })
             }),
         );
@@ -165,7 +169,17 @@ impl Setup {
         };
         let reference = Reference::new(Some(1)).expect("threads can be started");
         let device = Device { reference, broken: Arc::clone(&self.broken) };
-        Engine::new(device, self.tiny.model(), options, &mut |_, _| ()).expect("a small model fits")
+        let mut engine =
+            Engine::new(device, self.tiny.model(), options, &mut |_, _| ()).expect("a small model fits");
+        if self.drafting.is_some() {
+            for kind in [DraftKind::Mtp, DraftKind::DFlash] {
+                let options = DraftOptions { kv: Kv::MIXED.global, causal: None };
+                engine
+                    .attach(drafter(kind, &self.tiny), options, &mut |_, _| ())
+                    .expect("a small drafter fits");
+            }
+        }
+        engine
     }
 
     fn name(&self) -> Key {

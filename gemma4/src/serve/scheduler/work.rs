@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gemma4_core::backend::Backend;
 use gemma4_core::engine::{Engine, EngineError};
+use gemma4_core::speculate::{Settings, Speculator};
 use gemma4_core::vault::Wanted;
 
 use super::desk::{State, Waiting, Wish};
@@ -27,6 +28,8 @@ pub(super) struct Work<'l, B: Backend> {
     pub(super) life: &'l mut Life,
     pub(super) engine: Engine<B>,
     pub(super) shelf: Shelf,
+    /// Chooses drafts for a request that is alone.
+    pub(super) speculator: Option<Speculator>,
     pub(super) running: Vec<Running>,
     /// Steps whose tokens were not read yet: one, or two while the next is enqueued before the last is read.
     pub(super) pending: VecDeque<Pending>,
@@ -42,8 +45,10 @@ pub(super) struct Work<'l, B: Backend> {
 }
 
 impl<'l, B: Backend> Work<'l, B> {
-    pub(super) fn new(life: &'l mut Life, engine: Engine<B>) -> Self {
+    pub(super) fn new(life: &'l mut Life, engine: Engine<B>, drafting: Option<Settings>) -> Self {
+        let speculator = drafting.and_then(|settings| Speculator::new(settings, &engine));
         Self {
+            speculator,
             life,
             engine,
             shelf: Shelf::default(),

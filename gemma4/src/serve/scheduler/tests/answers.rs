@@ -1,5 +1,7 @@
 //! One request's text does not depend on its neighbours, on chunks, on the cache or on having been put aside.
 
+use gemma4_core::speculate::{Policy, Source};
+
 use super::*;
 use crate::serve::job::{Constraint, ConstraintError};
 
@@ -54,6 +56,76 @@ fn an_answer_is_the_same_alone_and_among_neighbours_in_any_chunks_on_any_device(
             }
             scheduler.drain(STUCK);
         }
+    }
+}
+
+#[test]
+fn drafts_change_no_answer_alone_or_in_company() {
+    let mut asks = asks();
+    // Greedy texts of small models repeat themselves, which drafts of the text catch.
+    for ask in &mut asks[4..6] {
+        ask.sampling = Sampling::default();
+    }
+    asks[5].max_tokens = 90;
+    let base = Setup { windows: 8, ..Setup::default() };
+    let want = alone(&base, &asks);
+    for (policy, sources, queues) in [
+        (Policy::Fixed, vec![Source::Mtp], false),
+        (Policy::Fixed, vec![Source::DFlash], true),
+        (Policy::Fixed, vec![Source::Ngram], true),
+        (Policy::Auto, Source::ALL.to_vec(), false),
+        (Policy::Auto, Source::ALL.to_vec(), true),
+    ] {
+        let how = format!("{policy:?} {sources:?}, queues: {queues}");
+        let drafting = Some(Settings { policy, sources, ..Settings::default() });
+        let scheduler = Setup { queues, drafting, ..base.clone() }.start();
+        let (mut drafted, mut accepted) = (0, 0);
+        for (ask, want) in asks.iter().zip(&want) {
+            let answer = ask.answer(&scheduler);
+            assert_eq!((&answer.tokens, answer.finish), (want, Finish::Length), "{how}");
+            assert!(answer.usage.accepted <= answer.usage.drafted);
+            drafted += answer.usage.drafted as u64;
+            accepted += answer.usage.accepted as u64;
+        }
+        let receivers: Vec<_> = asks.iter().map(|ask| ask.send(&scheduler)).collect();
+        for (receiver, want) in receivers.into_iter().zip(&want) {
+            assert_eq!(Answer::of(receiver).tokens, *want, "{how}, together");
+        }
+        let counters = scheduler.status().counters;
+        let sums = (counters.drafted.iter().sum::<u64>(), counters.accepted.iter().sum::<u64>());
+        assert!(
+            drafted > 0 && sums.0 >= drafted && sums.1 >= accepted,
+            "{how}: {sums:?}, {drafted} {accepted}"
+        );
+        scheduler.drain(STUCK);
+    }
+}
+
+#[test]
+fn an_answer_with_drafts_ends_where_it_would_without() {
+    let drafting =
+        Some(Settings { policy: Policy::Fixed, sources: vec![Source::Ngram], ..Settings::default() });
+    for queues in [false, true] {
+        let scheduler =
+            Setup { context: 600, queues, drafting: drafting.clone(), ..Setup::default() }.start();
+        let plain = Setup { context: 600, ..Setup::default() }.start();
+        // It repeats a few tokens, so that whole blocks are accepted.
+        let prompt = text(12, 4).repeat(6);
+        let ask = Ask { sampling: Sampling::default(), ..Ask::new(prompt, 40) };
+        let all = ask.answer(&plain).tokens;
+        assert_eq!(ask.answer(&scheduler).tokens, all);
+        for at in [3, 10, 25] {
+            let first = all.iter().position(|token| *token == all[at]).unwrap();
+            let stopped = Ask { stop: vec![all[at]], ..ask.clone() }.answer(&scheduler);
+            assert_eq!((stopped.finish, &stopped.tokens[..]), (Finish::Stop, &all[..=first]));
+            let short = Ask { max_tokens: at, ..ask.clone() }.answer(&scheduler);
+            assert_eq!((short.finish, &short.tokens[..]), (Finish::Length, &all[..at]));
+        }
+        let long = Ask { max_tokens: usize::MAX, tokens: text(590, 5), ..ask };
+        let end = long.answer(&scheduler);
+        assert_eq!((end.finish, &end.tokens), (Finish::Length, &long.answer(&plain).tokens));
+        plain.drain(STUCK);
+        scheduler.drain(STUCK);
     }
 }
 
