@@ -6,7 +6,7 @@
 //         `attention__rows` up to MANY_TILES columns of 8: rows of one sequence, one after the other, read keys together
 //
 // Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
-// absolute multiples of a size that follows from the row's position. So its result does not depend on other rows.
+// absolute multiples of a size that follows from how many they are. So its result does not depend on other rows.
 // Each block takes one part and leaves a record: largest logit, sum of weights, weighted values. The last block of `fan`
 // parts adds their records up, the last of those blocks the sums, both upwards. Counters turn back to 0 by themselves.
 
@@ -15,9 +15,9 @@
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
 
-// Keys of a part, for a row at `position`.
-__device__ __forceinline__ u32 split_keys(u32 position, const CudaAttentionParams& params) {
-  const u32 tiles = (min(position + 1, params.window) + KEYS - 1) / KEYS;
+// Keys of a part, for a row that sees these.
+__device__ __forceinline__ u32 split_keys(const Seen& seen, const CudaAttentionParams& params) {
+  const u32 tiles = (seen.last + 1 - seen.first + KEYS - 1) / KEYS;
   return (tiles + params.splits - 1) / params.splits * KEYS;
 }
 
@@ -28,7 +28,8 @@ __device__ u32 rows_together(const RowInfo* rows, u32 row, u32 count, const Cuda
   if (lane > 0 && i < count) {
     const RowInfo a = rows[i - 1], b = rows[i];
     joins = a.slot == b.slot && a.position + 1 == b.position &&
-            split_keys(a.position, params) == split_keys(b.position, params);
+            split_keys(seen_by(a, params.window, params.reach), params) ==
+                split_keys(seen_by(b, params.window, params.reach), params);
   }
   const u32 mask = __ballot_sync(~0u, joins), here = row % 32;
   const u32 start = 31 - __clz(~mask & (2u << here) - 1);
@@ -97,13 +98,15 @@ __device__ __forceinline__ void split(
     const CudaAttentionParams& params, u32 row, u32 count) {
   extern __shared__ __align__(16) u8 shared[];
   __shared__ Columns<8 * TILES> columns;
-  const u32 position = rows[row].position, keys = split_keys(position, params), fan = params.fan;
-  const u32 first = first_seen(position, params.window) / keys, last = (position + count - 1) / keys;
+  // What the first row sees begins first, and what the last sees ends last.
+  const Seen seen = seen_by(rows[row], params.window, params.reach);
+  const u32 keys = split_keys(seen, params), fan = params.fan;
+  const u32 first = seen.first / keys, last = seen_by(rows[row + count - 1], params.window, params.reach).last / keys;
   const u32 part = first + blockIdx.x;
   if (part > last) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
-  attend.set_columns(rows, row, count, params.group, params.heads);
-  const Turn turn = attend.next_turn(0, params.window, part * keys, part * keys + keys - 1);
+  attend.set_columns(rows, row, count, params, params.reach);
+  const Turn turn = attend.next_turn(0, part * keys, part * keys + keys - 1);
   attend.begin(turn);
   attend.load_queries(q);
   __syncthreads();
@@ -111,8 +114,8 @@ __device__ __forceinline__ void split(
   attend.finish();
 
   // The parts of a column, and where their records are.
-  const auto first_of = [&](u32 c) { return first_seen(columns.position[c], params.window) / keys; };
-  const auto last_of = [&](u32 c) { return columns.position[c] / keys; };
+  const auto first_of = [&](u32 c) { return columns.seen[c].first / keys; };
+  const auto last_of = [&](u32 c) { return columns.seen[c].last / keys; };
   const auto records_of = [&](u32 c) { return records + size_t(columns.query[c]) * (params.splits + 1) * RECORD; };
 #pragma unroll 1
   for (u32 tile = 0; tile < TILES; tile++) {
@@ -125,10 +128,18 @@ __device__ __forceinline__ void split(
       for (u32 piece = 0; piece < PIECES; piece++) {
         float v[8];
         attend.row(c, piece, v);
-        put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
+        if (first < last) {
+          put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
+          continue;
+        }
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) v[j] = __fadd_rn(v[j], 0.f);  // no negative zeros, as adding up leaves none
+        put_piece(to, columns.query[c], piece, v, stat.y);
       }
     }
   }
+
+  if (first == last) return;  // a single part is all there is: adding it up would change no bit
 
   // First the parts of a group of `fan`, then the groups.
   const u32 mine = part / fan, groups = last / fan - first / fan + 1;

@@ -36,7 +36,8 @@ extern "C" __global__ void __launch_bounds__(KEYS, 1) attention__any(
   const u32 head = blockIdx.y, row = blockIdx.x, lane = threadIdx.x % 32, dim = params.dim;
   if (row >= step->rows) return;
   const RowInfo info = rows[row];
-  const u32 kv_head = head / params.group, first = first_seen(info.position, params.window);
+  const Seen seen = seen_by(info, params.window, params.reach);
+  const u32 kv_head = head / params.group, first = seen.first, last = seen.last;
   const size_t place = (size_t(row) * params.heads + head) * dim;
   for (u32 start = threadIdx.x / 32 * 128; start < dim; start += KEYS / 32 * 128) {
     float x[4];
@@ -47,24 +48,24 @@ extern "C" __global__ void __launch_bounds__(KEYS, 1) attention__any(
   __syncthreads();
 
   float top = LOWEST, total = 0.f, sums[2] = {0.f, 0.f};
-  for (u32 start = first / KEYS * KEYS; start <= info.position; start += KEYS) {
+  for (u32 start = first / KEYS * KEYS; start <= last; start += KEYS) {
     const u32 page = page_of(tables, info.slot, start / PAGE, params.local), key = start + threadIdx.x;
     const u8* keys = k + head_at(page, params.kv_heads, kv_head, params.k_kind, dim);
     const u8* values = v + head_at(page, params.kv_heads, kv_head, params.v_kind, dim);
-    const bool seen = key >= first && key <= info.position;
+    const bool sees = key >= first && key <= last;
     float logit = LOWEST;
-    if (seen) {
+    if (sees) {
       // Several sums, which are added up pairwise: one alone would round off too much.
       float part[8] = {};
       for (u32 d = 0; d < dim; d++) part[d % 8] = fmaf(query[d], value_of(params.k_kind, keys, key % PAGE, dim, d), part[d % 8]);
       logit = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
     }
     const float now = fmaxf(top, over_block<false>(logit, across));
-    const float alpha = exp2_of((top - now) * LOG2E), weight = seen ? exp2_of((logit - now) * LOG2E) : 0.f;
+    const float alpha = exp2_of((top - now) * LOG2E), weight = sees ? exp2_of((logit - now) * LOG2E) : 0.f;
     top = now;
     weights[threadIdx.x] = weight;
     total = fmaf(total, alpha, over_block<true>(weight, across));
-    const u32 from = max(first, start), to = min(info.position, start + KEYS - 1);
+    const u32 from = max(first, start), to = min(last, start + KEYS - 1);
     for (u32 i = 0; i < 2; i++) {
       const u32 d = threadIdx.x + KEYS * i;
       if (d >= dim) continue;

@@ -20,15 +20,15 @@ __device__ __forceinline__ void prefill(
   const u32 first_row = (gridDim.x - 1 - blockIdx.x) * params.tile_rows;
   if (first_row >= step->rows) return;
   Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
-  attend.set_columns(rows, first_row, min(params.tile_rows, step->rows - first_row), params.group, params.heads);
-  Turn turn = attend.next_turn(0, params.window, 0, NOTHING);
+  attend.set_columns(rows, first_row, min(params.tile_rows, step->rows - first_row), params, 0);
+  Turn turn = attend.next_turn(0, 0, NOTHING);
   attend.begin(turn);
   attend.load_queries(q);
   __syncthreads();
 #pragma unroll 1
   while (true) {
     attend.go(turn);
-    turn = attend.next_turn(turn.slot + 1, params.window, 0, NOTHING);
+    turn = attend.next_turn(turn.slot + 1, 0, NOTHING);
     if (turn.slot == NOTHING) break;
     attend.begin(turn);
   }

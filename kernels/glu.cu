@@ -1,4 +1,4 @@
-// glu: out[r, c] = gelu(gate[r, c]) * up[r, c]
+// glu: out[r, c] = f(gate[r, c]) * up[r, c], where f is gelu or silu
 //
 // Spec    core/src/ops/glu.rs
 // Launch  x: blocks of GLU_WARPS warps, 256 columns each; y: rows
@@ -19,7 +19,7 @@ static __device__ __forceinline__ void glu_block(const float* __restrict__ gate,
   load_planes<QUADS>(g, gate, params.gate_planes, params.gate_stride, c, cols);
   load_planes<QUADS>(u, up, params.up_planes, params.up_stride, c, cols);
 #pragma unroll
-  for (unsigned i = 0; i < EACH; i++) g[i] = gelu_tanh(g[i]) * u[i];
+  for (unsigned i = 0; i < EACH; i++) g[i] = (params.silu ? silu(g[i]) : gelu_tanh(g[i])) * u[i];
   // Padding rows are read like others and not written; so are blocks past the end of the row.
   if (row >= (params.picked ? step->picked : step->rows) || block * PREPARED_BLOCK >= cols) return;
   put<QUADS>(g, out, prepared, row, block, cols);

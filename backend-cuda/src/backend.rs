@@ -147,4 +147,8 @@ impl Backend for Cuda {
     fn write_page(&self, state: &State, page: u32, from: &[u8]) -> Result<(), CudaError> {
         state.write_page(&self.device, page, from)
     }
+
+    fn copy_page(&self, state: &State, _: usize, from: u32, to: u32) -> Result<(), CudaError> {
+        state.copy_page(&self.device, from, to)
+    }
 }

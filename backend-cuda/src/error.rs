@@ -27,14 +27,6 @@ pub enum CudaError {
         /// The function that is missing.
         symbol: &'static str,
     },
-    /// An op has no kernel: it is a drafter's.
-    #[error(
-        "this build has no CUDA kernel for {op}, which drafters need; leave --draft out, or use --backend wgpu"
-    )]
-    NoKernel {
-        /// The op.
-        op: &'static str,
-    },
     /// There is no compiler for kernels.
     #[error(
         "NVRTC, the compiler of CUDA kernels, is not found ({searched}); install it with `pip install {package}`, or \

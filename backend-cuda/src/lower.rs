@@ -7,10 +7,13 @@
 mod add;
 mod attention;
 mod attn_prepare;
+mod centroid_head;
 mod embed;
 mod gather_rows;
 mod glu;
 mod group;
+mod keep_rows;
+mod kv_append;
 mod linear;
 mod moe_ffn;
 mod norm_add;
@@ -18,6 +21,7 @@ mod planes;
 mod ple_inputs;
 mod prepare;
 mod prepared;
+mod recall_rows;
 mod report;
 mod rms_norm;
 mod route;
@@ -26,9 +30,6 @@ mod sample;
 mod softcap;
 
 use gemma4_core::ops::Op;
-use gemma4_core::ops::attention::Reach;
-use gemma4_core::ops::attn_prepare::Values;
-use gemma4_core::ops::glu::Activation;
 use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 
 use crate::driver::DeviceInfo;
@@ -305,15 +306,19 @@ pub(crate) fn units() -> Vec<Unit> {
         add::units(),
         attention::units(),
         attn_prepare::units(),
+        centroid_head::units(),
         embed::units(),
         gather_rows::units(),
         glu::units(),
+        keep_rows::units(),
+        kv_append::units(),
         linear::units(),
         moe_ffn::units(),
         norm_add::units(),
         planes::units(),
         ple_inputs::units(),
         prepare::units(),
+        recall_rows::units(),
         rms_norm::units(),
         route::units(),
         sample::units(),
@@ -325,9 +330,6 @@ pub(crate) fn units() -> Vec<Unit> {
 /// Lowers a whole program.
 pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     let program = cx.program;
-    if let Some(op) = program.ops.iter().find(|op| lacks_kernel(op)) {
-        return Err(CudaError::NoKernel { op: op.name() });
-    }
     let mut rest = program.ops.as_slice();
     while !rest.is_empty() {
         let (group, after) = Group::first(rest, cx);
@@ -351,36 +353,26 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// Whether an op, or what it asks for, is a drafter's, for which there are no kernels yet.
-fn lacks_kernel(op: &Op) -> bool {
-    match op {
-        Op::KvAppend(_) | Op::KeepRows(_) | Op::RecallRows(_) | Op::CentroidHead(_) => true,
-        Op::Attention(op) => op.reach != Reach::Own,
-        Op::AttnPrepare(op) => op.own.is_some_and(|own| own.values == Values::Plain),
-        Op::Glu(op) => op.activation != Activation::GeluTanh,
-        _ => false,
-    }
-}
-
 /// Lowers an op that stands alone.
 fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     match op {
         Op::Add(op) => add::add(op, cx),
         Op::Attention(op) => attention::attention(op, cx),
         Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx),
+        Op::CentroidHead(op) => centroid_head::centroid_head(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => gather_rows::gather_rows(op, cx),
         Op::Glu(op) => glu::glu(op, cx),
+        Op::KeepRows(op) => keep_rows::keep_rows(op, cx),
+        Op::KvAppend(op) => kv_append::kv_append(op, cx),
         Op::Linear(op) => linear::linear(op, cx),
         Op::MoeFfn(op) => moe_ffn::moe_ffn(op, cx),
         Op::NormAdd(op) => norm_add::norm_add(op, &[], cx),
         Op::PleInputs(op) => ple_inputs::ple_inputs(op, cx),
+        Op::RecallRows(op) => recall_rows::recall_rows(op, cx),
         Op::RmsNorm(op) => rms_norm::rms_norm(op, cx),
         Op::Route(op) => route::route(op, cx),
         Op::Sample(op) => sample::sample(op, None, cx),
         Op::Softcap(op) => softcap::softcap(op, cx),
-        Op::KvAppend(_) | Op::KeepRows(_) | Op::RecallRows(_) | Op::CentroidHead(_) => {
-            Err(CudaError::NoKernel { op: op.name() })
-        }
     }
 }

@@ -58,6 +58,14 @@ impl State {
         Ok(())
     }
 
+    /// Copies a page over another without leaving the device.
+    pub(crate) fn copy_page(&self, device: &Device, from: u32, to: u32) -> Result<(), CudaError> {
+        if from == to {
+            return Ok(());
+        }
+        device.stream.copy(self.buffer(), self.start(from), self.start(to), self.spec().page_bytes())
+    }
+
     pub(crate) fn write_page(&self, device: &Device, page: u32, from: &[u8]) -> Result<(), CudaError> {
         let mut bytes = vec![0; self.spec().page_bytes()];
         layout::to_device(self.spec(), from, &mut bytes);

@@ -26,6 +26,9 @@ use crate::known::{self, KNOWN};
 /// The variable that names the backends that must be there.
 pub const REQUIRE: &str = "REQUIRE_BACKENDS";
 
+/// The variable that names the only backends to run on; without it, all that are there.
+pub const ONLY: &str = "ONLY_BACKENDS";
+
 /// A backend that tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
@@ -179,7 +182,7 @@ pub fn required(list: Option<&str>) -> Result<BTreeSet<Name>, String> {
             "cuda" => names.extend([Name::Cuda]),
             other => {
                 return Err(format!(
-                    "{REQUIRE} names `{other}`; there are cpu (or reference), wgpu, wgpu-core and cuda"
+                    "{ONLY} or {REQUIRE} names `{other}`; there are cpu (or reference), wgpu, wgpu-core and cuda"
                 ));
             }
         }
@@ -302,9 +305,11 @@ fn cpu() -> Covered {
 }
 
 static COVERED: LazyLock<Result<Vec<Covered>, String>> = LazyLock::new(|| {
-    let required = required(std::env::var(REQUIRE).ok().as_deref())?;
+    let [only, required] = [ONLY, REQUIRE].map(|list| required(std::env::var(list).ok().as_deref()));
+    let (only, required) = (only?, required?);
     let tried = Name::ALL.map(|name| {
         let result = match name {
+            _ if !only.is_empty() && !only.contains(&name) => Err(format!("{ONLY} leaves it out")),
             Name::Cpu => Ok(cpu()),
             Name::Wgpu => open(name, &options(Variants::EXACT)),
             Name::WgpuCore => open(name, &options(Variants::CORE)),

@@ -9,10 +9,12 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Instant;
 
 use gemma4_conformance::backends::{LINE, say};
+use gemma4_conformance::cases;
 use gemma4_conformance::tiny::Tiny;
 use gemma4_core::engine::{self, CHUNK, Options};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::{KvTypes, Taps};
+use gemma4_core::ops::Op;
 use gemma4_core::program::Program;
 use gemma4_cuda::compile::{self, KernelReport};
 use gemma4_cuda::kernels::{self, Unit};
@@ -133,9 +135,11 @@ fn every_kernel_compiles_and_neither_spills_nor_needs_more_shared_memory_than_a_
     assert!(!compiled.is_empty(), "nothing was compiled");
 }
 
-/// Programs of small models that between them have every op, in both classes, with every type of cache.
+/// Programs of small models in both classes with every type of cache, and those of the cases: every op, with every type of
+/// weight and whatever else it may be asked.
 fn programs() -> Vec<Program> {
-    let mut programs = Vec::new();
+    let mut programs: Vec<Program> =
+        Op::ALL.iter().flat_map(|op| cases::of(op)).map(|case| case.program).collect();
     for tiny in Tiny::all() {
         for kv in KvType::ALL {
             let model = tiny.model();

@@ -81,6 +81,18 @@ enum Store {
     Folder(Folder),
 }
 
+/// What tells how much a vault holds, from any thread.
+#[derive(Clone, Debug)]
+pub struct Meter(Arc<Mutex<Index>>);
+
+impl Meter {
+    /// How much the vault holds now.
+    #[must_use]
+    pub fn stats(&self) -> VaultStats {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stats()
+    }
+}
+
 /// A place for conversations.
 #[derive(Debug)]
 pub struct Vault {
@@ -224,6 +236,12 @@ impl Vault {
     #[must_use]
     pub fn stats(&self) -> VaultStats {
         self.lock().stats()
+    }
+
+    /// What tells [`Vault::stats`] to others, as they are when they ask.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.index))
     }
 
     /// What went wrong in the background since the last call, in one sentence.

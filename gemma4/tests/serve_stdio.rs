@@ -306,7 +306,9 @@ fn a_process_that_is_killed_while_it_writes_loses_nothing_that_was_committed() {
         assert!(reused >= used, "round {round}: {reused} of {used} tokens");
         // Wait until this turn is committed; then begin others and kill it somewhere in their writes.
         let start = Instant::now();
-        while disk(&mut server) <= found && start.elapsed() < STUCK {}
+        while disk(&mut server) <= found && start.elapsed() < STUCK {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         committed = disk(&mut server);
         used = answer["usage"]["prompt_tokens"].as_u64().unwrap();
         for n in 0..4_u64 {

@@ -114,7 +114,7 @@ struct Attend : Logits<TILES, STAGES> {
   }
 
   // The lowest slot from `from` on among the columns, and the keys that they see of it, within `first` to `last`.
-  __device__ Turn next_turn(u32 from, u32 window, u32 first, u32 last) {
+  __device__ Turn next_turn(u32 from, u32 first, u32 last) {
     Turn turn = {NOTHING, NOTHING, 0, 0, NOTHING};
 #pragma unroll
     for (u32 c = at.lane; c < COLUMNS; c += 32) {
@@ -125,13 +125,14 @@ struct Attend : Logits<TILES, STAGES> {
     if (turn.slot == NOTHING) return turn;
 #pragma unroll
     for (u32 c = at.lane; c < COLUMNS; c += 32) {
-      const u32 slot = columns.slot[c], position = columns.position[c], begin = first_seen(position, window);
+      const u32 slot = columns.slot[c];
+      const Seen seen = columns.seen[c];
       if (slot == NOTHING) continue;
       const bool in = slot == turn.slot;
-      turn.inner_first = in ? max(turn.inner_first, begin) : NOTHING;
-      turn.inner_last = in ? min(turn.inner_last, position) : 0;
-      turn.first = in ? min(turn.first, begin) : turn.first;
-      turn.last = in ? max(turn.last, position) : turn.last;
+      turn.inner_first = in ? max(turn.inner_first, seen.first) : NOTHING;
+      turn.inner_last = in ? min(turn.inner_last, seen.last) : 0;
+      turn.first = in ? min(turn.first, seen.first) : turn.first;
+      turn.last = in ? max(turn.last, seen.last) : turn.last;
     }
     turn.inner_first = __reduce_max_sync(~0u, turn.inner_first);
     turn.inner_last = __reduce_min_sync(~0u, turn.inner_last);
@@ -143,8 +144,8 @@ struct Attend : Logits<TILES, STAGES> {
 #pragma unroll 1
     for (u32 c = threadIdx.x; c < COLUMNS; c += THREADS) {
       const bool in = columns.slot[c] == turn.slot;
-      columns.first[c] = in ? first_seen(columns.position[c], window) : NOTHING;
-      columns.last[c] = in ? columns.position[c] : 0;
+      columns.first[c] = in ? columns.seen[c].first : NOTHING;
+      columns.last[c] = in ? columns.seen[c].last : 0;
     }
     __syncthreads();
     return turn;

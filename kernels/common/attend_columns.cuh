@@ -29,13 +29,14 @@ __device__ __forceinline__ int ordered(float x) {
 }
 __device__ __forceinline__ float unordered(int i) { return __int_as_float(i ^ (i >> 31 & 0x7fffffff)); }
 
-// Columns of a block, in shared memory.
+// Columns of a block, in shared memory. Largest logits are read in pairs: without its alignment, what else is in shared
+// memory and the assembler's order of it would decide whether that is allowed.
 template <u32 COLUMNS>
 struct alignas(8) Columns {
   u32 query[COLUMNS];        // row * heads + head
   u32 slot[COLUMNS];         // NOTHING if there is no such query
-  u32 position[COLUMNS];
-  u32 first[COLUMNS];        // keys that it sees in this turn, none if first > last
+  Seen seen[COLUMNS];        // keys that it sees
+  u32 first[COLUMNS];        // those of them that are seen in this turn, none if first > last
   u32 last[COLUMNS];
   int top[COLUMNS];          // largest logit so far
   int before[2][COLUMNS];    // what it was before a tile: of even and odd ones in turns

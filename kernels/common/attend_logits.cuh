@@ -51,15 +51,16 @@ struct Logits {
     }
   }
 
-  // `count` rows from `first_row` on, with the `group` heads of the block's key head.
-  __device__ void set_columns(const RowInfo* rows, u32 first_row, u32 count, u32 group, u32 heads) {
+  // `count` rows from `first_row` on, with the heads of the block's key head. They see as far as `reach`.
+  __device__ void set_columns(const RowInfo* rows, u32 first_row, u32 count, const CudaAttentionParams& params, u32 reach) {
+    const u32 group = params.group;
 #pragma unroll 1
     for (u32 c = threadIdx.x; c < COLUMNS; c += THREADS) {
       const bool there = c < count * group;
       const u32 row = first_row + (there ? c / group : 0);
-      columns.query[c] = row * heads + head * group + c % group;
+      columns.query[c] = row * params.heads + head * group + c % group;
       columns.slot[c] = there ? rows[row].slot : NOTHING;
-      columns.position[c] = there ? rows[row].position : 0;
+      columns.seen[c] = there ? seen_by(rows[row], params.window, reach) : Seen{0, 0};
       columns.top[c] = columns.before[0][c] = ordered(LOWEST);
       columns.broken[c] = 0;
     }

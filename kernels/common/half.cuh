@@ -25,6 +25,14 @@ __device__ __forceinline__ u32 halves_of(float low, float high) {
   return h;
 }
 
+// A half twice, and sums of two pairs of them.
+constexpr __device__ u32 twice(u32 half) { return half | half << 16; }
+__device__ __forceinline__ u32 add2(u32 a, u32 b) {
+  u32 c;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+  return c;
+}
+
 __device__ __forceinline__ float low_half(u32 h) { return float_of(u16(h)); }
 __device__ __forceinline__ float high_half(u32 h) { return float_of(u16(h >> 16)); }
 

@@ -38,7 +38,15 @@ __device__ __forceinline__ size_t head_at(u32 page, u32 kv_heads, u32 head, u32 
 // Largest logit of a query that has seen no key.
 constexpr float LOWEST = -3.0e38f;
 
-// First position that a query at `position` sees.
-__device__ __forceinline__ u32 first_seen(u32 position, u32 window) {
-  return position + 1 > window ? position + 1 - window : 0;
+// The positions that a query sees.
+struct Seen {
+  u32 first, last;
+};
+
+// `reach` says where they end: 0 at the query's own, 1 at the one before, 2 at that of the last row that the step has of
+// its sequence, but less than a window ahead.
+__device__ __forceinline__ Seen seen_by(const RowInfo& info, u32 window, u32 reach) {
+  const u32 position = info.position, first = position + 1 > window ? position + 1 - window : 0;
+  if (reach == 1) return {first, position - min(position, 1u)};
+  return {first, reach == 2 ? position + min(info.flags >> 8, window - 1) : position};
 }

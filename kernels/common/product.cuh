@@ -39,7 +39,7 @@ struct Lanes {
     for (int nt = 0; nt < NT; nt++) {
       part[nt] += chunks * 64;
       if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) min[nt] += chunks / 4 * (W::GROUP == 16 ? 64 : 32);
-      if constexpr (W::OFFSET != 0 || W::SCALES == HALF_MIN) sum[nt] += chunks * (W::GROUP == 16 ? 16 : 8);
+      if constexpr (W::EXCESS != 0 || W::SCALES == HALF_MIN) sum[nt] += chunks * (W::GROUP == 16 ? 16 : 8);
     }
   }
 };
@@ -174,6 +174,8 @@ __device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const
       u32 a[2][4];
       fragment<W>(codes, extra, 2 * h, a[0]);
       fragment<W>(codes, extra, 2 * h + 1, a[1]);
+      in_products<W>(a[0]);
+      in_products<W>(a[1]);
       if constexpr (W::SCALES == ROW) {
 #pragma unroll
         for (int nt = 0; nt < NT; nt++) {
@@ -197,14 +199,14 @@ __device__ __forceinline__ void add_step(const Stage<W>& stage, u32 count, const
 #pragma unroll
           for (int nt = 0; nt < NT; nt++) {
             float sum = 0.f;
-            if constexpr (W::OFFSET != 0 || W::SCALES == HALF_MIN) {
+            if constexpr (W::EXCESS != 0 || W::SCALES == HALF_MIN) {
               sum = __ldg(lanes.sum[nt] + j * 4);
             }
-            constexpr float offset = -W::OFFSET / W::UNIT;
+            constexpr float offset = -W::EXCESS / W::UNIT;
             float now[4] = {offset * sum, 0.f, offset * W::ABOVE * sum, 0.f};
             const u32(&first)[4] = a[W::GROUP == 16 ? i : 0];
             const u32 x = W::GROUP == 16 && i == 1 ? b[nt].z : b[nt].x, y = W::GROUP == 16 && i == 1 ? b[nt].w : b[nt].y;
-            if constexpr (W::OFFSET == 0) mma_from_zero(now, first, x, y);
+            if constexpr (W::EXCESS == 0) mma_from_zero(now, first, x, y);
             else mma(now, first, x, y);
             if constexpr (W::GROUP != 16) mma(now, a[1], b[nt].z, b[nt].w);
             part[nt][0] = __fmaf_rn(s0, now[0], part[nt][0]);

@@ -77,17 +77,11 @@ struct TileSums {
 // Scales are 2^8 times what they are, so that small ones stay normal halves; the sums are divided at the end.
 constexpr float TILE_UNIT = 256.f;
 
-__device__ __forceinline__ u32 add2(u32 a, u32 b) {
-  u32 c;
-  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
-  return c;
-}
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   u32 d;
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-constexpr __device__ u32 twice(u32 half) { return half | half << 16; }
 
 // Codes of `fragment` as the values they stand for. 1024 + code is a half whose lowest bits are the code.
 template <class W>
@@ -155,7 +149,7 @@ __device__ __forceinline__ TileSums tile_product(u8* memory, const WeightView& w
               u32 scale[2], min[2];
 #pragma unroll
               for (int k = 0; k < 2; k++) {
-                // `factor` is for codes as subnormal halves.
+                // `factor` is for codes as products take them.
                 const float s = head[mt].scale(j, k) * (head[mt].factor(k) * (TILE_UNIT / W::UNIT));
                 scale[k] = halves_of(s, s);
                 float m = 0.f;

@@ -2,6 +2,10 @@
 //
 // Codes become halves without arithmetic: a code in the lowest bits of a half is a subnormal number, 2^-24 times the
 // code, which `mma` multiplies exactly. The scale of a group makes up for it, once for each sum of 16 or 32 products.
+//
+// Codes are not negative. Products are by so many times the sum of x too large as is subtracted from a code, which their
+// sum begins with: what `mma` cuts off is then relative to that. Numbers of a codebook may be 128 times smaller than what
+// makes them positive (MXFP4 has 0 to 12), so products take those as they are, see `in_products`.
 #pragma once
 
 #include "common/half.cuh"
@@ -36,7 +40,9 @@ struct Type {
   // Rows g + 8 come multiplied with this.
   static constexpr float ABOVE = SCALES_ == ROW || CODES_ != PLAIN ? 1.f : BITS_ == 4 ? 16.f : BITS_ == 2 ? 4.f : 1.f;
   // What the numbers of subnormal halves are multiplied with to be codes.
-  static constexpr float UNIT = SCALES_ == ROW ? 1.f : 16777216.f;
+  static constexpr float UNIT = SCALES_ == ROW || CODES_ != PLAIN ? 1.f : 16777216.f;
+  // What products are by so many times the sum of x too large.
+  static constexpr int EXCESS = CODES_ == PLAIN ? OFFSET_ : 0;
   // Whether rows end anywhere but at the end of a block.
   static constexpr bool PARTIAL = SCALES_ == ROW || SCALES_ == HALF || SCALES_ == HALF_MIN;
 };
@@ -140,6 +146,15 @@ __device__ __forceinline__ void fragment(const u32* codes, const u32* extra, int
       a[2 * pair] |= bits & mask;
       a[2 * pair + 1] |= bits & mask << W::BITS;
     }
+  }
+}
+
+// Registers of `fragment` as products take them: numbers of a codebook without their offset. 1024 + code is a half whose
+// lowest bits are the code; 0xe400 is -1024, and steps of a half there are 1.
+template <class W>
+__device__ __forceinline__ void in_products(u32 (&a)[4]) {
+  if constexpr (W::CODES != PLAIN) {
+    for (int r = 0; r < 4; r++) a[r] = add2(a[r] | 0x64006400u, twice(0xe400u + W::OFFSET));
   }
 }
 

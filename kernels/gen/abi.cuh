@@ -129,6 +129,21 @@ constexpr unsigned int ROUTE_TILE_EXPERTS = 128u;
 // Warps of a block of `ple_inputs`, each with the vector of one layer.
 constexpr unsigned int PLE_WARPS = 4u;
 
+// Heads of a block of `attn_prepare` and `kv_append`, a warp each.
+constexpr unsigned int HEADS_EACH = 4u;
+
+// Warps of a block of `keep_rows` and `recall_rows`, each with `PREPARED_BLOCK` columns.
+constexpr unsigned int RING_WARPS = 4u;
+
+// Threads of a block of `centroid_head__choose` and `centroid_head__fill`.
+constexpr unsigned int CENTROID_THREADS = 256u;
+
+// Warps of a block of `centroid_head`, each with one token at a time.
+constexpr unsigned int CENTROID_WARPS = 8u;
+
+// Logits of a block of `centroid_head__fill`.
+constexpr unsigned int CENTROID_SLICE = 8192u;
+
 // What the host tells the device about one row of a step.
 struct RowInfo {
     // Token id; ignored where bit 0 of `flags` is set.
@@ -523,8 +538,10 @@ struct CudaGluParams {
     unsigned int up_stride;
     // 1 if the rows are the picked ones of the step.
     unsigned int picked;
+    // 1 where the gate passes through silu instead of gelu.
+    unsigned int silu;
 };
-static_assert(sizeof(CudaGluParams) == 40, "CudaGluParams must have no padding");
+static_assert(sizeof(CudaGluParams) == 44, "CudaGluParams must have no padding");
 
 // `embed`.
 struct CudaEmbedParams {
@@ -586,6 +603,23 @@ struct CudaSampleParams {
 };
 static_assert(sizeof(CudaSampleParams) == 12, "CudaSampleParams must have no padding");
 
+// `centroid_head`.
+struct CudaCentroidParams {
+    // Elements of a hidden state.
+    unsigned int hidden;
+    // Clusters.
+    unsigned int clusters;
+    // Tokens of a cluster.
+    unsigned int each;
+    // Clusters that a row chooses.
+    unsigned int top_k;
+    // Tokens.
+    unsigned int vocab;
+    // 1 if the rows are the picked ones of the step.
+    unsigned int picked;
+};
+static_assert(sizeof(CudaCentroidParams) == 24, "CudaCentroidParams must have no padding");
+
 // `linear`, for up to three weights of one type.
 struct CudaLinearParams {
     // Elements of a row of the output.
@@ -643,13 +677,13 @@ struct CudaMoeParams {
 };
 static_assert(sizeof(CudaMoeParams) == 48, "CudaMoeParams must have no padding");
 
-// `attn_prepare`.
+// `attn_prepare` and `kv_append`.
 struct CudaPrepareParams {
     // Elements of a row of the projections.
     unsigned int width;
     // Values of a head.
     unsigned int dim;
-    // Query heads.
+    // Query heads; 0 in `kv_append`.
     unsigned int heads;
     // Key heads; 0 if keys and values are a donor's.
     unsigned int kv_heads;
@@ -665,10 +699,12 @@ struct CudaPrepareParams {
     unsigned int planes;
     // Elements from one plane to the next.
     unsigned int plane_stride;
+    // 1 where values are stored as they are, without a norm.
+    unsigned int plain;
     // Added to the mean squares.
     float eps;
 };
-static_assert(sizeof(CudaPrepareParams) == 44, "CudaPrepareParams must have no padding");
+static_assert(sizeof(CudaPrepareParams) == 48, "CudaPrepareParams must have no padding");
 
 // `attention`.
 struct CudaAttentionParams {
@@ -688,6 +724,9 @@ struct CudaAttentionParams {
     unsigned int splits;
     // Parts that are added up at once; decode class alone.
     unsigned int fan;
+    // Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but less
+    // than a window ahead. Decode class alone; 0 in the other.
+    unsigned int reach;
     // Stored type of keys; `attention__any` alone, as the next two.
     unsigned int k_kind;
     // Stored type of values.
@@ -695,4 +734,4 @@ struct CudaAttentionParams {
     // Values of a head.
     unsigned int dim;
 };
-static_assert(sizeof(CudaAttentionParams) == 44, "CudaAttentionParams must have no padding");
+static_assert(sizeof(CudaAttentionParams) == 48, "CudaAttentionParams must have no padding");

@@ -79,6 +79,20 @@ impl Stream {
         finished
     }
 
+    /// Copies `bytes` bytes within a buffer, between ranges that do not overlap.
+    ///
+    /// # Panics
+    ///
+    /// If they do, or are not within it.
+    pub(crate) fn copy(&self, buffer: &Buffer, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
+        assert!(from.abs_diff(to) >= bytes as u64, "what is copied is not what is overwritten");
+        self.context.bind()?;
+        let (source, target) = (buffer.range(from, bytes), buffer.range(to, bytes));
+        // SAFETY: facts 1 to 4: both ranges were checked.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(target, source, bytes, self.handle) };
+        self.context.check("copying on the device", result)
+    }
+
     /// Sets every byte of a range.
     pub(crate) fn set(&self, buffer: &Buffer, range: Range<u64>, byte: u8) -> Result<(), CudaError> {
         let bytes = usize::try_from(range.end - range.start).expect("a buffer fits the address space");

@@ -11,7 +11,7 @@ use crate::error::CudaError;
 use crate::library;
 
 /// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
-const DRIVER: [&str; 41] = [
+const DRIVER: [&str; 42] = [
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -35,13 +35,14 @@ const DRIVER: [&str; 41] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernelEx",
+    "cuLaunchKernel",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
@@ -201,4 +202,63 @@ fn preload(_: &std::path::Path) {}
 fn has(library: &Library, symbol: &str) -> bool {
     // SAFETY: the address is compared with nothing and never called.
     unsafe { library.get::<*const ()>(symbol) }.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Functions that are looked for where they are called, as older drivers lack them.
+    const OPTIONAL: [&str; 2] = ["cuEventElapsedTime_v2", "cuFuncGetParamInfo"];
+
+    /// Functions that cudarc calls for us.
+    const BY_CUDARC: [&str; 2] = ["cuGetErrorName", "cuGetErrorString"];
+
+    /// Functions that the sources of this folder call, by how their names begin.
+    fn called(start: &str) -> BTreeSet<&'static str> {
+        let here = include_str!("symbols.rs").split("#[cfg(test)]").next().expect("there is a beginning");
+        let sources = [
+            include_str!("context.rs"),
+            include_str!("graph.rs"),
+            include_str!("launch.rs"),
+            include_str!("memory.rs"),
+            include_str!("module.rs"),
+            include_str!("nvrtc.rs"),
+            include_str!("stream.rs"),
+            include_str!("../devices.rs"),
+            here,
+        ];
+        let mut names = BTreeSet::new();
+        for (source, path) in sources.iter().flat_map(|source| ["sys::", "cuda::"].map(|path| (source, path)))
+        {
+            for rest in source.split(path).skip(1) {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+                // Called, or handed to somebody who calls it: a type has something else behind it.
+                if rest.starts_with(start) && rest[end..].starts_with(['(', ',', ')']) {
+                    names.insert(&rest[..end]);
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn what_is_called_is_what_is_looked_for() {
+        let called_driver = called("cu");
+        for name in &called_driver {
+            let looked_for = DRIVER.contains(name) || OPTIONAL.contains(name);
+            assert!(looked_for || *name == "culib", "{name} is called and not looked for");
+        }
+        for name in DRIVER.iter().chain(&OPTIONAL) {
+            assert!(
+                called_driver.contains(name) || BY_CUDARC.contains(name),
+                "{name} is looked for and never called"
+            );
+        }
+        let mut called_compiler = called("nvrtc");
+        assert!(called_compiler.remove("nvrtcProgram"), "the one type that looks like a function");
+        assert_eq!(called_compiler, COMPILER.into_iter().collect());
+    }
 }

@@ -3,7 +3,7 @@
 
 use gemma4_core::abi::{self, CudaAttentionParams};
 use gemma4_core::kv_type::KvType;
-use gemma4_core::ops::attention::{Attention, Mask};
+use gemma4_core::ops::attention::{Attention, Mask, Reach};
 use gemma4_core::program::Class;
 
 use super::attn_prepare::{check_width, kind, local};
@@ -117,6 +117,9 @@ pub(super) fn units() -> Vec<Unit> {
 
 pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     check_width(cx, "attention", op.heads.head_dim)?;
+    if (op.mask, op.reach) == (Mask::Window(1), Reach::Before) {
+        return Err(cx.unsupported("attention", "queries see no key at all"));
+    }
     let (k, v) = (cx.state(op.k).spec(), cx.state(op.v).spec());
     let (heads, kv_heads) = (narrow(op.heads.heads), narrow(op.heads.kv_heads));
     let params = CudaAttentionParams {
@@ -128,6 +131,11 @@ pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), Cud
             Mask::Window(n) => narrow(n),
         },
         local: local(k.span),
+        reach: match op.reach {
+            Reach::Own => 0,
+            Reach::Before => 1,
+            Reach::Block => 2,
+        },
         k_kind: kind(k.kv_type),
         v_kind: kind(v.kv_type),
         dim: narrow(op.heads.head_dim),
@@ -227,7 +235,10 @@ fn decode(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &mu
     let parts = cx.device.multiprocessors * resident / params.kv_heads;
     let most = match op.mask {
         Mask::Causal => SPLITS_MAX,
-        Mask::Window(n) => narrow(n).div_ceil(shape.keys()).min(SPLITS_MAX),
+        Mask::Window(n) => {
+            let ahead = if op.reach == Reach::Block { (n - 1).min(cx.program.rows) } else { 0 };
+            narrow(n + ahead).div_ceil(shape.keys()).min(SPLITS_MAX)
+        }
     };
     params.splits = parts.clamp(1, most);
     // Few records are added up in one round: number / fan is then 0 for all of them.

@@ -1,9 +1,10 @@
-//! `attn_prepare`: one launch for all heads.
+//! `attn_prepare`: one launch for all heads, and what `kv_append` has in common with it.
 
-use gemma4_core::abi::{self, CudaPrepareParams};
+use gemma4_core::abi::{self, CudaPrepareParams, HEADS_EACH};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Span;
-use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
+use gemma4_core::ops::attn_prepare::{AttnPrepare, Heads, OwnKeys, Values};
+use gemma4_core::program::Act;
 
 use super::{Arg, Count, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
@@ -11,8 +12,6 @@ use crate::kernels::Unit;
 
 /// Widest head that the kernels take.
 const HEAD_MAX: usize = 512;
-/// Heads of a block, a warp each: `HEADS_EACH` of the kernel.
-const HEADS_EACH: u32 = 4;
 
 /// What it is compiled as.
 pub(super) fn units() -> Vec<Unit> {
@@ -48,34 +47,45 @@ pub(super) fn check_width(cx: &Lowering<'_>, op: &'static str, dim: usize) -> Re
     Ok(())
 }
 
-pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
-    let dim = op.heads.head_dim;
-    check_width(cx, "attn_prepare", dim)?;
-    let (heads, kv_heads) = (narrow(op.heads.heads), narrow(op.heads.kv_heads));
+/// The keys and values that a layer makes of `raw`, behind `heads` query heads; arguments for their pools.
+pub(super) fn params(
+    (raw, own): (Act, Option<OwnKeys>),
+    heads: Heads,
+    eps: f32,
+    cx: &Lowering<'_>,
+) -> (CudaPrepareParams, [Arg; 2]) {
+    let dim = narrow(heads.head_dim);
+    let (q_heads, kv_heads) = (narrow(heads.heads), narrow(heads.kv_heads));
     let mut params = CudaPrepareParams {
-        width: cx.cols(op.qkv),
-        dim: narrow(dim),
-        heads,
-        planes: cx.planes(op.qkv),
-        plane_stride: cx.plane_stride(op.qkv),
-        eps: op.eps,
+        width: cx.cols(raw),
+        dim,
+        heads: q_heads,
+        planes: cx.planes(raw),
+        plane_stride: cx.plane_stride(raw),
+        eps,
         ..CudaPrepareParams::default()
     };
-    let (mut k_norm, mut pools) = (Arg::Null, [Arg::Null, Arg::Null]);
-    if let Some(own) = op.own {
-        let (k, v) = (cx.state(own.k).spec(), cx.state(own.v).spec());
-        params.kv_heads = kv_heads;
-        params.value_start = match own.values {
-            Values::RawKeys => heads * params.dim,
-            Values::Projected | Values::Plain => (heads + kv_heads) * params.dim,
-        };
-        params.local = local(k.span);
-        (params.k_kind, params.v_kind) = (kind(k.kv_type), kind(v.kv_type));
-        k_norm = Arg::Weight(own.k_norm);
-        pools = [Arg::State(own.k), Arg::State(own.v)];
-    }
-    let [k, v] = pools;
-    let blocks = (heads + 2 * params.kv_heads).div_ceil(HEADS_EACH);
+    let Some(own) = own else { return (params, [Arg::Null, Arg::Null]) };
+    let (k, v) = (cx.state(own.k).spec(), cx.state(own.v).spec());
+    params.kv_heads = kv_heads;
+    params.value_start = match own.values {
+        Values::RawKeys => q_heads * dim,
+        Values::Projected | Values::Plain => (q_heads + kv_heads) * dim,
+    };
+    params.plain = u32::from(own.values == Values::Plain);
+    params.local = local(k.span);
+    (params.k_kind, params.v_kind) = (kind(k.kv_type), kind(v.kv_type));
+    (params, [Arg::State(own.k), Arg::State(own.v)])
+}
+
+/// Blocks that take all heads of a row.
+pub(super) fn blocks(params: &CudaPrepareParams) -> Count {
+    Count::Fixed((params.heads + 2 * params.kv_heads).div_ceil(HEADS_EACH))
+}
+
+pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    check_width(cx, "attn_prepare", op.heads.head_dim)?;
+    let (params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);
     cx.launch(Launch {
         op: "attn_prepare",
         unit: unit(),
@@ -83,7 +93,7 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
         args: vec![
             Arg::Act(op.qkv),
             Arg::Weight(op.q_norm),
-            k_norm,
+            op.own.map_or(Arg::Null, |own| Arg::Weight(own.k_norm)),
             Arg::Weight(op.frequency),
             Arg::Act(op.out),
             k,
@@ -93,7 +103,7 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
             Arg::params(&params),
             Arg::Step,
         ],
-        grid: [cx.each_row(op.out), Count::Fixed(blocks), ONE],
+        grid: [cx.each_row(op.out), blocks(&params), ONE],
         block: [32 * HEADS_EACH, 1, 1],
         shared: 0,
     });

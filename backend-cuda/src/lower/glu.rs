@@ -1,7 +1,7 @@
 //! `glu`: a warp for each block of columns.
 
 use gemma4_core::abi::{CudaGluParams, GLU_WARPS, PREPARED_BLOCK, WARP};
-use gemma4_core::ops::glu::Glu;
+use gemma4_core::ops::glu::{Activation, Glu};
 
 use super::rows::result;
 use super::{Arg, Count, Launch, Lowering, ONE, narrow};
@@ -30,6 +30,7 @@ pub(super) fn glu(op: &Glu, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
         up_planes: cx.planes(op.up.act),
         up_stride: cx.plane_stride(op.up.act),
         picked: cx.picked(op.out),
+        silu: u32::from(op.activation == Activation::Silu),
     };
     let [plain, prepared] = result(op.out, cx);
     let args =

@@ -20,6 +20,7 @@ pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act) -> bool {
         Op::RmsNorm(op) => op.x == act,
         Op::NormAdd(op) => op.y == act && op.residual != act,
         Op::AttnPrepare(op) => op.qkv == act,
+        Op::KvAppend(op) => op.kv == act,
         Op::Glu(op) => [op.gate.act, op.up.act].contains(&act),
         _ => false,
     };

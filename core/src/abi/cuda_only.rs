@@ -34,6 +34,16 @@ consts! {
     ROUTE_TILE_EXPERTS: u32 = 128;
     /// Warps of a block of `ple_inputs`, each with the vector of one layer.
     PLE_WARPS: u32 = 4;
+    /// Heads of a block of `attn_prepare` and `kv_append`, a warp each.
+    HEADS_EACH: u32 = 4;
+    /// Warps of a block of `keep_rows` and `recall_rows`, each with `PREPARED_BLOCK` columns.
+    RING_WARPS: u32 = 4;
+    /// Threads of a block of `centroid_head__choose` and `centroid_head__fill`.
+    CENTROID_THREADS: u32 = 256;
+    /// Warps of a block of `centroid_head`, each with one token at a time.
+    CENTROID_WARPS: u32 = 8;
+    /// Logits of a block of `centroid_head__fill`.
+    CENTROID_SLICE: u32 = 8192;
 }
 
 abi! {
@@ -97,6 +107,8 @@ abi! {
         up_stride: u32,
         /// 1 if the rows are the picked ones of the step.
         picked: u32,
+        /// 1 where the gate passes through silu instead of gelu.
+        silu: u32,
     }
     /// `embed`.
     CudaEmbedParams {
@@ -150,6 +162,21 @@ abi! {
         /// Largest magnitude of a capped logit; 0 caps none.
         cap: f32,
     }
+    /// `centroid_head`.
+    CudaCentroidParams {
+        /// Elements of a hidden state.
+        hidden: u32,
+        /// Clusters.
+        clusters: u32,
+        /// Tokens of a cluster.
+        each: u32,
+        /// Clusters that a row chooses.
+        top_k: u32,
+        /// Tokens.
+        vocab: u32,
+        /// 1 if the rows are the picked ones of the step.
+        picked: u32,
+    }
     /// `linear`, for up to three weights of one type.
     CudaLinearParams {
         /// Elements of a row of the output.
@@ -201,13 +228,13 @@ abi! {
         /// Elements from one plane of the output to the next.
         plane_stride: u32,
     }
-    /// `attn_prepare`.
+    /// `attn_prepare` and `kv_append`.
     CudaPrepareParams {
         /// Elements of a row of the projections.
         width: u32,
         /// Values of a head.
         dim: u32,
-        /// Query heads.
+        /// Query heads; 0 in `kv_append`.
         heads: u32,
         /// Key heads; 0 if keys and values are a donor's.
         kv_heads: u32,
@@ -223,6 +250,8 @@ abi! {
         planes: u32,
         /// Elements from one plane to the next.
         plane_stride: u32,
+        /// 1 where values are stored as they are, without a norm.
+        plain: u32,
         /// Added to the mean squares.
         eps: f32,
     }
@@ -244,6 +273,9 @@ abi! {
         splits: u32,
         /// Parts that are added up at once; decode class alone.
         fan: u32,
+        /// Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but less
+        /// than a window ahead. Decode class alone; 0 in the other.
+        reach: u32,
         /// Stored type of keys; `attention__any` alone, as the next two.
         k_kind: u32,
         /// Stored type of values.

@@ -39,7 +39,7 @@ use gemma4_core::backend::Backend;
 use gemma4_core::cache::CacheStats;
 use gemma4_core::engine::Engine;
 use gemma4_core::speculate::Settings;
-use gemma4_core::vault::{Key, Vault, VaultStats};
+use gemma4_core::vault::{Key, Meter, Vault, VaultStats};
 
 use super::job::{Finish, Job, Refused, Ticket};
 use crate::failure::Failure;
@@ -233,6 +233,7 @@ impl Scheduler {
     pub(crate) fn status(&self) -> Status {
         let state = self.desk.lock();
         let limits = &self.desk.limits;
+        let vaults = [0, 1].map(|at| state.vaults[at].as_ref().map(Meter::stats).unwrap_or_default());
         Status {
             phase: state.phase,
             failure: state.failure.clone(),
@@ -243,8 +244,8 @@ impl Scheduler {
             context: limits.context,
             pages: state.pages,
             kept: state.kept,
-            memory: state.vaults[0],
-            disk: state.vaults[1],
+            memory: vaults[0],
+            disk: vaults[1],
             counters: state.counters.clone(),
         }
     }

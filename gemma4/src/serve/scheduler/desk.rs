@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gemma4_core::cache::CacheStats;
-use gemma4_core::vault::VaultStats;
+use gemma4_core::vault::Meter;
 
 use super::counters::Counters;
 use super::errand::Errand;
@@ -43,7 +43,8 @@ pub(super) struct State {
     service: f64,
     pub(super) pages: CacheStats,
     pub(super) kept: usize,
-    pub(super) vaults: [VaultStats; 2],
+    /// Of main memory and of the folder, which is written in the background.
+    pub(super) vaults: [Option<Meter>; 2],
     pub(super) counters: Counters,
 }
 
@@ -68,7 +69,7 @@ impl Desk {
             service: 2.0,
             pages: CacheStats::default(),
             kept: 0,
-            vaults: [VaultStats::default(); 2],
+            vaults: [None, None],
             counters: Counters::default(),
         };
         Arc::new(Self { limits, state: Mutex::new(state), bell: Condvar::new() })

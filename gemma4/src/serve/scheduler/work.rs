@@ -63,6 +63,7 @@ impl<'l, B: Backend> Work<'l, B> {
     }
 
     pub(super) fn run(mut self) -> Exit {
+        self.publish();
         self.life.desk.change(|state| {
             state.phase = if state.drain.is_some() { Phase::Draining } else { Phase::Ready };
             state.failure = None;
@@ -363,7 +364,7 @@ impl<'l, B: Backend> Work<'l, B> {
         let pages = self.engine.cache_stats();
         let kept = self.shelf.count();
         let vaults = [&self.life.vaults.memory, &self.life.vaults.disk]
-            .map(|vault| vault.as_ref().map(gemma4_core::vault::Vault::stats).unwrap_or_default());
+            .map(|vault| vault.as_ref().map(gemma4_core::vault::Vault::meter));
         for vault in [&self.life.vaults.memory, &self.life.vaults.disk].into_iter().flatten() {
             if let Some(warning) = vault.warning() {
                 super::warn(&warning);
