@@ -95,28 +95,6 @@ fn store(tile: Tile, i: u32, lane: u32, a: vec4<f32>, b: vec4<f32>) {
   out[at + 2u * lane + 1u] = b;
 }
 
-// Sums of weighted values: columns 8 * lane .. + 3 and + 4 .. + 7 of eight queries.
-struct Sums {
-  a0: vec4<f32>, b0: vec4<f32>, a1: vec4<f32>, b1: vec4<f32>, a2: vec4<f32>, b2: vec4<f32>, a3: vec4<f32>, b3: vec4<f32>,
-  a4: vec4<f32>, b4: vec4<f32>, a5: vec4<f32>, b5: vec4<f32>, a6: vec4<f32>, b6: vec4<f32>, a7: vec4<f32>, b7: vec4<f32>,
-}
-
-fn fma4(p: f32, v: vec4<f32>, sum: vec4<f32>) -> vec4<f32> { return fma(vec4<f32>(p), v, sum); }
-
-fn weigh(lo: vec4<f32>, hi: vec4<f32>, v: Eight, s: Sums) -> Sums {
-  return Sums(
-    fma4(lo.x, v.a, s.a0), fma4(lo.x, v.b, s.b0), fma4(lo.y, v.a, s.a1), fma4(lo.y, v.b, s.b1),
-    fma4(lo.z, v.a, s.a2), fma4(lo.z, v.b, s.b2), fma4(lo.w, v.a, s.a3), fma4(lo.w, v.b, s.b3),
-    fma4(hi.x, v.a, s.a4), fma4(hi.x, v.b, s.b4), fma4(hi.y, v.a, s.a5), fma4(hi.y, v.b, s.b5),
-    fma4(hi.z, v.a, s.a6), fma4(hi.z, v.b, s.b6), fma4(hi.w, v.a, s.a7), fma4(hi.w, v.b, s.b7));
-}
-
-fn scaled(s: Sums, lo: vec4<f32>, hi: vec4<f32>) -> Sums {
-  return Sums(
-    s.a0 * lo.x, s.b0 * lo.x, s.a1 * lo.y, s.b1 * lo.y, s.a2 * lo.z, s.b2 * lo.z, s.a3 * lo.w, s.b3 * lo.w,
-    s.a4 * hi.x, s.b4 * hi.x, s.a5 * hi.y, s.b5 * hi.y, s.a6 * hi.z, s.b6 * hi.z, s.a7 * hi.w, s.b7 * hi.w);
-}
-
 // exp(a - b), exactly 1 where they are equal.
 fn factor(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
   return select(exp(a - b), vec4<f32>(1.0), a == b);
@@ -144,136 +122,151 @@ fn attention__prefill(
   workgroupBarrier();
   let tile_q = Tile(first_row_here, rows_here, first_head, heads_here);
 
-  var max_lo = vec4<f32>(LOWEST);
-  var max_hi = vec4<f32>(LOWEST);
-  var sum_lo = vec4<f32>(0.0);
-  var sum_hi = vec4<f32>(0.0);
   let zero = vec4<f32>(0.0);
-  var sums = Sums(zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero);
-
-  var turn = next_turn(0u, rows_here);
-  while turn.slot != NOTHING {
-    var first_lo = vec4<u32>(NOTHING); var first_hi = first_lo;
-    var last_lo = vec4<u32>(0u); var last_hi = last_lo;
-    for (var i = 0u; i < 4u; i++) {
-      let lo = (8u * group + i) / params.tile_heads;
-      let hi = (8u * group + 4u + i) / params.tile_heads;
-      if lo < rows_here && tile_rows[min(lo, 127u)].x == turn.slot {
-        first_lo[i] = first_seen(tile_rows[lo].y);
-        last_lo[i] = tile_rows[lo].y;
-      }
-      if hi < rows_here && tile_rows[min(hi, 127u)].x == turn.slot {
-        first_hi[i] = first_seen(tile_rows[hi].y);
-        last_hi[i] = tile_rows[hi].y;
-      }
-    }
-    for (var tile = turn.first / KEYS; tile <= turn.last / KEYS; tile++) {
-      let start = tile * KEYS;
-      let page = page_of(turn.slot, start, params.local);
-      let stored = first_row(page, kv_head, params.kv_heads) + start % PAGE;
-
-      // Logits.
-      var sa_lo = vec4<f32>(0.0); var sa_hi = sa_lo; var sb_lo = sa_lo; var sb_hi = sa_lo;
-      // The next slice is under way while this one is worked on.
-      let key = stored + (index >> 1u);
-      var query = part(tile_q, index, 0u);
-      var eight = Eight(zero, zero);
-      if index < 2u * KEYS { eight = k_eight(key * params.k_stride, index & 1u); }
-      for (var slice = 0u; slice < DIM / (4u * SLICE); slice++) {
-        put(index, query);
-        for (var i = index + THREADS; i < 32u * GROUPS; i += THREADS) { put(i, part(tile_q, i, slice)); }
-        if index < 2u * KEYS {
-          ks[2u * (index & 1u) * KEY_STRIDE + (index >> 1u)] = eight.a;
-          ks[(2u * (index & 1u) + 1u) * KEY_STRIDE + (index >> 1u)] = eight.b;
+  var sum_lo = zero;
+  var sum_hi = zero;
+  var sums = Sums();
+  // A second time, if values were not finite: see attention_prefill_sums.wgsl.
+  var careful = false;
+  loop {
+    var max_lo = vec4<f32>(LOWEST);
+    var max_hi = vec4<f32>(LOWEST);
+    sum_lo = zero;
+    sum_hi = zero;
+    sums = Sums();
+    var turn = next_turn(0u, rows_here);
+    while turn.slot != NOTHING {
+      var first_lo = vec4<u32>(NOTHING); var first_hi = first_lo;
+      var last_lo = vec4<u32>(0u); var last_hi = last_lo;
+      for (var i = 0u; i < 4u; i++) {
+        let lo = (8u * group + i) / params.tile_heads;
+        let hi = (8u * group + 4u + i) / params.tile_heads;
+        if lo < rows_here && tile_rows[min(lo, 127u)].x == turn.slot {
+          first_lo[i] = first_seen(tile_rows[lo].y);
+          last_lo[i] = tile_rows[lo].y;
         }
+        if hi < rows_here && tile_rows[min(hi, 127u)].x == turn.slot {
+          first_hi[i] = first_seen(tile_rows[hi].y);
+          last_hi[i] = tile_rows[hi].y;
+        }
+      }
+      for (var tile = turn.first / KEYS; tile <= turn.last / KEYS; tile++) {
+        let start = tile * KEYS;
+        let page = page_of(turn.slot, start, params.local);
+        let stored = first_row(page, kv_head, params.kv_heads) + start % PAGE;
+
+        // Logits.
+        var sa_lo = vec4<f32>(0.0); var sa_hi = sa_lo; var sb_lo = sa_lo; var sb_hi = sa_lo;
+        // The next slice is under way while this one is worked on.
+        let key = stored + (index >> 1u);
+        var query = part(tile_q, index, 0u);
+        var eight = Eight(zero, zero);
+        if index < 2u * KEYS { eight = k_eight(key * params.k_stride, index & 1u); }
+        for (var slice = 0u; slice < DIM / (4u * SLICE); slice++) {
+          put(index, query);
+          for (var i = index + THREADS; i < 32u * GROUPS; i += THREADS) { put(i, part(tile_q, i, slice)); }
+          if index < 2u * KEYS {
+            ks[2u * (index & 1u) * KEY_STRIDE + (index >> 1u)] = eight.a;
+            ks[(2u * (index & 1u) + 1u) * KEY_STRIDE + (index >> 1u)] = eight.b;
+          }
+          workgroupBarrier();
+          if slice + 1u < DIM / (4u * SLICE) {
+            query = part(tile_q, index, slice + 1u);
+            if index < 2u * KEYS { eight = k_eight(key * params.k_stride, SLICE / 2u * (slice + 1u) + (index & 1u)); }
+          }
+          for (var c = 0u; c < SLICE; c++) {
+            let x = ks[c * KEY_STRIDE + lane];
+            var y = vec4<f32>(0.0);
+            if KEYS_EACH == 2u { y = ks[c * KEY_STRIDE + lane + LANES]; }
+            let at = 4u * c * QUADS + 2u * group;
+            var lo = qs[at];
+            var hi = qs[at + 1u];
+            sa_lo = fma4(x.x, lo, sa_lo); sa_hi = fma4(x.x, hi, sa_hi);
+            if KEYS_EACH == 2u { sb_lo = fma4(y.x, lo, sb_lo); sb_hi = fma4(y.x, hi, sb_hi); }
+            lo = qs[at + QUADS];
+            hi = qs[at + QUADS + 1u];
+            sa_lo = fma4(x.y, lo, sa_lo); sa_hi = fma4(x.y, hi, sa_hi);
+            if KEYS_EACH == 2u { sb_lo = fma4(y.y, lo, sb_lo); sb_hi = fma4(y.y, hi, sb_hi); }
+            lo = qs[at + 2u * QUADS];
+            hi = qs[at + 2u * QUADS + 1u];
+            sa_lo = fma4(x.z, lo, sa_lo); sa_hi = fma4(x.z, hi, sa_hi);
+            if KEYS_EACH == 2u { sb_lo = fma4(y.z, lo, sb_lo); sb_hi = fma4(y.z, hi, sb_hi); }
+            lo = qs[at + 3u * QUADS];
+            hi = qs[at + 3u * QUADS + 1u];
+            sa_lo = fma4(x.w, lo, sa_lo); sa_hi = fma4(x.w, hi, sa_hi);
+            if KEYS_EACH == 2u { sb_lo = fma4(y.w, lo, sb_lo); sb_hi = fma4(y.w, hi, sb_hi); }
+          }
+          workgroupBarrier();
+        }
+
+        // Weights: exp of the logits less the largest so far.
+        let key_a = vec4<u32>(start + lane);
+        let key_b = vec4<u32>(start + lane + LANES);
+        let sees_a_lo = (key_a >= first_lo) & (key_a <= last_lo);
+        let sees_a_hi = (key_a >= first_hi) & (key_a <= last_hi);
+        let sees_b_lo = (key_b >= first_lo) & (key_b <= last_lo) & vec4<bool>(KEYS_EACH == 2u);
+        let sees_b_hi = (key_b >= first_hi) & (key_b <= last_hi) & vec4<bool>(KEYS_EACH == 2u);
+        let lowest = vec4<f32>(LOWEST);
+        sa_lo = select(lowest, sa_lo, sees_a_lo); sa_hi = select(lowest, sa_hi, sees_a_hi);
+        sb_lo = select(lowest, sb_lo, sees_b_lo); sb_hi = select(lowest, sb_hi, sees_b_hi);
+        ps[2u * index] = max(sa_lo, sb_lo);
+        ps[2u * index + 1u] = max(sa_hi, sb_hi);
         workgroupBarrier();
-        if slice + 1u < DIM / (4u * SLICE) {
-          query = part(tile_q, index, slice + 1u);
-          if index < 2u * KEYS { eight = k_eight(key * params.k_stride, SLICE / 2u * (slice + 1u) + (index & 1u)); }
+        var top_lo = max_lo;
+        var top_hi = max_hi;
+        for (var l = 0u; l < LANES; l += 4u) {
+          let at = 2u * (group * LANES + l);
+          top_lo = max(max(max(top_lo, ps[at]), max(ps[at + 2u], ps[at + 4u])), ps[at + 6u]);
+          top_hi = max(max(max(top_hi, ps[at + 1u]), max(ps[at + 3u], ps[at + 5u])), ps[at + 7u]);
         }
-        for (var c = 0u; c < SLICE; c++) {
-          let x = ks[c * KEY_STRIDE + lane];
-          var y = vec4<f32>(0.0);
-          if KEYS_EACH == 2u { y = ks[c * KEY_STRIDE + lane + LANES]; }
-          let at = 4u * c * QUADS + 2u * group;
-          var lo = qs[at];
-          var hi = qs[at + 1u];
-          sa_lo = fma4(x.x, lo, sa_lo); sa_hi = fma4(x.x, hi, sa_hi);
-          if KEYS_EACH == 2u { sb_lo = fma4(y.x, lo, sb_lo); sb_hi = fma4(y.x, hi, sb_hi); }
-          lo = qs[at + QUADS];
-          hi = qs[at + QUADS + 1u];
-          sa_lo = fma4(x.y, lo, sa_lo); sa_hi = fma4(x.y, hi, sa_hi);
-          if KEYS_EACH == 2u { sb_lo = fma4(y.y, lo, sb_lo); sb_hi = fma4(y.y, hi, sb_hi); }
-          lo = qs[at + 2u * QUADS];
-          hi = qs[at + 2u * QUADS + 1u];
-          sa_lo = fma4(x.z, lo, sa_lo); sa_hi = fma4(x.z, hi, sa_hi);
-          if KEYS_EACH == 2u { sb_lo = fma4(y.z, lo, sb_lo); sb_hi = fma4(y.z, hi, sb_hi); }
-          lo = qs[at + 3u * QUADS];
-          hi = qs[at + 3u * QUADS + 1u];
-          sa_lo = fma4(x.w, lo, sa_lo); sa_hi = fma4(x.w, hi, sa_hi);
-          if KEYS_EACH == 2u { sb_lo = fma4(y.w, lo, sb_lo); sb_hi = fma4(y.w, hi, sb_hi); }
-        }
+        let scale_lo = factor(max_lo, top_lo);
+        let scale_hi = factor(max_hi, top_hi);
+        max_lo = top_lo;
+        max_hi = top_hi;
+        let none = vec4<f32>(0.0);
+        let pa_lo = select(none, exp(sa_lo - top_lo), sees_a_lo);
+        let pa_hi = select(none, exp(sa_hi - top_hi), sees_a_hi);
+        let pb_lo = select(none, exp(sb_lo - top_lo), sees_b_lo);
+        let pb_hi = select(none, exp(sb_hi - top_hi), sees_b_hi);
+        sum_lo = fma(sum_lo, scale_lo, pa_lo + pb_lo);
+        sum_hi = fma(sum_hi, scale_hi, pa_hi + pb_hi);
         workgroupBarrier();
-      }
+        ps[lane * QUADS + 2u * group] = pa_lo;
+        ps[lane * QUADS + 2u * group + 1u] = pa_hi;
+        if KEYS_EACH == 2u {
+          ps[(lane + LANES) * QUADS + 2u * group] = pb_lo;
+          ps[(lane + LANES) * QUADS + 2u * group + 1u] = pb_hi;
+        }
+        sums = scaled(sums, scale_lo, scale_hi);
+        workgroupBarrier();
 
-      // Weights: exp of the logits less the largest so far.
-      let key_a = vec4<u32>(start + lane);
-      let key_b = vec4<u32>(start + lane + LANES);
-      let sees_a_lo = (key_a >= first_lo) & (key_a <= last_lo);
-      let sees_a_hi = (key_a >= first_hi) & (key_a <= last_hi);
-      let sees_b_lo = (key_b >= first_lo) & (key_b <= last_lo) & vec4<bool>(KEYS_EACH == 2u);
-      let sees_b_hi = (key_b >= first_hi) & (key_b <= last_hi) & vec4<bool>(KEYS_EACH == 2u);
-      let lowest = vec4<f32>(LOWEST);
-      sa_lo = select(lowest, sa_lo, sees_a_lo); sa_hi = select(lowest, sa_hi, sees_a_hi);
-      sb_lo = select(lowest, sb_lo, sees_b_lo); sb_hi = select(lowest, sb_hi, sees_b_hi);
-      ps[2u * index] = max(sa_lo, sb_lo);
-      ps[2u * index + 1u] = max(sa_hi, sb_hi);
-      workgroupBarrier();
-      var top_lo = max_lo;
-      var top_hi = max_hi;
-      for (var l = 0u; l < LANES; l += 4u) {
-        let at = 2u * (group * LANES + l);
-        top_lo = max(max(max(top_lo, ps[at]), max(ps[at + 2u], ps[at + 4u])), ps[at + 6u]);
-        top_hi = max(max(max(top_hi, ps[at + 1u]), max(ps[at + 3u], ps[at + 5u])), ps[at + 7u]);
+        // Values. Those that no row of the tile sees may be anything: one that is seen stands in, with a weight of 0.
+        let column = min(lane, DIM / 8u - 1u);
+        let low = max(turn.first, start) - start;
+        let high = min(turn.last, start + KEYS - 1u) - start;
+        for (var key = low & ~3u; key <= high; key += 4u) {
+          let v0 = v_eight((stored + clamp(key, low, high)) * params.v_stride, column);
+          let v1 = v_eight((stored + clamp(key + 1u, low, high)) * params.v_stride, column);
+          let v2 = v_eight((stored + clamp(key + 2u, low, high)) * params.v_stride, column);
+          let v3 = v_eight((stored + clamp(key + 3u, low, high)) * params.v_stride, column);
+          let at = key * QUADS + 2u * group;
+          if careful {
+            sums = weigh_seen(ps[at], ps[at + 1u], v0, sums);
+            sums = weigh_seen(ps[at + QUADS], ps[at + QUADS + 1u], v1, sums);
+            sums = weigh_seen(ps[at + 2u * QUADS], ps[at + 2u * QUADS + 1u], v2, sums);
+            sums = weigh_seen(ps[at + 3u * QUADS], ps[at + 3u * QUADS + 1u], v3, sums);
+          } else {
+            sums = weigh(ps[at], ps[at + 1u], v0, sums);
+            sums = weigh(ps[at + QUADS], ps[at + QUADS + 1u], v1, sums);
+            sums = weigh(ps[at + 2u * QUADS], ps[at + 2u * QUADS + 1u], v2, sums);
+            sums = weigh(ps[at + 3u * QUADS], ps[at + 3u * QUADS + 1u], v3, sums);
+          }
+        }
       }
-      let scale_lo = factor(max_lo, top_lo);
-      let scale_hi = factor(max_hi, top_hi);
-      max_lo = top_lo;
-      max_hi = top_hi;
-      let none = vec4<f32>(0.0);
-      let pa_lo = select(none, exp(sa_lo - top_lo), sees_a_lo);
-      let pa_hi = select(none, exp(sa_hi - top_hi), sees_a_hi);
-      let pb_lo = select(none, exp(sb_lo - top_lo), sees_b_lo);
-      let pb_hi = select(none, exp(sb_hi - top_hi), sees_b_hi);
-      sum_lo = fma(sum_lo, scale_lo, pa_lo + pb_lo);
-      sum_hi = fma(sum_hi, scale_hi, pa_hi + pb_hi);
-      workgroupBarrier();
-      ps[lane * QUADS + 2u * group] = pa_lo;
-      ps[lane * QUADS + 2u * group + 1u] = pa_hi;
-      if KEYS_EACH == 2u {
-        ps[(lane + LANES) * QUADS + 2u * group] = pb_lo;
-        ps[(lane + LANES) * QUADS + 2u * group + 1u] = pb_hi;
-      }
-      sums = scaled(sums, scale_lo, scale_hi);
-      workgroupBarrier();
-
-      // Values. Those that no row of the tile sees may be anything: one that is seen stands in, with a weight of 0.
-      let column = min(lane, DIM / 8u - 1u);
-      let low = max(turn.first, start) - start;
-      let high = min(turn.last, start + KEYS - 1u) - start;
-      for (var key = low & ~3u; key <= high; key += 4u) {
-        let v0 = v_eight((stored + clamp(key, low, high)) * params.v_stride, column);
-        let v1 = v_eight((stored + clamp(key + 1u, low, high)) * params.v_stride, column);
-        let v2 = v_eight((stored + clamp(key + 2u, low, high)) * params.v_stride, column);
-        let v3 = v_eight((stored + clamp(key + 3u, low, high)) * params.v_stride, column);
-        let at = key * QUADS + 2u * group;
-        sums = weigh(ps[at], ps[at + 1u], v0, sums);
-        sums = weigh(ps[at + QUADS], ps[at + QUADS + 1u], v1, sums);
-        sums = weigh(ps[at + 2u * QUADS], ps[at + 2u * QUADS + 1u], v2, sums);
-        sums = weigh(ps[at + 3u * QUADS], ps[at + 3u * QUADS + 1u], v3, sums);
-      }
+      turn = next_turn(turn.slot + 1u, rows_here);
     }
-    turn = next_turn(turn.slot + 1u, rows_here);
+    if careful || !any_broken(sums, index) { break; }
+    careful = true;
   }
 
   workgroupBarrier();

@@ -83,6 +83,11 @@ fn share(stored: u32, quad: u32, lane: u32, seen: Range) -> Logits {
   return s;
 }
 
+// A value, or where it is not seen one that is.
+fn v_of(stored: u32, key: u32, column: u32, seen: Range) -> Eight {
+  return v_eight((stored + clamp(key, seen.first, seen.last)) * params.v_stride, column);
+}
+
 // Turns the logits of a head into weights; returns the largest logit and the sum of the weights. Head `index / each`.
 fn weigh(index: u32, seen: Range) -> vec2<f32> {
   let each = ROW_THREADS / HEADS;
@@ -173,6 +178,14 @@ fn split_of_row(workgroup: vec3<u32>, index: u32) {
     // Halves of each eight columns apart: what neighbours read at once lies side by side.
     shared_quads[i / (DIM / 4u) * (DIM / 4u) + (i & 1u) * (DIM / 8u) + (i % (DIM / 4u)) / 2u] = x;
   }
+  // The first values are under way while logits are made.
+  let column = min(index % V_LANES, DIM / 8u - 1u);
+  let groups = ROW_THREADS / V_LANES;
+  let first_quad = seen.first / 4u / groups * groups + index / V_LANES;
+  var v0 = v_of(stored, 4u * first_quad, column, seen);
+  var v1 = v_of(stored, 4u * first_quad + 1u, column, seen);
+  var v2 = v_of(stored, 4u * first_quad + 2u, column, seen);
+  var v3 = v_of(stored, 4u * first_quad + 3u, column, seen);
   workgroupBarrier();
   let lane = index % LANES;
   let key_groups = ROW_THREADS / LANES;
@@ -190,13 +203,13 @@ fn split_of_row(workgroup: vec3<u32>, index: u32) {
 
   let none = Sums(vec4<f32>(0.0), vec4<f32>(0.0));
   var s0 = none; var s1 = none; var s2 = none; var s3 = none; var s4 = none; var s5 = none; var s6 = none; var s7 = none;
-  let column = min(index % V_LANES, DIM / 8u - 1u);
-  let groups = ROW_THREADS / V_LANES;
-  for (var quad = seen.first / 4u / groups * groups + index / V_LANES; quad <= seen.last / 4u; quad += groups) {
-    let v0 = v_eight((stored + clamp(4u * quad, seen.first, seen.last)) * params.v_stride, column);
-    let v1 = v_eight((stored + clamp(4u * quad + 1u, seen.first, seen.last)) * params.v_stride, column);
-    let v2 = v_eight((stored + clamp(4u * quad + 2u, seen.first, seen.last)) * params.v_stride, column);
-    let v3 = v_eight((stored + clamp(4u * quad + 3u, seen.first, seen.last)) * params.v_stride, column);
+  for (var quad = first_quad; quad <= seen.last / 4u; quad += groups) {
+    if quad != first_quad {
+      v0 = v_of(stored, 4u * quad, column, seen);
+      v1 = v_of(stored, 4u * quad + 1u, column, seen);
+      v2 = v_of(stored, 4u * quad + 2u, column, seen);
+      v3 = v_of(stored, 4u * quad + 3u, column, seen);
+    }
     s0 = add_values(0u, quad, v0, v1, v2, v3, s0);
     if HEADS > 1u { s1 = add_values(1u, quad, v0, v1, v2, v3, s1); }
     if HEADS > 2u {

@@ -4,7 +4,8 @@
 //
 // Spec    core/src/ops/attn_prepare.rs, core/src/kv_type.rs
 // Launch  queries: x: query heads, y: rows; cache: x: key heads, then value heads, y: rows; ROW_THREADS a workgroup
-//         both: x: query heads, key heads, value heads, y: rows; it needs nine storage buffers
+//         both: x: query heads, key heads, value heads, y: rows; it needs ten storage buffers
+// Where values were projected to a matrix of their own, `values` is that; else it is `qkv`.
 // Differs from the spec in f32 arithmetic; stored bytes follow from the f32 values exactly.
 
 const HEAD_MAX: u32 = 512u;
@@ -20,39 +21,48 @@ override V_KIND: u32 = 0u;
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
 @group(0) @binding(5) var<storage, read_write> k: array<u32>;       // [pages, kv_heads, PAGE, k_stride]
 @group(0) @binding(6) var<storage, read_write> v: array<u32>;       // [pages, kv_heads, PAGE, v_stride]
-@group(0) @binding(7) var<storage, read> key_weight: array<f32>;    // [dim]
+@group(0) @binding(7) var<storage, read> values: array<f32>;        // [rows, ..]
 @group(0) @binding(8) var<storage, read_write> queries: array<f32>; // [rows, heads * dim]
+@group(0) @binding(9) var<storage, read> key_weight: array<f32>;    // [dim]
 @group(1) @binding(0) var<uniform> params: PrepareParams;
 
 var<workgroup> head_values: array<f32, HEAD_MAX>;
 
-// Loads the head that starts at `start` and returns what norms it. Each invocation has its own values from here.
-fn load_head(start: u32, lane: u32) -> f32 {
-  var squares = 0.0;
-  for (var i = lane; i < params.dim; i += ROW_THREADS) {
-    let x = qkv[start + i];
-    squares = fma(x, x, squares);
-    head_values[i] = x;
-  }
-  return inverseSqrt(workgroup_sum(squares, lane) / f32(params.dim) + params.eps);
-}
+// An invocation has a pair of a head: elements `lane` and `lane + dim / 2`. Those past the last pair have nothing.
+fn has_pair(lane: u32) -> bool { return lane < params.dim / 2u; }
 
-// Norms the head with `norm_weight`, with `key_weight` or with none. Each ends with a barrier.
-fn norm_head(scale: f32, lane: u32) {
-  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale * norm_weight[i]; }
-  workgroupBarrier();
-}
-
-fn norm_key(scale: f32, lane: u32) {
-  for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale * key_weight[i]; }
-  workgroupBarrier();
-}
-
-fn norm_value(scale: f32, lane: u32) {
-  if params.plain == 0u {
-    for (var i = lane; i < params.dim; i += ROW_THREADS) { head_values[i] = head_values[i] * scale; }
+// Brings a head into memory for everyone.
+fn put(pair: vec2<f32>, lane: u32) {
+  if has_pair(lane) {
+    head_values[lane] = pair.x;
+    head_values[lane + params.dim / 2u] = pair.y;
   }
   workgroupBarrier();
+}
+
+fn load_head(start: u32, lane: u32) -> vec2<f32> {
+  if !has_pair(lane) { return vec2(0.0); }
+  return vec2(qkv[start + lane], qkv[start + params.dim / 2u + lane]);
+}
+
+fn load_value(start: u32, lane: u32) -> vec2<f32> {
+  if !has_pair(lane) { return vec2(0.0); }
+  return vec2(values[start + lane], values[start + params.dim / 2u + lane]);
+}
+
+// What norms a head.
+fn inverse_rms(pair: vec2<f32>, lane: u32) -> f32 {
+  return inverseSqrt(workgroup_sum(fma(pair.y, pair.y, pair.x * pair.x), lane) / f32(params.dim) + params.eps);
+}
+
+fn head_weight(lane: u32) -> vec2<f32> {
+  if !has_pair(lane) { return vec2(0.0); }
+  return vec2(norm_weight[lane], norm_weight[lane + params.dim / 2u]);
+}
+
+fn weight_of_key(lane: u32) -> vec2<f32> {
+  if !has_pair(lane) { return vec2(0.0); }
+  return vec2(key_weight[lane], key_weight[lane + params.dim / 2u]);
 }
 
 // Cosine and sine of an angle of up to 2^18: less a multiple of pi / 2, which is taken in parts of few bits, so that
@@ -72,28 +82,37 @@ fn turn(angle: f32) -> vec2<f32> {
   return select(swapped, -swapped, vec2(quadrant == 1u || quadrant == 2u, quadrant >= 2u));
 }
 
-// Turns the pairs (i, i + dim / 2) of head_values, which belong to one invocation each.
-fn rope(position: u32, lane: u32) {
-  let half = params.dim / 2u;
-  for (var i = lane; i < half; i += ROW_THREADS) {
-    let cs = turn(f32(position) * frequency[i]);
-    let a = head_values[i];
-    let b = head_values[i + half];
-    head_values[i] = fma(a, cs.x, -(b * cs.y));
-    head_values[i + half] = fma(b, cs.x, a * cs.y);
-  }
-  workgroupBarrier();
+// Cosine and sine for the pair of an invocation of row `r`.
+fn turn_of(r: u32, lane: u32) -> vec2<f32> {
+  return turn(f32(rows[r].position) * frequency[min(lane, params.dim / 2u - 1u)]);
+}
+
+fn rope(pair: vec2<f32>, cs: vec2<f32>) -> vec2<f32> {
+  return vec2(fma(pair.x, cs.x, -(pair.y * cs.y)), fma(pair.y, cs.x, pair.x * cs.y));
 }
 
 // First element of head `head` of row `r`, among heads from column `first` on.
 fn head_start(r: u32, first: u32, head: u32) -> u32 { return r * params.width + first + head * params.dim; }
 
+// First element of the raw values of a head: in a matrix of their own, if they do not follow the keys.
+fn value_start(r: u32, head: u32) -> u32 {
+  let width = select(params.width, params.kv_heads * params.dim, params.value_start == 0u);
+  return r * width + params.value_start + head * params.dim;
+}
+
+// In every entry point all loads are under way before the first sum, which has barriers.
+
 @compute @workgroup_size(ROW_THREADS)
-fn attn_prepare__queries(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  norm_head(load_head(head_start(group.y, 0u, group.x), lane), lane);
-  rope(rows[group.y].position, lane);
+fn attn_prepare__queries(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
+  let lane = lane_of(at);
+  let raw = load_head(head_start(group.y, 0u, group.x), lane);
+  let weight = head_weight(lane);
+  let cs = turn_of(group.y, lane);
+  let query = rope(raw * inverse_rms(raw, lane) * weight, cs);
   let to = (group.y * params.heads + group.x) * params.dim;
-  for (var i = lane; i < params.dim; i += ROW_THREADS) { out[to + i] = head_values[i]; }
+  if !has_pair(lane) { return; }
+  out[to + lane] = query.x;
+  out[to + params.dim / 2u + lane] = query.y;
 }
 
 // The row of a pool where a head goes.
@@ -124,34 +143,58 @@ fn store_key(row: u32, lane: u32) {
   }
 }
 
-@compute @workgroup_size(ROW_THREADS)
-fn attn_prepare__cache(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  if group.x >= params.kv_heads {
-    let head = group.x - params.kv_heads;
-    norm_value(load_head(head_start(group.y, params.value_start, head), lane), lane);
-    store_value(row_of(group.y, head), lane);
+// What is stored of a raw value.
+fn normed_value(raw: vec2<f32>, lane: u32) -> vec2<f32> {
+  if params.plain != 0u { return raw; }
+  return raw * inverse_rms(raw, lane);
+}
+
+fn value_to_cache(r: u32, head: u32, lane: u32) {
+  let raw = load_value(value_start(r, head), lane);
+  let row = row_of(r, head);
+  put(normed_value(raw, lane), lane);
+  store_value(row, lane);
+}
+
+// Key head `head` of a row, or a value head behind those.
+fn to_cache(r: u32, head: u32, lane: u32) {
+  if head >= params.kv_heads {
+    value_to_cache(r, head - params.kv_heads, lane);
     return;
   }
-  norm_head(load_head(head_start(group.y, params.heads * params.dim, group.x), lane), lane);
-  rope(rows[group.y].position, lane);
-  store_key(row_of(group.y, group.x), lane);
+  let raw = load_head(head_start(r, params.heads * params.dim, head), lane);
+  let weight = head_weight(lane);
+  let cs = turn_of(r, lane);
+  let row = row_of(r, head);
+  put(rope(raw * inverse_rms(raw, lane) * weight, cs), lane);
+  store_key(row, lane);
 }
 
 @compute @workgroup_size(ROW_THREADS)
-fn attn_prepare__both(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn attn_prepare__cache(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
+  to_cache(group.y, group.x, lane_of(at));
+}
+
+@compute @workgroup_size(ROW_THREADS)
+fn attn_prepare__both(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
+  let lane = lane_of(at);
   if group.x >= params.heads + params.kv_heads {
-    let head = group.x - params.heads - params.kv_heads;
-    norm_value(load_head(head_start(group.y, params.value_start, head), lane), lane);
-    store_value(row_of(group.y, head), lane);
+    value_to_cache(group.y, group.x - params.heads - params.kv_heads, lane);
     return;
   }
-  let scale = load_head(head_start(group.y, 0u, group.x), lane);
-  if group.x >= params.heads { norm_key(scale, lane); } else { norm_head(scale, lane); }
-  rope(rows[group.y].position, lane);
+  let raw = load_head(head_start(group.y, 0u, group.x), lane);
+  let cs = turn_of(group.y, lane);
   if group.x >= params.heads {
-    store_key(row_of(group.y, group.x - params.heads), lane);
+    let weight = weight_of_key(lane);
+    let row = row_of(group.y, group.x - params.heads);
+    put(rope(raw * inverse_rms(raw, lane) * weight, cs), lane);
+    store_key(row, lane);
     return;
   }
+  let weight = head_weight(lane);
+  let query = rope(raw * inverse_rms(raw, lane) * weight, cs);
+  if !has_pair(lane) { return; }
   let to = (group.y * params.heads + group.x) * params.dim;
-  for (var i = lane; i < params.dim; i += ROW_THREADS) { queries[to + i] = head_values[i]; }
+  queries[to + lane] = query.x;
+  queries[to + params.dim / 2u + lane] = query.y;
 }

@@ -3,6 +3,7 @@
 // Spec    core/src/ops/linear.rs
 // Launch  x, y: 4 * LANES_THREADS / LANES outputs a workgroup; z: ROWS rows a workgroup
 //         linear__any (widths that are no multiple of 32): x, y: LINEAR_ANY_OUTPUTS outputs a workgroup; z: rows
+// With CAP_BITS, the softcap of the outputs (core/src/ops/softcap.rs).
 // Differs from the spec in the order of the sum (f32): see common/matvec.wgsl; strided by lane, then a tree, in linear__any.
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;          // [rows, cols]
@@ -12,6 +13,15 @@
 @group(1) @binding(0) var<uniform> params: LinearParams;
 @group(1) @binding(1) var<uniform> step: StepState;
 
+// Bits of the largest magnitude of outputs, if they are capped.
+override CAP_BITS: u32 = 0u;
+
+fn capped(x: f32) -> f32 {
+  if CAP_BITS == 0u { return x; }
+  let cap = bitcast<f32>(CAP_BITS);
+  return cap * tanh_wide(x / cap);
+}
+
 // Stores the products of row `r` of the workgroup's with four rows of weights.
 fn store(sum: vec4<f32>, r: u32, rows: u32, row: u32, output: u32, index: u32) {
   // No invocation may leave before the sum. ROWS and rows are the same for all of them.
@@ -19,10 +29,10 @@ fn store(sum: vec4<f32>, r: u32, rows: u32, row: u32, output: u32, index: u32) {
   let total = lanes_sum(sum, index);
   if (index & (LANES - 1u)) != 0u || output >= params.outputs { return; }
   let at = (row + r) * params.out_cols + params.first + output;
-  out[at] = total.x;
-  if output + 1u < params.outputs { out[at + 1u] = total.y; }
-  if output + 2u < params.outputs { out[at + 2u] = total.z; }
-  if output + 3u < params.outputs { out[at + 3u] = total.w; }
+  out[at] = capped(total.x);
+  if output + 1u < params.outputs { out[at + 1u] = capped(total.y); }
+  if output + 2u < params.outputs { out[at + 2u] = capped(total.z); }
+  if output + 3u < params.outputs { out[at + 3u] = capped(total.w); }
 }
 
 @compute @workgroup_size(LANES_THREADS)

@@ -5,9 +5,9 @@
 // Differs from the spec in the activations: 32 columns of a row become 8-bit integers with one scale, largest / 127. Each
 // is off by at most half a step, so an output is off by at most largest / 254 * sum |w| over every 32 columns.
 //
-// Weights keep their codes. With x = s * q, the 16 columns of half a chunk, which share a scale `d` and a shift `m`, give
-// d * s * (sum of code * q) + (m - d * zero) * s * (sum of q), where both sums are whole numbers and exact. An output adds
-// those up by rising columns. While one chunk is multiplied the next is under way from memory.
+// Weights keep their codes. With x = s * q, the columns that share a scale `d` and a shift `m`, half a chunk or a whole one,
+// give d * s * (sum of code * q) + (m - d * zero) * s * (sum of q), where both sums are whole numbers and exact. An output
+// adds those up by rising columns. While one chunk is multiplied the next is under way from memory.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;    // [rows, cols / 4]
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [outputs, stride / 4]
@@ -15,13 +15,16 @@
 @group(1) @binding(0) var<uniform> params: LinearParams;
 @group(1) @binding(1) var<uniform> step: StepState;
 
-// Two tiles of each: four columns a word, eight rows or outputs an element.
-var<workgroup> tile_x: array<array<vec4<u32>, 2>, 256>;        // [2, 8 quads of columns, 128 rows / 8]
-var<workgroup> tile_w: array<array<vec4<u32>, 2>, 256>;        // [2, 8 quads of columns, 128 outputs / 8]
-var<workgroup> scale_x: array<array<vec4<f32>, 2>, 32>;        // [2, 128 rows / 8]
-var<workgroup> sums_x: array<array<vec4<f32>, 2>, 64>;         // [2, 2 halves, 128 rows / 8]: s * sum of q
-var<workgroup> scale_w: array<array<vec4<f32>, 2>, 64>;        // [2, 2 halves, 128 outputs / 8]: d
-var<workgroup> shift_w: array<array<vec4<f32>, 2>, 64>;        // [2, 2 halves, 128 outputs / 8]: m - d * zero
+// Two tiles of each: four columns a word, four rows or outputs an element, in two halves of 64. Most of an index is constant,
+// as in common/linear_tiles.wgsl.
+alias Words = array<array<vec4<u32>, 16>, 2>;
+alias Numbers = array<array<vec4<f32>, 16>, 2>;
+var<workgroup> tile_x: array<array<array<Words, 4>, 2>, 2>;   // [2, 2 halves of a chunk, 4 quads of columns]
+var<workgroup> tile_w: array<array<array<Words, 4>, 2>, 2>;
+var<workgroup> scale_x: array<Numbers, 2>;                    // [2]
+var<workgroup> sums_x: array<array<Numbers, 2>, 2>;           // [2, 2 halves of a chunk]: s * sum of q
+var<workgroup> scale_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: d
+var<workgroup> shift_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: m - d * zero
 
 fn row_count() -> u32 { return select(step.rows, step.picked, params.picked != 0u); }
 
@@ -69,42 +72,44 @@ fn total(words: vec4<u32>) -> f32 {
 }
 
 fn store_x(tile: u32, m: u32, bits: Bits) {
-  let at = tile * 128u + m / 8u;
-  let four = (m / 4u) % 2u;
+  let half = m / 64u;
+  let four = (m / 4u) % 16u;
   let one = m % 4u;
-  tile_x[at + 0u][four][one] = bits.low.x;
-  tile_x[at + 16u][four][one] = bits.low.y;
-  tile_x[at + 32u][four][one] = bits.low.z;
-  tile_x[at + 48u][four][one] = bits.low.w;
-  tile_x[at + 64u][four][one] = bits.high.x;
-  tile_x[at + 80u][four][one] = bits.high.y;
-  tile_x[at + 96u][four][one] = bits.high.z;
-  tile_x[at + 112u][four][one] = bits.high.w;
-  scale_x[tile * 16u + m / 8u][four][one] = bits.scale;
-  sums_x[tile * 32u + m / 8u][four][one] = bits.scale * total(bits.low);
-  sums_x[tile * 32u + 16u + m / 8u][four][one] = bits.scale * total(bits.high);
+  tile_x[tile][0][0][half][four][one] = bits.low.x;
+  tile_x[tile][0][1][half][four][one] = bits.low.y;
+  tile_x[tile][0][2][half][four][one] = bits.low.z;
+  tile_x[tile][0][3][half][four][one] = bits.low.w;
+  tile_x[tile][1][0][half][four][one] = bits.high.x;
+  tile_x[tile][1][1][half][four][one] = bits.high.y;
+  tile_x[tile][1][2][half][four][one] = bits.high.z;
+  tile_x[tile][1][3][half][four][one] = bits.high.w;
+  scale_x[tile][half][four][one] = bits.scale;
+  sums_x[tile][0][half][four][one] = bits.scale * total(bits.low);
+  sums_x[tile][1][half][four][one] = bits.scale * total(bits.high);
 }
 
 fn store_w(tile: u32, n: u32, packed: Chunk) {
-  let at = tile * 128u + n / 8u;
-  let four = (n / 4u) % 2u;
+  let half = n / 64u;
+  let four = (n / 4u) % 16u;
   let one = n % 4u;
   let low = chunk_codes(packed, 0u);
   let high = chunk_codes(packed, 1u);
-  tile_w[at + 0u][four][one] = low.x;
-  tile_w[at + 16u][four][one] = low.y;
-  tile_w[at + 32u][four][one] = low.z;
-  tile_w[at + 48u][four][one] = low.w;
-  tile_w[at + 64u][four][one] = high.x;
-  tile_w[at + 80u][four][one] = high.y;
-  tile_w[at + 96u][four][one] = high.z;
-  tile_w[at + 112u][four][one] = high.w;
+  tile_w[tile][0][0][half][four][one] = low.x;
+  tile_w[tile][0][1][half][four][one] = low.y;
+  tile_w[tile][0][2][half][four][one] = low.z;
+  tile_w[tile][0][3][half][four][one] = low.w;
+  tile_w[tile][1][0][half][four][one] = high.x;
+  tile_w[tile][1][1][half][four][one] = high.y;
+  tile_w[tile][1][2][half][four][one] = high.z;
+  tile_w[tile][1][3][half][four][one] = high.w;
   let s = code_scales(packed);
-  let half = tile * 32u + n / 8u;
-  scale_w[half][four][one] = s.scale.x;
-  scale_w[half + 16u][four][one] = s.scale.y;
-  shift_w[half][four][one] = s.shift.x;
-  shift_w[half + 16u][four][one] = s.shift.y;
+  scale_w[tile][0][half][four][one] = s.scale.x;
+  shift_w[tile][0][half][four][one] = s.shift.x;
+  // Where a chunk has one scale, nobody reads the second.
+  if CODE_HALVES {
+    scale_w[tile][1][half][four][one] = s.scale.y;
+    shift_w[tile][1][half][four][one] = s.shift.y;
+  }
 }
 
 // A whole number below 2^22 as a float, without a conversion instruction.
@@ -115,9 +120,76 @@ fn dots(a: u32, b: vec4<u32>, sum: vec4<i32>) -> vec4<i32> {
   return sum + vec4(dot4I8Packed(a, b.x), dot4I8Packed(a, b.y), dot4I8Packed(a, b.z), dot4I8Packed(a, b.w));
 }
 
-// What half a chunk adds to four outputs of a row.
+// What columns of one scale add to four outputs of a row.
 fn add(sum: vec4<f32>, d: vec4<i32>, s: f32, total: f32, scale: vec4<f32>, shift: vec4<f32>) -> vec4<f32> {
   return fma(vec4(total), shift, fma(whole(d) * s, scale, sum));
+}
+
+// 8 rows with 8 outputs, four of each in the second half of the tile: products so far, and sums.
+struct Dots {
+  r0a: vec4<i32>, r0b: vec4<i32>, r1a: vec4<i32>, r1b: vec4<i32>,
+  r2a: vec4<i32>, r2b: vec4<i32>, r3a: vec4<i32>, r3b: vec4<i32>,
+  r4a: vec4<i32>, r4b: vec4<i32>, r5a: vec4<i32>, r5b: vec4<i32>,
+  r6a: vec4<i32>, r6b: vec4<i32>, r7a: vec4<i32>, r7b: vec4<i32>,
+}
+struct Totals {
+  r0a: vec4<f32>, r0b: vec4<f32>, r1a: vec4<f32>, r1b: vec4<f32>,
+  r2a: vec4<f32>, r2b: vec4<f32>, r3a: vec4<f32>, r3b: vec4<f32>,
+  r4a: vec4<f32>, r4b: vec4<f32>, r5a: vec4<f32>, r5b: vec4<f32>,
+  r6a: vec4<f32>, r6b: vec4<f32>, r7a: vec4<f32>, r7b: vec4<f32>,
+}
+
+fn no_dots() -> Dots {
+  let w = vec4(WHOLE);
+  return Dots(w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w);
+}
+
+// Adds the products of four columns: rows `a` and `b`, outputs `c` and `e`.
+fn add_quad(d: Dots, a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, e: vec4<u32>) -> Dots {
+  return Dots(
+    dots(a.x, c, d.r0a), dots(a.x, e, d.r0b),
+    dots(a.y, c, d.r1a), dots(a.y, e, d.r1b),
+    dots(a.z, c, d.r2a), dots(a.z, e, d.r2b),
+    dots(a.w, c, d.r3a), dots(a.w, e, d.r3b),
+    dots(b.x, c, d.r4a), dots(b.x, e, d.r4b),
+    dots(b.y, c, d.r5a), dots(b.y, e, d.r5b),
+    dots(b.z, c, d.r6a), dots(b.z, e, d.r6b),
+    dots(b.w, c, d.r7a), dots(b.w, e, d.r7b),
+  );
+}
+
+// Adds half a chunk.
+fn add_half(dots: Dots, tile: u32, half: u32, m: u32, n: u32) -> Dots {
+  var d = dots;
+  d = add_quad(d, tile_x[tile][half][0][0][m], tile_x[tile][half][0][1][m],
+    tile_w[tile][half][0][0][n], tile_w[tile][half][0][1][n]);
+  d = add_quad(d, tile_x[tile][half][1][0][m], tile_x[tile][half][1][1][m],
+    tile_w[tile][half][1][0][n], tile_w[tile][half][1][1][n]);
+  d = add_quad(d, tile_x[tile][half][2][0][m], tile_x[tile][half][2][1][m],
+    tile_w[tile][half][2][0][n], tile_w[tile][half][2][1][n]);
+  d = add_quad(d, tile_x[tile][half][3][0][m], tile_x[tile][half][3][1][m],
+    tile_w[tile][half][3][0][n], tile_w[tile][half][3][1][n]);
+  return d;
+}
+
+// `low` and `high`: s * sum of q for the rows of each half of the tile.
+fn add_scaled(t: Totals, d: Dots, tile: u32, half: u32, low: vec4<f32>, high: vec4<f32>, m: u32, n: u32) -> Totals {
+  let s = scale_x[tile][0][m];
+  let z = scale_x[tile][1][m];
+  let d0 = scale_w[tile][half][0][n];
+  let d1 = scale_w[tile][half][1][n];
+  let m0 = shift_w[tile][half][0][n];
+  let m1 = shift_w[tile][half][1][n];
+  return Totals(
+    add(t.r0a, d.r0a, s.x, low.x, d0, m0), add(t.r0b, d.r0b, s.x, low.x, d1, m1),
+    add(t.r1a, d.r1a, s.y, low.y, d0, m0), add(t.r1b, d.r1b, s.y, low.y, d1, m1),
+    add(t.r2a, d.r2a, s.z, low.z, d0, m0), add(t.r2b, d.r2b, s.z, low.z, d1, m1),
+    add(t.r3a, d.r3a, s.w, low.w, d0, m0), add(t.r3b, d.r3b, s.w, low.w, d1, m1),
+    add(t.r4a, d.r4a, z.x, high.x, d0, m0), add(t.r4b, d.r4b, z.x, high.x, d1, m1),
+    add(t.r5a, d.r5a, z.y, high.y, d0, m0), add(t.r5b, d.r5b, z.y, high.y, d1, m1),
+    add(t.r6a, d.r6a, z.z, high.z, d0, m0), add(t.r6b, d.r6b, z.z, high.z, d1, m1),
+    add(t.r7a, d.r7a, z.w, high.w, d0, m0), add(t.r7b, d.r7b, z.w, high.w, d1, m1),
+  );
 }
 
 // 128 rows by 128 outputs; 8 by 8 for an invocation.
@@ -125,9 +197,9 @@ fn add(sum: vec4<f32>, d: vec4<i32>, s: f32, total: f32, scale: vec4<f32>, shift
 fn linear__int8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first_row = group.y * 128u;
   let first_out = group.x * 128u;
-  // Eight neighbours share rows of x, so that 32 read few banks twice.
-  let m = (lane / 8u) % 4u + 4u * (lane / 64u);
-  let n = lane % 8u + 8u * ((lane / 32u) % 2u);
+  // Of 32 neighbours four in m by eight in n, as tile_place of common/linear_tiles.wgsl has them.
+  let m = (((lane >> 1u) & 1u) | ((lane >> 3u) & 2u)) + 4u * ((lane >> 5u) & 3u);
+  let n = ((lane & 1u) | ((lane >> 1u) & 6u)) + 8u * (lane >> 7u);
   let chunks = params.cols / 32u;
   let brings_x = lane < 128u;
   let own = lane % 128u;
@@ -141,14 +213,7 @@ fn linear__int8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
   } else {
     store_w(0u, own, load_chunk(w_start, w_start + params.tails, 0u, chunks));
   }
-  var t0_0 = vec4<f32>(); var t0_1 = vec4<f32>();
-  var t1_0 = vec4<f32>(); var t1_1 = vec4<f32>();
-  var t2_0 = vec4<f32>(); var t2_1 = vec4<f32>();
-  var t3_0 = vec4<f32>(); var t3_1 = vec4<f32>();
-  var t4_0 = vec4<f32>(); var t4_1 = vec4<f32>();
-  var t5_0 = vec4<f32>(); var t5_1 = vec4<f32>();
-  var t6_0 = vec4<f32>(); var t6_1 = vec4<f32>();
-  var t7_0 = vec4<f32>(); var t7_1 = vec4<f32>();
+  var t = Totals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
     let tile = chunk & 1u;
@@ -158,83 +223,36 @@ fn linear__int8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     } else {
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }
-    let s = scale_x[tile * 16u + m];
-    for (var half = 0u; half < 2u; half++) {
-      var d0_0 = vec4(WHOLE); var d0_1 = vec4(WHOLE);
-      var d1_0 = vec4(WHOLE); var d1_1 = vec4(WHOLE);
-      var d2_0 = vec4(WHOLE); var d2_1 = vec4(WHOLE);
-      var d3_0 = vec4(WHOLE); var d3_1 = vec4(WHOLE);
-      var d4_0 = vec4(WHOLE); var d4_1 = vec4(WHOLE);
-      var d5_0 = vec4(WHOLE); var d5_1 = vec4(WHOLE);
-      var d6_0 = vec4(WHOLE); var d6_1 = vec4(WHOLE);
-      var d7_0 = vec4(WHOLE); var d7_1 = vec4(WHOLE);
-      let at_x = tile * 128u + half * 64u + m;
-      let at_w = tile * 128u + half * 64u + n;
-      let a0 = tile_x[at_x]; let b0 = tile_w[at_w];
-      d0_0 = dots(a0[0].x, b0[0], d0_0); d0_1 = dots(a0[0].x, b0[1], d0_1);
-      d1_0 = dots(a0[0].y, b0[0], d1_0); d1_1 = dots(a0[0].y, b0[1], d1_1);
-      d2_0 = dots(a0[0].z, b0[0], d2_0); d2_1 = dots(a0[0].z, b0[1], d2_1);
-      d3_0 = dots(a0[0].w, b0[0], d3_0); d3_1 = dots(a0[0].w, b0[1], d3_1);
-      d4_0 = dots(a0[1].x, b0[0], d4_0); d4_1 = dots(a0[1].x, b0[1], d4_1);
-      d5_0 = dots(a0[1].y, b0[0], d5_0); d5_1 = dots(a0[1].y, b0[1], d5_1);
-      d6_0 = dots(a0[1].z, b0[0], d6_0); d6_1 = dots(a0[1].z, b0[1], d6_1);
-      d7_0 = dots(a0[1].w, b0[0], d7_0); d7_1 = dots(a0[1].w, b0[1], d7_1);
-      let a1 = tile_x[at_x + 16u]; let b1 = tile_w[at_w + 16u];
-      d0_0 = dots(a1[0].x, b1[0], d0_0); d0_1 = dots(a1[0].x, b1[1], d0_1);
-      d1_0 = dots(a1[0].y, b1[0], d1_0); d1_1 = dots(a1[0].y, b1[1], d1_1);
-      d2_0 = dots(a1[0].z, b1[0], d2_0); d2_1 = dots(a1[0].z, b1[1], d2_1);
-      d3_0 = dots(a1[0].w, b1[0], d3_0); d3_1 = dots(a1[0].w, b1[1], d3_1);
-      d4_0 = dots(a1[1].x, b1[0], d4_0); d4_1 = dots(a1[1].x, b1[1], d4_1);
-      d5_0 = dots(a1[1].y, b1[0], d5_0); d5_1 = dots(a1[1].y, b1[1], d5_1);
-      d6_0 = dots(a1[1].z, b1[0], d6_0); d6_1 = dots(a1[1].z, b1[1], d6_1);
-      d7_0 = dots(a1[1].w, b1[0], d7_0); d7_1 = dots(a1[1].w, b1[1], d7_1);
-      let a2 = tile_x[at_x + 32u]; let b2 = tile_w[at_w + 32u];
-      d0_0 = dots(a2[0].x, b2[0], d0_0); d0_1 = dots(a2[0].x, b2[1], d0_1);
-      d1_0 = dots(a2[0].y, b2[0], d1_0); d1_1 = dots(a2[0].y, b2[1], d1_1);
-      d2_0 = dots(a2[0].z, b2[0], d2_0); d2_1 = dots(a2[0].z, b2[1], d2_1);
-      d3_0 = dots(a2[0].w, b2[0], d3_0); d3_1 = dots(a2[0].w, b2[1], d3_1);
-      d4_0 = dots(a2[1].x, b2[0], d4_0); d4_1 = dots(a2[1].x, b2[1], d4_1);
-      d5_0 = dots(a2[1].y, b2[0], d5_0); d5_1 = dots(a2[1].y, b2[1], d5_1);
-      d6_0 = dots(a2[1].z, b2[0], d6_0); d6_1 = dots(a2[1].z, b2[1], d6_1);
-      d7_0 = dots(a2[1].w, b2[0], d7_0); d7_1 = dots(a2[1].w, b2[1], d7_1);
-      let a3 = tile_x[at_x + 48u]; let b3 = tile_w[at_w + 48u];
-      d0_0 = dots(a3[0].x, b3[0], d0_0); d0_1 = dots(a3[0].x, b3[1], d0_1);
-      d1_0 = dots(a3[0].y, b3[0], d1_0); d1_1 = dots(a3[0].y, b3[1], d1_1);
-      d2_0 = dots(a3[0].z, b3[0], d2_0); d2_1 = dots(a3[0].z, b3[1], d2_1);
-      d3_0 = dots(a3[0].w, b3[0], d3_0); d3_1 = dots(a3[0].w, b3[1], d3_1);
-      d4_0 = dots(a3[1].x, b3[0], d4_0); d4_1 = dots(a3[1].x, b3[1], d4_1);
-      d5_0 = dots(a3[1].y, b3[0], d5_0); d5_1 = dots(a3[1].y, b3[1], d5_1);
-      d6_0 = dots(a3[1].z, b3[0], d6_0); d6_1 = dots(a3[1].z, b3[1], d6_1);
-      d7_0 = dots(a3[1].w, b3[0], d7_0); d7_1 = dots(a3[1].w, b3[1], d7_1);
-      let total = sums_x[tile * 32u + half * 16u + m];
-      let scale = scale_w[tile * 32u + half * 16u + n];
-      let shift = shift_w[tile * 32u + half * 16u + n];
-      t0_0 = add(t0_0, d0_0, s[0].x, total[0].x, scale[0], shift[0]);
-      t0_1 = add(t0_1, d0_1, s[0].x, total[0].x, scale[1], shift[1]);
-      t1_0 = add(t1_0, d1_0, s[0].y, total[0].y, scale[0], shift[0]);
-      t1_1 = add(t1_1, d1_1, s[0].y, total[0].y, scale[1], shift[1]);
-      t2_0 = add(t2_0, d2_0, s[0].z, total[0].z, scale[0], shift[0]);
-      t2_1 = add(t2_1, d2_1, s[0].z, total[0].z, scale[1], shift[1]);
-      t3_0 = add(t3_0, d3_0, s[0].w, total[0].w, scale[0], shift[0]);
-      t3_1 = add(t3_1, d3_1, s[0].w, total[0].w, scale[1], shift[1]);
-      t4_0 = add(t4_0, d4_0, s[1].x, total[1].x, scale[0], shift[0]);
-      t4_1 = add(t4_1, d4_1, s[1].x, total[1].x, scale[1], shift[1]);
-      t5_0 = add(t5_0, d5_0, s[1].y, total[1].y, scale[0], shift[0]);
-      t5_1 = add(t5_1, d5_1, s[1].y, total[1].y, scale[1], shift[1]);
-      t6_0 = add(t6_0, d6_0, s[1].z, total[1].z, scale[0], shift[0]);
-      t6_1 = add(t6_1, d6_1, s[1].z, total[1].z, scale[1], shift[1]);
-      t7_0 = add(t7_0, d7_0, s[1].w, total[1].w, scale[0], shift[0]);
-      t7_1 = add(t7_1, d7_1, s[1].w, total[1].w, scale[1], shift[1]);
+    var d = add_half(no_dots(), tile, 0u, m, n);
+    var low = sums_x[tile][0][0][m];
+    var high = sums_x[tile][0][1][m];
+    if CODE_HALVES {
+      t = add_scaled(t, d, tile, 0u, low, high, m, n);
+      d = add_half(no_dots(), tile, 1u, m, n);
+      t = add_scaled(t, d, tile, 1u, sums_x[tile][1][0][m], sums_x[tile][1][1][m], m, n);
+    } else {
+      d = add_half(d, tile, 1u, m, n);
+      low += sums_x[tile][1][0][m];
+      high += sums_x[tile][1][1][m];
+      t = add_scaled(t, d, tile, 0u, low, high, m, n);
     }
     if brings_x { store_x(1u - tile, own, next_x); } else { store_w(1u - tile, own, next_w); }
     workgroupBarrier();
   }
-  store(first_row + 8u * m + 0u, first_out + 8u * n, t0_0); store(first_row + 8u * m + 0u, first_out + 8u * n + 4u, t0_1);
-  store(first_row + 8u * m + 1u, first_out + 8u * n, t1_0); store(first_row + 8u * m + 1u, first_out + 8u * n + 4u, t1_1);
-  store(first_row + 8u * m + 2u, first_out + 8u * n, t2_0); store(first_row + 8u * m + 2u, first_out + 8u * n + 4u, t2_1);
-  store(first_row + 8u * m + 3u, first_out + 8u * n, t3_0); store(first_row + 8u * m + 3u, first_out + 8u * n + 4u, t3_1);
-  store(first_row + 8u * m + 4u, first_out + 8u * n, t4_0); store(first_row + 8u * m + 4u, first_out + 8u * n + 4u, t4_1);
-  store(first_row + 8u * m + 5u, first_out + 8u * n, t5_0); store(first_row + 8u * m + 5u, first_out + 8u * n + 4u, t5_1);
-  store(first_row + 8u * m + 6u, first_out + 8u * n, t6_0); store(first_row + 8u * m + 6u, first_out + 8u * n + 4u, t6_1);
-  store(first_row + 8u * m + 7u, first_out + 8u * n, t7_0); store(first_row + 8u * m + 7u, first_out + 8u * n + 4u, t7_1);
+  store(first_row + 4u * m + 0u, first_out + 4u * n, t.r0a);
+  store(first_row + 4u * m + 0u, first_out + 64u + 4u * n, t.r0b);
+  store(first_row + 4u * m + 1u, first_out + 4u * n, t.r1a);
+  store(first_row + 4u * m + 1u, first_out + 64u + 4u * n, t.r1b);
+  store(first_row + 4u * m + 2u, first_out + 4u * n, t.r2a);
+  store(first_row + 4u * m + 2u, first_out + 64u + 4u * n, t.r2b);
+  store(first_row + 4u * m + 3u, first_out + 4u * n, t.r3a);
+  store(first_row + 4u * m + 3u, first_out + 64u + 4u * n, t.r3b);
+  store(first_row + 64u + 4u * m + 0u, first_out + 4u * n, t.r4a);
+  store(first_row + 64u + 4u * m + 0u, first_out + 64u + 4u * n, t.r4b);
+  store(first_row + 64u + 4u * m + 1u, first_out + 4u * n, t.r5a);
+  store(first_row + 64u + 4u * m + 1u, first_out + 64u + 4u * n, t.r5b);
+  store(first_row + 64u + 4u * m + 2u, first_out + 4u * n, t.r6a);
+  store(first_row + 64u + 4u * m + 2u, first_out + 64u + 4u * n, t.r6b);
+  store(first_row + 64u + 4u * m + 3u, first_out + 4u * n, t.r7a);
+  store(first_row + 64u + 4u * m + 3u, first_out + 64u + 4u * n, t.r7b);
 }

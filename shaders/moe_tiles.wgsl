@@ -25,10 +25,10 @@ override FORM: u32 = BOTH;
 const DEPTH = 16u;
 const HALF = MOE_TILE_ROWS / 2u;
 const LEFT = MOE_TILE_PAIRS / 4u + 1u;
-const RIGHT = MOE_TILE_ROWS / 4u;
 
-var<workgroup> left: array<vec4<f32>, DEPTH * LEFT>;     // [DEPTH, pairs]
-var<workgroup> right: array<vec4<f32>, DEPTH * RIGHT>;   // [DEPTH, rows]
+// Arrays of arrays: most of an index is constant, as in common/linear_tiles.wgsl.
+var<workgroup> left: array<array<array<vec4<f32>, LEFT>, 8>, DEPTH / 8u>;              // [DEPTH, pairs]
+var<workgroup> right: array<array<array<array<vec4<f32>, 16>, 2>, 8>, DEPTH / 8u>;     // [DEPTH, 2 halves of the rows]
 var<workgroup> members: array<u32, MOE_TILE_PAIRS>;
 
 // Sums of this lane: 4 pairs, each with 4 rows of the lower half of the rows and 4 of the upper.
@@ -41,10 +41,14 @@ var<private> high1: vec4<f32>;
 var<private> high2: vec4<f32>;
 var<private> high3: vec4<f32>;
 
-fn column(k: u32, lane: u32) {
-  let a = left[k * LEFT + (lane >> 4u)];
-  let b = right[k * RIGHT + (lane & 15u)];
-  let c = right[k * RIGHT + RIGHT / 2u + (lane & 15u)];
+// Which four pairs and which rows a lane has: of 32 neighbours four by eight, as in common/linear_tiles.wgsl.
+fn four_pairs(lane: u32) -> u32 { return ((lane >> 1u) & 1u) | ((lane >> 3u) & 6u); }
+fn four_rows(lane: u32) -> u32 { return (lane & 1u) | ((lane >> 1u) & 6u) | ((lane >> 3u) & 8u); }
+
+fn column(eight: u32, k: u32, lane: u32) {
+  let a = left[eight][k][four_pairs(lane)];
+  let b = right[eight][k][0][four_rows(lane)];
+  let c = right[eight][k][1][four_rows(lane)];
   low0 = fma(vec4(a.x), b, low0);
   low1 = fma(vec4(a.y), b, low1);
   low2 = fma(vec4(a.z), b, low2);
@@ -58,22 +62,22 @@ fn column(k: u32, lane: u32) {
 // Adds the DEPTH columns that are in `left` and `right`.
 fn columns(lane: u32) {
   workgroupBarrier();
-  for (var k = 0u; k < DEPTH; k += 8u) {
-    column(k, lane);
-    column(k + 1u, lane);
-    column(k + 2u, lane);
-    column(k + 3u, lane);
-    column(k + 4u, lane);
-    column(k + 5u, lane);
-    column(k + 6u, lane);
-    column(k + 7u, lane);
+  for (var eight = 0u; eight < DEPTH / 8u; eight++) {
+    column(eight, 0u, lane);
+    column(eight, 1u, lane);
+    column(eight, 2u, lane);
+    column(eight, 3u, lane);
+    column(eight, 4u, lane);
+    column(eight, 5u, lane);
+    column(eight, 6u, lane);
+    column(eight, 7u, lane);
   }
   workgroupBarrier();
 }
 
-fn put_left(pair: u32, k: u32, value: f32) { left[k * LEFT + (pair >> 2u)][pair & 3u] = value; }
+fn put_left(pair: u32, k: u32, value: f32) { left[k / 8u][k % 8u][pair >> 2u][pair & 3u] = value; }
 
-fn put_right(row: u32, k: u32, value: f32) { right[k * RIGHT + (row >> 2u)][row & 3u] = value; }
+fn put_right(row: u32, k: u32, value: f32) { right[k / 8u][k % 8u][row / 64u][(row >> 2u) & 15u][row & 3u] = value; }
 
 fn put_right_quad(row: u32, k: u32, numbers: vec4<f32>, scale: f32, shift: f32) {
   var values = numbers;
@@ -131,7 +135,7 @@ fn gated(gate: vec4<f32>, up: vec4<f32>) -> vec4<f32> {
 
 fn finish_pair(slot: u32, count: u32, group: u32, lane: u32, low: vec4<f32>, high: vec4<f32>) {
   if slot >= count { return; }
-  let output = 4u * (lane & 15u);
+  let output = 4u * four_rows(lane);
   if FORM == BOTH {
     store(members[slot], group * HALF + output, gated(low, high));
   } else {
@@ -141,7 +145,7 @@ fn finish_pair(slot: u32, count: u32, group: u32, lane: u32, low: vec4<f32>, hig
 }
 
 fn finish(count: u32, group: u32, lane: u32) {
-  let slot = 4u * (lane >> 4u);
+  let slot = 4u * four_pairs(lane);
   finish_pair(slot, count, group, lane, low0, high0);
   finish_pair(slot + 1u, count, group, lane, low1, high1);
   finish_pair(slot + 2u, count, group, lane, low2, high2);

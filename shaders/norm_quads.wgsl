@@ -1,9 +1,10 @@
 // rms_norm and norm_add of rows that fit the registers of a workgroup: up to 24 * ROW_THREADS columns, a multiple
-// of four. All loads of a row are in flight at once, so a row costs one latency instead of one a column.
+// of four. All loads of a row, its weights among them, are in flight at once, so a row costs one latency instead of one a
+// column and one a barrier.
 //
 // Spec    core/src/ops/rms_norm.rs, core/src/ops/norm_add.rs
 // Launch  one workgroup of ROW_THREADS per row
-// Differs from the spec only in the order of the sums (f32: by lane, then over the workgroup).
+// Differs from the spec only in the order of the sum (f32: by lane, then over the workgroup).
 //
 // `norm_add__rms_norm` is both: the new residual, and its norm with the weight of what follows.
 
@@ -13,6 +14,7 @@
 @group(0) @binding(2) var<storage, read_write> residual: array<vec4<f32>>;  // [rows, cols / 4]
 @group(0) @binding(3) var<storage, read_write> next: array<vec4<f32>>;      // [rows, cols / 4]
 @group(0) @binding(4) var<storage, read> next_w: array<vec4<f32>>;          // [cols / 4]
+@group(0) @binding(3) var<storage, read> picked: array<u32>;                // [rows]
 @group(1) @binding(0) var<uniform> params: NormParams;
 
 // The quads of a row that one invocation has: number i is at lane + i * ROW_THREADS, zero past the end.
@@ -29,6 +31,14 @@ fn inverse_rms(v: Quads, eps: f32, lane: u32) -> f32 {
   return inverseSqrt(workgroup_sum(sum_of_squares(v), lane) / f32(params.cols) + eps);
 }
 
+// v * scale * weight.
+fn weighted(v: Quads, scale: f32, weight: Quads) -> Quads {
+  return Quads(
+    v.q0 * scale * weight.q0, v.q1 * scale * weight.q1, v.q2 * scale * weight.q2,
+    v.q3 * scale * weight.q3, v.q4 * scale * weight.q4, v.q5 * scale * weight.q5,
+  );
+}
+
 fn load_x(row: u32, lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
@@ -41,40 +51,105 @@ fn load_x(row: u32, lane: u32) -> Quads {
   return v;
 }
 
+fn load_w(lane: u32) -> Quads {
+  let end = params.cols / 4u;
+  var v = Quads();
+  if lane < end { v.q0 = w[lane]; }
+  if lane + ROW_THREADS < end { v.q1 = w[lane + ROW_THREADS]; }
+  if lane + 2u * ROW_THREADS < end { v.q2 = w[lane + 2u * ROW_THREADS]; }
+  if lane + 3u * ROW_THREADS < end { v.q3 = w[lane + 3u * ROW_THREADS]; }
+  if lane + 4u * ROW_THREADS < end { v.q4 = w[lane + 4u * ROW_THREADS]; }
+  if lane + 5u * ROW_THREADS < end { v.q5 = w[lane + 5u * ROW_THREADS]; }
+  return v;
+}
+
+fn load_next_w(lane: u32) -> Quads {
+  let end = params.cols / 4u;
+  var v = Quads();
+  if lane < end { v.q0 = next_w[lane]; }
+  if lane + ROW_THREADS < end { v.q1 = next_w[lane + ROW_THREADS]; }
+  if lane + 2u * ROW_THREADS < end { v.q2 = next_w[lane + 2u * ROW_THREADS]; }
+  if lane + 3u * ROW_THREADS < end { v.q3 = next_w[lane + 3u * ROW_THREADS]; }
+  if lane + 4u * ROW_THREADS < end { v.q4 = next_w[lane + 4u * ROW_THREADS]; }
+  if lane + 5u * ROW_THREADS < end { v.q5 = next_w[lane + 5u * ROW_THREADS]; }
+  return v;
+}
+
+fn load_residual(row: u32, lane: u32) -> Quads {
+  let end = params.cols / 4u;
+  var v = Quads();
+  if lane < end { v.q0 = residual[row + lane]; }
+  if lane + ROW_THREADS < end { v.q1 = residual[row + lane + ROW_THREADS]; }
+  if lane + 2u * ROW_THREADS < end { v.q2 = residual[row + lane + 2u * ROW_THREADS]; }
+  if lane + 3u * ROW_THREADS < end { v.q3 = residual[row + lane + 3u * ROW_THREADS]; }
+  if lane + 4u * ROW_THREADS < end { v.q4 = residual[row + lane + 4u * ROW_THREADS]; }
+  if lane + 5u * ROW_THREADS < end { v.q5 = residual[row + lane + 5u * ROW_THREADS]; }
+  return v;
+}
+
+fn store_y(row: u32, lane: u32, v: Quads) {
+  let end = params.cols / 4u;
+  if lane < end { y[row + lane] = v.q0; }
+  if lane + ROW_THREADS < end { y[row + lane + ROW_THREADS] = v.q1; }
+  if lane + 2u * ROW_THREADS < end { y[row + lane + 2u * ROW_THREADS] = v.q2; }
+  if lane + 3u * ROW_THREADS < end { y[row + lane + 3u * ROW_THREADS] = v.q3; }
+  if lane + 4u * ROW_THREADS < end { y[row + lane + 4u * ROW_THREADS] = v.q4; }
+  if lane + 5u * ROW_THREADS < end { y[row + lane + 5u * ROW_THREADS] = v.q5; }
+}
+
+fn store_next(row: u32, lane: u32, v: Quads) {
+  let end = params.cols / 4u;
+  if lane < end { next[row + lane] = v.q0; }
+  if lane + ROW_THREADS < end { next[row + lane + ROW_THREADS] = v.q1; }
+  if lane + 2u * ROW_THREADS < end { next[row + lane + 2u * ROW_THREADS] = v.q2; }
+  if lane + 3u * ROW_THREADS < end { next[row + lane + 3u * ROW_THREADS] = v.q3; }
+  if lane + 4u * ROW_THREADS < end { next[row + lane + 4u * ROW_THREADS] = v.q4; }
+  if lane + 5u * ROW_THREADS < end { next[row + lane + 5u * ROW_THREADS] = v.q5; }
+}
+
+fn store_residual(row: u32, lane: u32, v: Quads) {
+  let end = params.cols / 4u;
+  if lane < end { residual[row + lane] = v.q0; }
+  if lane + ROW_THREADS < end { residual[row + lane + ROW_THREADS] = v.q1; }
+  if lane + 2u * ROW_THREADS < end { residual[row + lane + 2u * ROW_THREADS] = v.q2; }
+  if lane + 3u * ROW_THREADS < end { residual[row + lane + 3u * ROW_THREADS] = v.q3; }
+  if lane + 4u * ROW_THREADS < end { residual[row + lane + 4u * ROW_THREADS] = v.q4; }
+  if lane + 5u * ROW_THREADS < end { residual[row + lane + 5u * ROW_THREADS] = v.q5; }
+}
+
 @compute @workgroup_size(ROW_THREADS)
 fn rms_norm__quads(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
-  let end = params.cols / 4u;
-  let row = group.x * end;
+  let row = group.x * (params.cols / 4u);
   let v = load_x(row, lane);
-  let scale = inverse_rms(v, params.eps, lane);
-  if lane < end { put_y(row, lane, v.q0 * scale); }
-  if lane + ROW_THREADS < end { put_y(row, lane + ROW_THREADS, v.q1 * scale); }
-  if lane + 2u * ROW_THREADS < end { put_y(row, lane + 2u * ROW_THREADS, v.q2 * scale); }
-  if lane + 3u * ROW_THREADS < end { put_y(row, lane + 3u * ROW_THREADS, v.q3 * scale); }
-  if lane + 4u * ROW_THREADS < end { put_y(row, lane + 4u * ROW_THREADS, v.q4 * scale); }
-  if lane + 5u * ROW_THREADS < end { put_y(row, lane + 5u * ROW_THREADS, v.q5 * scale); }
+  let weight = load_w(lane);
+  store_y(row, lane, weighted(v, inverse_rms(v, params.eps, lane), weight));
 }
 
-fn put_y(row: u32, i: u32, value: vec4<f32>) { y[row + i] = value * w[i]; }
-
-// The residual with the branch added; it goes to its buffer and is returned.
-fn added(row: u32, i: u32, branch: vec4<f32>, norm: f32) -> vec4<f32> {
-  let sum = fma(branch * norm, w[i], residual[row + i]) * params.scale;
-  residual[row + i] = sum;
-  return sum;
+// gather_rows, then rms_norm: row r of `y` is made of row picked[r] of `x`.
+@compute @workgroup_size(ROW_THREADS)
+fn rms_norm__picked(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
+  let lane = lane_of(at);
+  let quads = params.cols / 4u;
+  let v = load_x(picked[group.x] * quads, lane);
+  let weight = load_w(lane);
+  store_y(group.x * quads, lane, weighted(v, inverse_rms(v, params.eps, lane), weight));
 }
 
+fn added(branch: vec4<f32>, norm: f32, weight: vec4<f32>, before: vec4<f32>) -> vec4<f32> {
+  return fma(branch * norm, weight, before) * params.scale;
+}
+
+// The residual with the branch `v` added; it goes to its buffer and is returned.
 fn add_all(v: Quads, row: u32, lane: u32) -> Quads {
-  let end = params.cols / 4u;
+  let r = load_residual(row, lane);
+  let weight = load_w(lane);
   let norm = inverse_rms(v, params.eps, lane);
-  var sum = Quads();
-  if lane < end { sum.q0 = added(row, lane, v.q0, norm); }
-  if lane + ROW_THREADS < end { sum.q1 = added(row, lane + ROW_THREADS, v.q1, norm); }
-  if lane + 2u * ROW_THREADS < end { sum.q2 = added(row, lane + 2u * ROW_THREADS, v.q2, norm); }
-  if lane + 3u * ROW_THREADS < end { sum.q3 = added(row, lane + 3u * ROW_THREADS, v.q3, norm); }
-  if lane + 4u * ROW_THREADS < end { sum.q4 = added(row, lane + 4u * ROW_THREADS, v.q4, norm); }
-  if lane + 5u * ROW_THREADS < end { sum.q5 = added(row, lane + 5u * ROW_THREADS, v.q5, norm); }
+  let sum = Quads(
+    added(v.q0, norm, weight.q0, r.q0), added(v.q1, norm, weight.q1, r.q1), added(v.q2, norm, weight.q2, r.q2),
+    added(v.q3, norm, weight.q3, r.q3), added(v.q4, norm, weight.q4, r.q4), added(v.q5, norm, weight.q5, r.q5),
+  );
+  store_residual(row, lane, sum);
   return sum;
 }
 
@@ -85,19 +160,11 @@ fn norm_add__quads(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let sum = add_all(load_x(row, lane), row, lane);
 }
 
-fn put_next(row: u32, i: u32, value: vec4<f32>) { next[row + i] = value * next_w[i]; }
-
 @compute @workgroup_size(ROW_THREADS)
 fn norm_add__rms_norm(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
-  let end = params.cols / 4u;
-  let row = group.x * end;
+  let row = group.x * (params.cols / 4u);
+  let weight = load_next_w(lane);
   let sum = add_all(load_x(row, lane), row, lane);
-  let scale = inverse_rms(sum, params.next_eps, lane);
-  if lane < end { put_next(row, lane, sum.q0 * scale); }
-  if lane + ROW_THREADS < end { put_next(row, lane + ROW_THREADS, sum.q1 * scale); }
-  if lane + 2u * ROW_THREADS < end { put_next(row, lane + 2u * ROW_THREADS, sum.q2 * scale); }
-  if lane + 3u * ROW_THREADS < end { put_next(row, lane + 3u * ROW_THREADS, sum.q3 * scale); }
-  if lane + 4u * ROW_THREADS < end { put_next(row, lane + 4u * ROW_THREADS, sum.q4 * scale); }
-  if lane + 5u * ROW_THREADS < end { put_next(row, lane + 5u * ROW_THREADS, sum.q5 * scale); }
+  store_next(row, lane, weighted(sum, inverse_rms(sum, params.next_eps, lane), weight));
 }

@@ -123,6 +123,8 @@ fn cut(domain: Domain, start: Place, top: f32, draw: DrawInfo, by_mass: bool, la
     want = add_wide(want, add_wide(~hit.zw, vec2(1u, 0u)));
     if hit.y == 1u || (!by_mass && hit.y == want.x) { break; }
   }
+  // Digits that were not looked at are 0: what lies behind `start` may lie before that.
+  if !not_after(prefix, start) { return start; }
   return prefix;
 }
 

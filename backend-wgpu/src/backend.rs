@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::Pod;
 use gemma4_core::abi;
 use gemma4_core::backend::{Backend, Row, Step, Ticket};
+use gemma4_core::cache::PAGE;
+use gemma4_core::engine;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, StateSpec};
 use gemma4_core::tensor::Tensor;
@@ -100,6 +102,15 @@ impl Backend for Wgpu {
     type Error = WgpuError;
 
     const QUEUES: bool = true;
+
+    /// Tiles of many rows read the weights once for all of them; on an H200, steps of 2048 rows are a fifth to a half faster
+    /// than those of 512. What shares its memory with the processor has less of both.
+    fn chunk(&self) -> usize {
+        match self.device.report.info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 8 * PAGE,
+            _ => engine::CHUNK,
+        }
+    }
 
     fn upload(&self, tensor: &Tensor) -> Result<Weight, WgpuError> {
         Weight::upload(&self.device, tensor)

@@ -246,8 +246,8 @@ impl Device {
 
     /// The compiled entry point, from the cache if it was compiled before.
     pub(crate) fn pipeline(&self, shader: &Shader, access: &[Access]) -> Result<Arc<Pipeline>, WgpuError> {
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(shader) {
+        let known = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = known().get(shader) {
             return Ok(Arc::clone(pipeline));
         }
         let most = self.limits.max_storage_buffers_per_shader_stage;
@@ -256,9 +256,9 @@ impl Device {
             let limit = "max_storage_buffers_per_shader_stage";
             return Err(self.limit(shader.entry, access.len() as u64, "bindings", have, limit));
         }
+        // Others are compiled meanwhile. If it is this one as well, everybody takes the first.
         let pipeline = Arc::new(self.compile(shader, access)?);
-        pipelines.insert(shader.clone(), Arc::clone(&pipeline));
-        Ok(pipeline)
+        Ok(Arc::clone(known().entry(shader.clone()).or_insert(pipeline)))
     }
 
     /// Every entry point that was compiled so far.

@@ -10,6 +10,7 @@
 //! | `weights` | file blocks to device layouts, split where a binding is too small |
 //! | `state` | pools of the KV cache, and their pages in the layout of files |
 //! | `lower`, `lower/<op>` | which shaders an op becomes, with which operands and counts |
+//! | `schedule` | which dispatches overlap, and which buffers share memory |
 //! | `plan` | buffers, bind groups, and the replay |
 //!
 //! The only waits are in [`Backend::read`](gemma4_core::backend::Backend::read) and in reading pages.
@@ -21,6 +22,7 @@ mod device;
 mod error;
 mod lower;
 mod plan;
+mod schedule;
 pub mod shaders;
 mod state;
 mod weights;

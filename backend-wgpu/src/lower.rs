@@ -12,6 +12,7 @@ mod linear;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
+mod ple_gate;
 mod ple_inputs;
 mod rings;
 mod route;
@@ -65,7 +66,7 @@ impl Bind {
 }
 
 /// A scratch buffer of a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scratch(pub(crate) usize);
 
 /// Workgroups along one axis.
@@ -122,10 +123,6 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
-    /// For each op so far the group of ops that it is lowered with.
-    pub(crate) groups: Vec<usize>,
-    /// Scratch buffers that the current op has asked for.
-    taken: usize,
 }
 
 impl<'a> Lowering<'a> {
@@ -136,16 +133,7 @@ impl<'a> Lowering<'a> {
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
-        Self {
-            device,
-            program,
-            weights,
-            states,
-            launches: Vec::new(),
-            scratch: Vec::new(),
-            groups: Vec::new(),
-            taken: 0,
-        }
+        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new() }
     }
 
     /// Adds a dispatch.
@@ -166,15 +154,10 @@ impl<'a> Lowering<'a> {
         self.launches.push(Launch { op, shader, binds, params, grid });
     }
 
-    /// A scratch buffer of so many bytes for this op alone: the next op may use the same memory.
+    /// A new scratch buffer of so many bytes.
     pub(crate) fn scratch(&mut self, bytes: u64) -> Scratch {
-        let at = self.taken;
-        self.taken += 1;
-        if at == self.scratch.len() {
-            self.scratch.push(0);
-        }
-        self.scratch[at] = self.scratch[at].max(bytes);
-        Scratch(at)
+        self.scratch.push(bytes);
+        Scratch(self.scratch.len() - 1)
     }
 
     pub(crate) fn weight(&self, weight: Weight) -> &crate::Weight {
@@ -224,16 +207,18 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     let program = cx.program;
     let mut rest = program.ops.as_slice();
     while let [op, tail @ ..] = rest {
-        cx.taken = 0;
-        let branches = norm::branches(rest, cx);
+        if let Some((branches, after)) = norm::branches(rest, cx) {
+            branches.launch(cx);
+            rest = after;
+            continue;
+        }
+        if let Some((gated, after)) = ple_gate::gated(rest, cx) {
+            gated.launch(cx);
+            rest = after;
+            continue;
+        }
         rest = tail;
         match (op, tail) {
-            _ if branches.is_some() => {
-                if let Some((branches, after)) = branches {
-                    rest = after;
-                    branches.launch(cx);
-                }
-            }
             (Op::NormAdd(add), [Op::RmsNorm(one), Op::RmsNorm(two), after @ ..])
                 if norm::takes_two(add, [one, two], cx) =>
             {
@@ -252,10 +237,22 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
                 rest = after;
                 linear::linear_gate(linear, glu, cx);
             }
+            (Op::Linear(linear), [Op::Softcap(softcap), after @ ..]) if linear::caps(linear, softcap, cx) => {
+                rest = after;
+                linear::linear_softcap(linear, softcap, cx);
+            }
+            (Op::Linear(linear), [Op::AttnPrepare(prepare), after @ ..])
+                if linear::parts_with_values(linear, prepare, cx) =>
+            {
+                rest = after;
+                linear::linear_values_apart(linear, prepare, cx)?;
+            }
+            (Op::GatherRows(gather), [Op::RmsNorm(norm), after @ ..]) if norm::picks(gather, norm, cx) => {
+                rest = after;
+                norm::picked_rms_norm(gather, norm, cx);
+            }
             (op, _) => single(op, cx)?,
         }
-        let group = cx.groups.last().map_or(0, |group| group + 1);
-        cx.groups.resize(program.ops.len() - rest.len(), group);
     }
     Ok(())
 }
@@ -265,7 +262,7 @@ fn single(op: &Op, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
     match op {
         Op::Add(op) => elementwise::add(op, cx),
         Op::Attention(op) => attention::attention(op, cx)?,
-        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, cx)?,
+        Op::AttnPrepare(op) => attn_prepare::attn_prepare(op, None, cx)?,
         Op::CentroidHead(op) => centroid_head::centroid_head(op, cx),
         Op::Embed(op) => embed::embed(op, cx),
         Op::GatherRows(op) => elementwise::gather_rows(op, cx),

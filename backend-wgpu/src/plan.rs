@@ -1,16 +1,19 @@
 //! A program ready to run: every pipeline, buffer and bind group is made here, and a step only replays them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use gemma4_core::abi::step::{self, Sections};
 use gemma4_core::backend::{Step, Ticket};
 use gemma4_core::ops::Op;
-use gemma4_core::program::{Act, Program, Rows, Slots};
+use gemma4_core::program::{Act, Program, Rows};
+use rayon::prelude::*;
 use wgpu::BufferUsages as Usage;
 
 use crate::device::{Device, Pipeline};
 use crate::error::WgpuError;
-use crate::lower::{self, Bind, Count, Launch, Lowering, Scratch};
+use crate::lower::{self, Bind, Count, Launch, Lowering};
+use crate::schedule::Schedule;
 
 /// A program bound to its weights and states.
 #[derive(Debug)]
@@ -47,14 +50,16 @@ struct Dispatch {
     binds: Option<Vec<Bind>>,
     offset: u32,
     grid: [Count; 3],
+    /// Buffers that the dispatches from here to the next barrier read; empty unless they overlap.
+    read: Vec<usize>,
 }
 
 /// Buffers that a plan owns or shares.
 #[derive(Debug)]
 struct Buffers {
-    slots: Slots,
-    acts: Vec<wgpu::Buffer>,
-    scratch: Vec<wgpu::Buffer>,
+    schedule: Schedule,
+    /// Activations and scratch.
+    memory: Vec<wgpu::Buffer>,
     weights: Vec<crate::Weight>,
     states: Vec<crate::State>,
     sampled: wgpu::Buffer,
@@ -107,9 +112,15 @@ impl Plan {
         let program = &program.ordered();
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
-        let Lowering { launches, scratch, groups, .. } = lowering;
+        let Lowering { launches, scratch, .. } = lowering;
+        let mut schedule = Schedule::new(program, launches, &scratch);
+        let mut reads = vec![Vec::new(); schedule.launches.len()];
+        for level in &schedule.levels {
+            reads[level.start] = schedule.read_by(level);
+        }
+        let launches = std::mem::take(&mut schedule.launches);
+        let pipelines = pipelines(device, &launches)?;
 
-        let slots = Slots::grouped(program, &groups);
         let poison = vec![0xFFu8; if device.poison { 1 << 20 } else { 0 }];
         let allocate = |what: &str, bytes: u64| {
             let buffer = device.storage(what, bytes)?;
@@ -123,14 +134,11 @@ impl Plan {
             }
             Ok(buffer)
         };
-        let acts = slots.elements.iter().map(|&n| allocate("an activation", n as u64 * 4));
-        let acts = acts.collect::<Result<Vec<_>, WgpuError>>()?;
-        let scratch = scratch.iter().map(|&bytes| allocate("scratch of an op", bytes));
-        let scratch = scratch.collect::<Result<Vec<_>, WgpuError>>()?;
+        let memory = schedule.buffers.iter().map(|&bytes| allocate("an activation or scratch", bytes));
+        let memory = memory.collect::<Result<Vec<_>, WgpuError>>()?;
         let buffers = Buffers {
-            slots,
-            acts,
-            scratch,
+            schedule,
+            memory,
             weights: weights.to_vec(),
             states: states.to_vec(),
             sampled: sampled.clone(),
@@ -173,13 +181,12 @@ impl Plan {
             next: 0,
             kept: [const { None }; KEPT_STEPS],
         };
-        for (launch, offset) in launches.into_iter().zip(offsets) {
-            let access: Vec<_> = launch.binds.iter().map(Bind::access).collect();
-            let pipeline = device.pipeline(&launch.shader, &access)?;
+        let all = launches.into_iter().zip(pipelines).zip(offsets).zip(reads);
+        for (((launch, pipeline), offset), read) in all {
             let group = plan.group(device, &pipeline, &launch.binds);
             let binds = launch.binds.iter().any(|bind| matches!(bind, Bind::Draws)).then_some(launch.binds);
             let (op, grid) = (launch.op, launch.grid);
-            plan.dispatches.push(Dispatch { op, pipeline, group, binds, offset, grid });
+            plan.dispatches.push(Dispatch { op, pipeline, group, binds, offset, grid, read });
         }
         plan.outputs = program
             .outputs
@@ -221,7 +228,7 @@ impl Plan {
         let Sections { rows, picked, tables, end, .. } = self.sections;
         match bind {
             Bind::Act(act) | Bind::ActMut(act) => {
-                buffers.acts[buffers.slots.of[act.index()]].as_entire_binding()
+                buffers.memory[buffers.schedule.act(*act)].as_entire_binding()
             }
             Bind::Weight(weight, part) => {
                 buffers.weights[weight.index()].parts()[*part].buffer.as_entire_binding()
@@ -229,8 +236,8 @@ impl Plan {
             Bind::State(state) | Bind::StateMut(state) => {
                 buffers.states[state.index()].buffer().as_entire_binding()
             }
-            Bind::Scratch(Scratch(i)) | Bind::ScratchMut(Scratch(i)) => {
-                buffers.scratch[*i].as_entire_binding()
+            Bind::Scratch(scratch) | Bind::ScratchMut(scratch) => {
+                buffers.memory[buffers.schedule.scratch(*scratch)].as_entire_binding()
             }
             Bind::Rows => section(rows, picked),
             Bind::Picked => section(picked, tables),
@@ -275,7 +282,7 @@ impl Plan {
         let (rows, picked) = (step.rows.len(), step.picked.len());
         for output in &self.outputs {
             let bytes = self.bytes_of(output.act, rows, picked);
-            let from = &self.buffers.acts[self.buffers.slots.of[output.act.index()]];
+            let from = &self.buffers.memory[self.buffers.schedule.act(output.act)];
             if bytes > 0 {
                 encoder.copy_buffer_to_buffer(from, 0, &output.copies[at], 0, bytes);
             }
@@ -312,6 +319,13 @@ impl Plan {
         let mut current: Option<&Arc<Pipeline>> = None;
         for (i, dispatch) in self.dispatches.iter().enumerate() {
             mark(pass, i);
+            if !dispatch.read.is_empty() {
+                let ready = dispatch.read.iter().map(|&buffer| wgpu::BufferTransition {
+                    buffer: &self.buffers.memory[buffer],
+                    state: wgpu::BufferUses::STORAGE_READ_ONLY,
+                });
+                pass.transition_resources(ready, std::iter::empty());
+            }
             let [x, y, z] = dispatch.grid.map(count);
             if x == 0 || y == 0 || z == 0 {
                 continue;
@@ -404,6 +418,29 @@ impl Plan {
     pub fn dispatches(&self) -> usize {
         self.dispatches.len()
     }
+}
+
+/// The pipelines of all launches. Those that are new are compiled side by side: a driver takes milliseconds for each.
+fn pipelines(device: &Device, launches: &[Launch]) -> Result<Vec<Arc<Pipeline>>, WgpuError> {
+    let mut places = HashMap::new();
+    let mut distinct = Vec::new();
+    let each: Vec<usize> = launches
+        .iter()
+        .map(|launch| {
+            *places.entry(&launch.shader).or_insert_with(|| {
+                distinct.push(launch);
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let compiled: Vec<_> = distinct
+        .par_iter()
+        .map(|launch| {
+            let access: Vec<_> = launch.binds.iter().map(Bind::access).collect();
+            device.pipeline(&launch.shader, &access)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(each.into_iter().map(|i| Arc::clone(&compiled[i])).collect())
 }
 
 /// The parameters of all launches in one buffer, and where each starts.

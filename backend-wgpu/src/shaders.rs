@@ -119,6 +119,8 @@ parts! {
     ATTENTION_COMBINE = "attention_combine";
     /// Op `attention`, prefill class.
     ATTENTION_PREFILL = "attention_prefill";
+    /// The same: sums of weighted values.
+    ATTENTION_PREFILL_SUMS = "attention_prefill_sums";
     /// Op `attention`: queries and outputs of rotated pools.
     ATTENTION_ROTATE = "attention_rotate";
     /// Op `attention`, decode class: a split.
@@ -159,6 +161,8 @@ parts! {
     LINEAR = "linear";
     /// Op `linear` with the `glu` whose gate it is.
     LINEAR_GATE = "linear_gate";
+    /// The same behind a `norm_add`.
+    LINEAR_GATE_OF_SUM = "linear_gate_of_sum";
     /// Op `linear` with the `glu` that follows.
     LINEAR_GLU = "linear_glu";
     /// Op `linear`, several weights at once.

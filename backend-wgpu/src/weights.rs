@@ -130,10 +130,10 @@ impl Cut {
     }
 }
 
-/// Bytes that are repacked and sent at once.
-const CHUNK: usize = 32 << 20;
-/// Bytes sent before the device is given time to take them in: staging memory is freed only then.
-const IN_FLIGHT: usize = 256 << 20;
+/// Bytes that a thread repacks, right into staging memory.
+const PIECE: usize = 2 << 20;
+/// Bytes sent before the device is given time to take in those that were sent before: staging memory is freed only then.
+const BATCH: usize = 256 << 20;
 
 impl Weight {
     pub(crate) fn upload(device: &Device, tensor: &Tensor) -> Result<Self, WgpuError> {
@@ -204,7 +204,7 @@ impl Weight {
     }
 }
 
-/// Repacks rows of a tensor into a buffer.
+/// Repacks rows of a tensor into a buffer: pieces side by side, and one batch while the device takes in another.
 fn send(
     device: &Device,
     buffer: &wgpu::Buffer,
@@ -213,34 +213,55 @@ fn send(
     stride: usize,
     rows: Range<usize>,
 ) {
-    let row_bytes = tensor.row_bytes();
-    let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
-    let mut sent = 0;
     let floats = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16);
-    let as_it_is = floats && row_bytes == stride;
-    let mut packed = Vec::new();
-    for (i, piece) in source.chunks((CHUNK / row_bytes.max(1)).max(1) * row_bytes).enumerate() {
-        let offset = i * (CHUNK / row_bytes.max(1)).max(1) * stride;
-        let bytes = if as_it_is {
-            piece
-        } else {
-            packed.clear();
-            packed.resize(piece.len() / row_bytes * stride, 0);
-            packed
-                .par_chunks_exact_mut(stride)
-                .zip(piece.par_chunks_exact(row_bytes))
-                .for_each(|(to, from)| cut.row(from, to));
-            &packed
-        };
-        device.queue.write_buffer(buffer, offset as u64, bytes);
-        sent += bytes.len();
-        if sent >= IN_FLIGHT {
-            device.queue.submit([]);
-            let _ = device.gpu.poll(wgpu::PollType::wait_indefinitely());
-            sent = 0;
+    let as_it_is = floats && tensor.row_bytes() == stride;
+    let cut = (!as_it_is).then_some(cut);
+    let ranges = |rows: Range<usize>, bytes: usize| {
+        let each = (bytes / stride.max(1)).max(1);
+        rows.clone().step_by(each).map(move |first| first..(first + each).min(rows.end))
+    };
+    let mut before = None;
+    for batch in ranges(rows.clone(), BATCH) {
+        let pieces: Vec<_> = ranges(batch, PIECE).collect();
+        pieces.into_par_iter().for_each_init(Vec::new, |row, piece| {
+            let offset = ((piece.start - rows.start) * stride) as u64;
+            let size = wgpu::BufferSize::new((piece.len() * stride) as u64);
+            let view = size.and_then(|size| device.queue.write_buffer_with(buffer, offset, size));
+            // Where there is no staging memory left, `Device::check` says so.
+            if let Some(view) = view {
+                fill(view, tensor, cut, stride, piece, row);
+            }
+        });
+        let batch = device.queue.submit([]);
+        if let Some(before) = before.replace(batch) {
+            let _ = device.gpu.poll(wgpu::PollType::Wait { submission_index: Some(before), timeout: None });
         }
     }
-    device.queue.submit([]);
+}
+
+/// Fills staging memory with rows of a tensor, repacked unless there is nothing to `cut`. Each is made in `row` first:
+/// reading staging memory back would be slow.
+fn fill(
+    mut view: wgpu::QueueWriteBufferView,
+    tensor: &Tensor,
+    cut: Option<&Cut>,
+    stride: usize,
+    rows: Range<usize>,
+    row: &mut Vec<u8>,
+) {
+    let row_bytes = tensor.row_bytes();
+    let source = &tensor.data[rows.start * row_bytes..rows.end * row_bytes];
+    let Some(cut) = cut else {
+        view.slice(..).copy_from_slice(source);
+        return;
+    };
+    // What is between the planes of a row is never written, and stays zero.
+    row.clear();
+    row.resize(stride, 0);
+    for (i, from) in source.chunks_exact(row_bytes.max(1)).enumerate() {
+        cut.row(from, row);
+        view.slice(i * stride..(i + 1) * stride).copy_from_slice(row);
+    }
 }
 
 #[cfg(test)]

@@ -31,10 +31,12 @@ use gemma4_core::program::{Act, Class, Elem, Program, Rows, State, StateSpec, We
 use gemma4_core::sample::{Draw, Sampling};
 use gemma4_core::tensor::{Bytes, DType, Tensor};
 
+use rayon::prelude::*;
+
 use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
-pub use attention::{halves_cases, rotation_cases};
+pub use attention::{broken_cases, halves_cases, rotation_cases};
 pub use linear::company_cases;
 pub use lossy::{Lossy, lossy_cases};
 
@@ -77,6 +79,18 @@ pub fn of(op: &str) -> Vec<Case> {
     }
 }
 
+/// How a case is made.
+type Make = Box<dyn FnOnce() -> Case + Send>;
+
+fn later(make: impl FnOnce() -> Case + Send + 'static) -> Make {
+    Box::new(make)
+}
+
+/// Makes cases on all cores, in order: what must come out takes most of the time of a case.
+fn together(cases: impl IntoIterator<Item = Make>) -> Vec<Case> {
+    cases.into_iter().collect::<Vec<_>>().into_par_iter().map(|make| make()).collect()
+}
+
 /// A program, its inputs, and what must come out.
 pub struct Case {
     /// Op and shape.
@@ -117,7 +131,7 @@ pub struct Settings {
 /// A way to get an op wrong.
 struct Mutant {
     name: &'static str,
-    change: Box<dyn Fn(&mut Case)>,
+    change: Box<dyn Fn(&mut Case) + Send + Sync>,
 }
 
 /// What a case showed.
@@ -203,7 +217,7 @@ impl Case {
     }
 
     /// Adds a way to get it wrong.
-    fn mutant(mut self, name: &'static str, change: impl Fn(&mut Case) + 'static) -> Self {
+    fn mutant(mut self, name: &'static str, change: impl Fn(&mut Case) + Send + Sync + 'static) -> Self {
         self.mutants.push(Mutant { name, change: Box::new(change) });
         self
     }

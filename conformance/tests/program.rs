@@ -454,6 +454,10 @@ fn steps_that_do_not_fit_are_sentences_before_they_reach_a_device() {
     let x = p.embed(Weight::new(0), 1.0);
     let picked = p.gather_rows(x);
     p.sample(picked);
+    // Only pools that an op reads or writes need pages.
+    let queries = p.act(Rows::Step, 128, Elem::F32);
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 32 };
+    p.attention(queries, heads, (State::new(0), State::new(0)), Mask::Causal).expect("it fits");
     let row = |token, position, slot| Row { token, position, slot };
     let tables = [PageTable { global: &[0], local: &[] }];
     let missing = [PageTable { global: &[7], local: &[] }];

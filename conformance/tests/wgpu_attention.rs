@@ -2,6 +2,7 @@
 //! of several sizes, and the bytes of the cache.
 
 use gemma4_conformance::backends::{self, Covered, Device};
+use gemma4_conformance::cases;
 use gemma4_core::backend::{Backend, PageTable, Row, Step};
 use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::KvType;
@@ -286,5 +287,20 @@ fn pages_come_back_as_they_went() {
             }
         }
         at.report("pages there and back", compared);
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_stay_with_the_rows_that_see_them() {
+    for (at, wgpu) in devices() {
+        let turn = at.turn();
+        let mut compared = 0;
+        for case in cases::broken_cases() {
+            let got = case.run(wgpu).unwrap_or_else(|failure| panic!("{}: {failure}", case.name));
+            let agreement = case.compare(&got).unwrap_or_else(|wrong| panic!("{}: {wrong}", case.name));
+            compared += agreement.count;
+        }
+        drop(turn);
+        at.report("values that are no numbers", compared);
     }
 }

@@ -27,6 +27,12 @@ pub trait Backend {
     /// reads this one's token keeps the device busy; elsewhere it would only wait longer for the token.
     const QUEUES: bool = false;
 
+    /// Prompt tokens of a step that this device reads at its best rate, unless the user says otherwise. More of them need
+    /// more memory: activations, and room in the local rings of the cache.
+    fn chunk(&self) -> usize {
+        crate::engine::CHUNK
+    }
+
     /// Copies a weight to the device. May repack it. Called while loading, never during a step.
     ///
     /// # Errors

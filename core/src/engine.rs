@@ -37,8 +37,17 @@ pub struct Options {
     pub pool: Option<usize>,
 }
 
-/// Prompt tokens of a step unless the user says otherwise.
+/// Prompt tokens of a step unless the user or the device ([`Backend::chunk`]) says otherwise.
 pub const CHUNK: usize = 2 * PAGE;
+
+impl Options {
+    /// The same with the steps of prompts that `backend` prefers, as far as the context needs them.
+    #[must_use]
+    pub fn on(self, backend: &impl Backend) -> Self {
+        let most = self.context.next_multiple_of(PAGE).max(CHUNK);
+        Self { chunk: backend.chunk().min(most), ..self }
+    }
+}
 
 /// Tokens that a sequence may go back without a snapshot, at least.
 pub const ROLLBACK: usize = PAGE;

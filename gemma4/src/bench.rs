@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gemma4_core::engine::{CHUNK, Options};
+use gemma4_core::engine::Options;
 use gemma4_core::model::gemma4::Gemma4;
 
 use crate::cli::{CacheArgs, Global};
@@ -63,9 +63,9 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate behind each context; 0 leaves decoding out
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate: usize,
-    /// Most prompt tokens of a step
-    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = chunk)]
-    chunk: usize,
+    /// Most prompt tokens of a step [default: what `gemma4 run` takes on the device]
+    #[arg(long, value_name = "N", value_parser = chunk)]
+    chunk: Option<usize>,
     /// Runs of each measurement
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
@@ -138,7 +138,7 @@ impl Plan {
         let behind = contexts.iter().map(|n| n + more);
         let longest = prompts.iter().copied().chain(behind).max().unwrap_or(1);
         let cache = CacheArgs { ctx: Some(args.cache.ctx.unwrap_or(longest)), ..args.cache.clone() };
-        let options = Options { chunk: args.chunk, snapshots: 0, ..load::options(model, &cache)? };
+        let options = Options { snapshots: 0, ..load::options(model, &cache)? };
         Ok(Self { prompts, contexts, options })
     }
 }
@@ -146,11 +146,15 @@ impl Plan {
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure> {
     let checkpoint = load::checkpoint(global)?;
     let model = checkpoint.model()?;
-    let plan = Plan::of(args, &model)?;
+    let mut plan = Plan::of(args, &model)?;
     let name = checkpoint.path().display().to_string();
     let wanted = DraftArgs { draft: args.draft.draft.clone(), ..DraftArgs::default() };
     let drafting = wanted.open(&model.config, None)?;
-    let report = device::with!(device::choose(global, Purpose::Use)?, device => measure(args, name, device, (model, drafting), &plan)?);
+    let report = device::with!(device::choose(global, Purpose::Use)?, device => {
+        plan.options = plan.options.on(&device);
+        plan.options.chunk = args.chunk.unwrap_or(plan.options.chunk);
+        measure(args, name, device, (model, drafting), &plan)?
+    });
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&report.charts())?)
             .map_err(|source| Failure::Failed(format!("cannot write {}: {source}", path.display()).into()))?;

@@ -5,9 +5,12 @@
 //
 // Tiles are 16 columns deep: half a chunk. While one half is multiplied the next is under way from memory, some
 // invocations bringing in activations and others weights, decoded on the way; so there are two tiles of each. Then
-// every invocation multiplies its own block of outputs. An output is one sum over the columns in the order of the
-// chunks, an fma at a time, whatever tile it is in: both entry points have the same bits.
+// every invocation multiplies its own block of outputs. An output is a sum of the sums of its chunks, in their order, and
+// the sum of a chunk goes over its columns, an fma at a time, whatever tile it is in: both entry points have the same bits.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
+//
+// Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same
+// for all accesses of an invocation, and they differ in a constant.
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;    // [rows, cols / 4]
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [outputs, stride / 4]
@@ -16,6 +19,12 @@
 @group(1) @binding(1) var<uniform> step: StepState;
 
 fn row_count() -> u32 { return select(step.rows, step.picked, params.picked != 0u); }
+
+// Where an invocation is among the 32 that are its neighbours: four in m by eight in n. Those that share rows differ in bit
+// 0, those that share outputs in bit 1: so accesses of 16 bytes are answered for two invocations at once.
+fn tile_place(lane: u32) -> vec2<u32> {
+  return vec2(((lane >> 1u) & 1u) | ((lane >> 3u) & 2u), (lane & 1u) | ((lane >> 1u) & 6u));
+}
 
 // The activations of half `half` of a row that starts at quad `start`.
 fn fetch_x(start: u32, half: u32, chunks: u32) -> Half {

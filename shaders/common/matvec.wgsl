@@ -66,7 +66,11 @@ fn add_tiles(sums: Sums, tile: Tile, at: vec4<u32>, quads: u32, rows: u32) -> Su
 fn matvec(starts: vec4<u32>, tails: u32, chunks: u32, lane: u32, quad: u32, rows: u32) -> Sums {
   let zero = vec4(0.0);
   var sums = Sums(zero, zero, zero, zero, zero, zero, zero, zero);
-  for (var chunk = lane; chunk < chunks; chunk += LANES) {
+  // LANES is a multiple of 8: a lane meets one number of chunks in their eights. Written so, a compiler sees that what follows
+  // from it alone, such as where a scale is in its block, is the same in every turn.
+  let group = lane & 7u;
+  for (var eight = lane >> 3u; ((eight << 3u) | group) < chunks; eight += LANES / 8u) {
+    let chunk = (eight << 3u) | group;
     weight_pick(false);
     let a = load_chunk(starts.x, starts.x + tails, chunk, chunks);
     let b = load_chunk(starts.y, starts.y + tails, chunk, chunks);

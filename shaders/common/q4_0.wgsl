@@ -20,6 +20,9 @@ const WEIGHT_SHIFTS = false;
 // The codes of half a chunk, four signed bytes a word.
 fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h); }
 
+// Whether the halves of a chunk have scales of their own.
+const CODE_HALVES = false;
+
 // Scale and shift of plain codes, the zero in the shift.
 fn code_scales(packed: Chunk) -> Scales {
   return Scales(vec2(packed.scale), vec2(-8.0 * packed.scale));

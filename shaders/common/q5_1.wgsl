@@ -26,6 +26,9 @@ const WEIGHT_SHIFTS = true;
 // The codes of half a chunk, four signed bytes a word.
 fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | fifth_bits(packed.high, h); }
 
+// Whether the halves of a chunk have scales of their own.
+const CODE_HALVES = false;
+
 // Scale and shift of plain codes, the zero in the shift.
 fn code_scales(packed: Chunk) -> Scales {
   let s = chunk_scales(packed);

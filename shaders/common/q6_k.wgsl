@@ -38,6 +38,9 @@ const WEIGHT_SHIFTS = false;
 // The codes of half a chunk, four signed bytes a word.
 fn chunk_codes(packed: Chunk, h: u32) -> vec4<u32> { return nibbles_of(packed.low, h) | (pairs_of(packed.high, h) << vec4(4u)); }
 
+// Whether the halves of a chunk have scales of their own.
+const CODE_HALVES = true;
+
 // Scale and shift of plain codes, the zero in the shift.
 fn code_scales(packed: Chunk) -> Scales {
   let scale = chunk_scales(packed).scale * (1.0 / SMALL);

@@ -7,6 +7,9 @@ const SMALL = 16777216.0;
 // A number below 1024.
 fn small(number: u32) -> f32 { return unpack2x16float(number).x; }
 
+// The numbers below 1024 in the halves of a word.
+fn small_pair(word: u32) -> vec2<f32> { return unpack2x16float(word); }
+
 // The bits of the mask in the even and the odd bytes of a word.
 fn small_quad(word: u32, mask: u32) -> vec4<f32> {
   let even = unpack2x16float(word & mask);

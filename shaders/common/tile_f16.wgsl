@@ -13,7 +13,8 @@ fn tile_scale(largest: f32) -> f32 {
 }
 fn tile_note(row: u32, scale: f32) { tile_scales[row] = scale; }
 fn tile_noted(row: u32) -> f32 { return tile_scales[row]; }
-fn tile_begin(sum: vec4<f32>) -> Tile4 { return Tile4(); }
-fn tile_end(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
+// Whether sums end with every tile, or with every second one.
+const TILE_ENDS = true;
+fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
   return fma(vec4<f32>(products), vec4<f32>(scale), sum);
 }

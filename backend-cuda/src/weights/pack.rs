@@ -82,6 +82,9 @@ fn lane_words(
             }
         }
         for (r, [a, b]) in registers.iter().enumerate() {
+            if extra_bits == 0 {
+                continue;
+            }
             let (word, at) = extra_place(bits, extra_bits, product, r);
             let mask = (1 << extra_bits) - 1;
             extra[word] |= (a >> bits & mask) << at | (b >> bits & mask) << (16 + at);

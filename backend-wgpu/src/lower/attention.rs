@@ -101,7 +101,9 @@ fn prefill(
     params.tile_heads = params.group.min(narrow(8 * groups));
     params.tile_rows = narrow(8 * groups) / params.tile_heads;
     let head_tiles = params.group.div_ceil(params.tile_heads);
-    let shader = read(&[shaders::PAGES, shaders::KV_READ, shaders::ATTENTION_PREFILL], "attention__prefill")
+    let parts =
+        [shaders::PAGES, shaders::KV_READ, shaders::ATTENTION_PREFILL_SUMS, shaders::ATTENTION_PREFILL];
+    let shader = read(&parts, "attention__prefill")
         .with("THREADS", narrow(groups * lanes))
         .with("LANES", narrow(lanes))
         .with("KEYS_EACH", keys_each);

@@ -7,7 +7,7 @@ use gemma4_core::model::config::Span;
 use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
 use gemma4_core::ops::kv_append::KvAppend;
 
-use super::{Bind, Count, Lowering, ONE, narrow};
+use super::{Bind, Count, Lowering, ONE, Scratch, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Shader};
 
@@ -15,7 +15,7 @@ use crate::shaders::{self, Shader};
 const HEAD_MAX: usize = 512;
 
 /// Storage buffers of `attn_prepare__both`.
-const BOTH: u32 = 9;
+const BOTH: u32 = 10;
 
 /// What shaders know a stored type by.
 pub(super) fn kind(kv_type: KvType) -> u32 {
@@ -43,7 +43,12 @@ pub(super) fn check_width(cx: &Lowering<'_>, op: &str, dim: usize) -> Result<(),
     Ok(())
 }
 
-pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
+/// `values`: where the raw values are, if they do not follow the raw keys.
+pub(super) fn attn_prepare(
+    op: &AttnPrepare,
+    values: Option<Scratch>,
+    cx: &mut Lowering<'_>,
+) -> Result<(), WgpuError> {
     let dim = op.heads.head_dim;
     check_width(cx, "attn_prepare", dim)?;
     let (heads, kv_heads) = (narrow(op.heads.heads), narrow(op.heads.kv_heads));
@@ -55,7 +60,7 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
         eps: op.eps,
         ..PrepareParams::default()
     };
-    let shared = [shaders::REDUCE, shaders::EXACT, shaders::PAGES, shaders::ROTATE, shaders::KV_WRITE];
+    let shared = [cx.reduce(), shaders::EXACT, shaders::PAGES, shaders::ROTATE, shaders::KV_WRITE];
     let parts = [&shared[..], &[shaders::ATTN_PREPARE]].concat();
     let rows = cx.each_row(op.out);
     let mut common =
@@ -63,29 +68,32 @@ pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<()
     let both = op.own.is_some() && cx.device.limits.max_storage_buffers_per_shader_stage >= BOTH;
     if !both {
         let binds = [&common[..], &[Bind::ActMut(op.out)]].concat();
-        let shader = Shader::new(&parts, "attn_prepare__queries");
+        let shader = cx.with_reduce(Shader::new(&parts, "attn_prepare__queries"));
         cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(heads), rows, ONE]);
     }
 
     let Some(own) = op.own else { return Ok(()) };
     let (k, v) = (cx.state(own.k), cx.state(own.v));
-    params.value_start = match own.values {
-        Values::RawKeys => heads * params.dim,
-        Values::Projected | Values::Plain => (heads + kv_heads) * params.dim,
+    params.value_start = match (values, own.values) {
+        (Some(_), _) => 0,
+        (None, Values::RawKeys) => heads * params.dim,
+        (None, Values::Projected | Values::Plain) => (heads + kv_heads) * params.dim,
     };
     params.plain = u32::from(own.values == Values::Plain);
     params.local = local(k.spec().span);
     (params.k_stride, params.v_stride) = (narrow(k.row_words()), narrow(v.row_words()));
     let kinds = [k, v].map(|state| kind(state.spec().kv_type));
-    let pools = [Bind::Tables, Bind::StateMut(own.k), Bind::StateMut(own.v)];
+    let values = values.map_or(Bind::Act(op.qkv), Bind::Scratch);
+    let pools = [Bind::Tables, Bind::StateMut(own.k), Bind::StateMut(own.v), values];
     let (entry, workgroups, more) = if both {
-        let more = vec![Bind::Weight(own.k_norm, 0), Bind::ActMut(op.out)];
+        let more = vec![Bind::ActMut(op.out), Bind::Weight(own.k_norm, 0)];
         ("attn_prepare__both", heads + 2 * kv_heads, more)
     } else {
         common[1] = Bind::Weight(own.k_norm, 0);
         ("attn_prepare__cache", 2 * kv_heads, vec![])
     };
-    let shader = Shader::new(&parts, entry).with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
+    let shader = cx.with_reduce(Shader::new(&parts, entry));
+    let shader = shader.with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
     let binds = [&common[..], &pools, &more].concat();
     cx.launch("attn_prepare", shader, binds, &params, [Count::Fixed(workgroups), rows, ONE]);
     Ok(())
@@ -111,7 +119,7 @@ pub(super) fn kv_append(op: &KvAppend, cx: &mut Lowering<'_>) -> Result<(), Wgpu
     };
     let kinds = [k, v].map(|state| kind(state.spec().kv_type));
     let parts = [
-        shaders::REDUCE,
+        cx.reduce(),
         shaders::EXACT,
         shaders::PAGES,
         shaders::ROTATE,
@@ -119,7 +127,8 @@ pub(super) fn kv_append(op: &KvAppend, cx: &mut Lowering<'_>) -> Result<(), Wgpu
         shaders::ATTN_PREPARE,
         shaders::KV_APPEND,
     ];
-    let shader = Shader::new(&parts, "kv_append").with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
+    let shader = cx.with_reduce(Shader::new(&parts, "kv_append"));
+    let shader = shader.with("K_KIND", kinds[0]).with("V_KIND", kinds[1]);
     let binds = vec![
         Bind::Act(op.kv),
         Bind::Weight(own.k_norm, 0),
@@ -128,6 +137,7 @@ pub(super) fn kv_append(op: &KvAppend, cx: &mut Lowering<'_>) -> Result<(), Wgpu
         Bind::Tables,
         Bind::StateMut(own.k),
         Bind::StateMut(own.v),
+        Bind::Act(op.kv),
     ];
     cx.launch("kv_append", shader, binds, &params, [Count::Fixed(2 * kv_heads), cx.each_row(op.kv), ONE]);
     Ok(())

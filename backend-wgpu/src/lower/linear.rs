@@ -1,11 +1,14 @@
 //! `linear`: a dispatch for each part of each weight, or for up to three weights of one type.
 
 use gemma4_core::abi::LinearParams;
+use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
 use gemma4_core::ops::glu::{Activation, Glu};
 use gemma4_core::ops::linear::Linear;
+use gemma4_core::ops::softcap::Softcap;
 use gemma4_core::program::{Act, Class, Rows, Weight};
 
-use super::{Bind, Count, Lowering, linear_tiles, narrow};
+use super::{Bind, Count, Lowering, attn_prepare, linear_tiles, narrow};
+use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
 /// Invocations of a workgroup of `common/matvec.wgsl`.
@@ -18,13 +21,14 @@ const ROWS: u32 = 8;
 pub(super) const CHUNK: u32 = 32;
 /// Outputs of a workgroup of `linear__any`.
 const ANY_OUTPUTS: u32 = 8;
-/// Fewest invocations that keep the memory of a large GPU busy.
-const ENOUGH: u32 = 40 << 10;
+/// Fewest invocations that keep the memory of a large GPU busy: one has 72 bytes of `Q4_K` under way, so these have 4.7 MB, what
+/// an H200 delivers in a microsecond, the latency of its memory under load.
+const ENOUGH: u32 = 64 << 10;
 /// Most workgroups along an axis.
 const MOST: u32 = 65_535;
 
 /// So many workgroups along x and y; a shader leaves the last ones without work.
-fn split(count: u32) -> [Count; 2] {
+pub(super) fn split(count: u32) -> [Count; 2] {
     let y = count.div_ceil(MOST).max(1);
     [Count::Fixed(count.div_ceil(y)), Count::Fixed(y)]
 }
@@ -100,7 +104,7 @@ pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
             outputs: narrow(range.len()),
             up_cols: cx.cols(glu.up.act),
             up_start: narrow(glu.up.start),
-            ..of_weight(&weight, linear, cx)
+            ..of_weight(&weight, linear.x, cx)
         };
         let binds = vec![
             Bind::Act(linear.x),
@@ -114,15 +118,29 @@ pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
 }
 
 /// What the rows of a weight are like, and which rows of activations it meets.
-fn of_weight(weight: &crate::Weight, op: &Linear, cx: &Lowering<'_>) -> LinearParams {
+pub(super) fn of_weight(weight: &crate::Weight, x: Act, cx: &Lowering<'_>) -> LinearParams {
     let layout = weight.layout();
     LinearParams {
         cols: narrow(weight.cols()),
-        out_cols: cx.cols(op.out),
         stride: layout.stride,
         tails: layout.tails,
-        picked: u32::from(cx.program.spec(op.x).rows == Rows::Picked),
+        picked: u32::from(cx.program.spec(x).rows == Rows::Picked),
         ..LinearParams::default()
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone)]
+struct Target {
+    bind: Bind,
+    cols: u32,
+    /// What the outputs are capped to.
+    cap: Option<f32>,
+}
+
+impl Target {
+    fn act(act: Act, cx: &Lowering<'_>) -> Self {
+        Self { bind: Bind::ActMut(act), cols: cx.cols(act), cap: None }
     }
 }
 
@@ -140,24 +158,25 @@ fn stacked(handles: &[Weight], cx: &Lowering<'_>) -> usize {
 }
 
 /// Up to three weights, whose outputs follow one another from column `first` on.
-fn stack(op: &Linear, handles: &[Weight], first: u32, cx: &mut Lowering<'_>) {
+fn stack(x: Act, out: &Target, handles: &[Weight], first: u32, cx: &mut Lowering<'_>) {
     let weight = cx.weight(handles[0]).clone();
     let outputs: [u32; STACK] =
         std::array::from_fn(|i| handles.get(i).map_or(0, |&handle| narrow(cx.weight(handle).rows())));
     let [one, second, third] = outputs;
-    let params = LinearParams { first, outputs: one, second, third, ..of_weight(&weight, op, cx) };
-    let (lanes, rows) = (lanes(outputs.iter().sum(), params.cols), rows_of(cx, op.x));
+    let params =
+        LinearParams { first, outputs: one, second, third, out_cols: out.cols, ..of_weight(&weight, x, cx) };
+    let (lanes, rows) = (lanes(outputs.iter().sum(), params.cols), rows_of(cx, x));
     // The decoder's first part reads one weight.
     let decoder = [&[shaders::WEIGHTS_STACK], &shaders::decoder(weight.dtype())[1..]].concat();
     let shader = matvec(cx, &decoder, &[shaders::LINEAR_STACK], "linear__stack");
     let shader = shader.with("LANES", lanes).with("ROWS", rows);
     // A binding needs a buffer, if none is read from it.
     let weights = [0, 1, 2].map(|i| Bind::Weight(*handles.get(i).unwrap_or(&handles[0]), 0));
-    let binds = [&[Bind::Act(op.x), Bind::ActMut(op.out)], &weights[..]].concat();
+    let binds = [&[Bind::Act(x), out.bind.clone()], &weights[..]].concat();
     // No workgroup has outputs of two weights.
     let groups = outputs.iter().map(|outputs| outputs.div_ceil(OUTPUTS * THREADS / lanes)).sum();
-    let [x, y] = split(groups);
-    cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);
+    let [across, down] = split(groups);
+    cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
 }
 
 /// Both. The parts of two weights of one shape are alike.
@@ -174,7 +193,7 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
             out_cols: cx.cols(glu.out),
             first: narrow(range.start),
             outputs: narrow(range.len()),
-            ..of_weight(&weight, linear, cx)
+            ..of_weight(&weight, linear.x, cx)
         };
         let [gate, up] = [0, 1].map(|i| Bind::Weight(linear.weights[i], part));
         let binds = vec![Bind::Act(linear.x), gate, Bind::ActMut(glu.out), up];
@@ -184,14 +203,61 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
+    let out = Target::act(op.out, cx);
+    product(op.x, &out, &op.weights, cx);
+}
+
+/// Whether a product and the `softcap` of its outputs are one dispatch for each part.
+pub(super) fn caps(linear: &Linear, softcap: &Softcap, cx: &Lowering<'_>) -> bool {
+    cx.program.class == Class::Decode
+        && softcap.x == linear.out
+        && linear.weights.len() == 1
+        && cx.weight(linear.weights[0]).cols().is_multiple_of(CHUNK as usize)
+}
+
+/// Both.
+pub(super) fn linear_softcap(linear: &Linear, softcap: &Softcap, cx: &mut Lowering<'_>) {
+    let out = Target { cap: Some(softcap.cap), ..Target::act(linear.out, cx) };
+    product(linear.x, &out, &linear.weights, cx);
+}
+
+/// Whether values are a dispatch of their own behind queries and keys: then they go to a buffer of their own, and need
+/// not wait for those.
+pub(super) fn parts_with_values(linear: &Linear, prepare: &AttnPrepare, cx: &Lowering<'_>) -> bool {
+    cx.program.class == Class::Decode
+        && prepare.qkv == linear.out
+        && cx.program.read_once(linear.out)
+        && linear.weights.len() == 3
+        && prepare.own.is_some_and(|own| own.values != Values::RawKeys)
+        && stacked(&linear.weights, cx) == 2
+}
+
+/// The products of both, and then the `attn_prepare` of what they are.
+pub(super) fn linear_values_apart(
+    linear: &Linear,
+    prepare: &AttnPrepare,
+    cx: &mut Lowering<'_>,
+) -> Result<(), WgpuError> {
+    let (first, values) = linear.weights.split_at(2);
+    let out = Target::act(linear.out, cx);
+    product(linear.x, &out, first, cx);
+    let cols = narrow(cx.weight(values[0]).rows());
+    let apart = cx.scratch(cx.program.capacity(linear.x) as u64 * u64::from(cols) * 4);
+    let out = Target { bind: Bind::ScratchMut(apart), cols, cap: None };
+    product(linear.x, &out, values, cx);
+    attn_prepare::attn_prepare(prepare, Some(apart), cx)
+}
+
+/// Products with weights whose outputs follow one another.
+fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
     let mut first = 0;
-    let mut rest = &op.weights[..];
+    let mut rest = weights;
     while let &[handle, ref after @ ..] = rest {
         let weight = cx.weight(handle).clone();
         let several = stacked(rest, cx);
         if several > 1 {
             let (these, after) = rest.split_at(several);
-            stack(op, these, first, cx);
+            stack(x, out, these, first, cx);
             first += these.iter().map(|&handle| narrow(cx.weight(handle).rows())).sum::<u32>();
             rest = after;
             continue;
@@ -199,24 +265,29 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
         rest = after;
         let decoder = shaders::decoder(weight.dtype());
         for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
-            let params = LinearParams { first, outputs, ..of_weight(&weight, op, cx) };
+            let params = LinearParams { first, outputs, out_cols: out.cols, ..of_weight(&weight, x, cx) };
             first += outputs;
+            let binds = vec![Bind::Act(x), Bind::Weight(handle, part), out.bind.clone()];
             if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
-                linear_tiles::launch((op.x, op.out), (handle, part), &params, cx);
+                linear_tiles::launch(x, weight.dtype(), binds, &params, cx);
                 continue;
             }
-            let binds = vec![Bind::Act(op.x), Bind::Weight(handle, part), Bind::ActMut(op.out)];
+            let parts = [shaders::ACTIVATION, shaders::LINEAR];
             if !params.cols.is_multiple_of(CHUNK) {
-                let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear__any");
-                let [x, y] = split(outputs.div_ceil(ANY_OUTPUTS));
-                cx.launch("linear", shader, binds, &params, [x, y, cx.each_row(op.out)]);
+                let shader = matvec(cx, decoder, &parts, "linear__any");
+                let [across, down] = split(outputs.div_ceil(ANY_OUTPUTS));
+                cx.launch("linear", shader, binds, &params, [across, down, cx.each_row(x)]);
                 continue;
             }
-            let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, op.x));
-            let shader = matvec(cx, decoder, &[shaders::LINEAR], "linear");
+            let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, x));
+            let shader = matvec(cx, decoder, &parts, "linear");
             let shader = shader.with("LANES", lanes).with("ROWS", rows);
-            let [x, y] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
-            cx.launch("linear", shader, binds, &params, [x, y, cx.rows(op.out, rows, 1)]);
+            let shader = match out.cap {
+                Some(cap) => shader.with("CAP_BITS", cap.to_bits()),
+                None => shader,
+            };
+            let [across, down] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
+            cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
         }
     }
 }

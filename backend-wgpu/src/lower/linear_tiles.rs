@@ -4,7 +4,7 @@
 //! each output's sum in one order. Whether the tiles are of f16 depends on the device alone.
 
 use gemma4_core::abi::LinearParams;
-use gemma4_core::program::{Act, Weight};
+use gemma4_core::program::Act;
 
 use super::{Bind, Count, Lowering, ONE};
 use gemma4_core::tensor::DType;
@@ -43,21 +43,14 @@ const INT8: u32 = 128;
 /// Workgroup memory that such tiles and their scales take.
 const INT8_BYTES: u32 = 23 << 10;
 
-/// One product: part `part` of a weight.
-pub(super) fn launch(
-    (x, out): (Act, Act),
-    (weight, part): (Weight, usize),
-    params: &LinearParams,
-    cx: &mut Lowering<'_>,
-) {
+/// One product: the rows of `x` with a part of a weight of type `dtype`. `binds` are `x`, the part and the outputs.
+pub(super) fn launch(x: Act, dtype: DType, binds: Vec<Bind>, params: &LinearParams, cx: &mut Lowering<'_>) {
     let variants = cx.device.variants;
-    let dtype = cx.weight(weight).dtype();
-    let binds = vec![Bind::Act(x), Bind::Weight(weight, part), Bind::ActMut(out)];
     let memory = cx.device.limits.max_compute_workgroup_storage_size;
     if variants.int8 && is_whole(dtype) && INT8_BYTES <= memory {
         let shader =
             Shader::new(&[shaders::decoder(dtype), &[shaders::LINEAR_INT8]].concat(), "linear__int8");
-        let grid = [Count::Fixed(params.outputs.div_ceil(INT8)), cx.rows(out, INT8, 1), ONE];
+        let grid = [Count::Fixed(params.outputs.div_ceil(INT8)), cx.rows(x, INT8, 1), ONE];
         cx.launch("linear", shader, binds, params, grid);
         return;
     }
@@ -65,12 +58,12 @@ pub(super) fn launch(
     let bytes =
         |tile: &Tile| DEPTH * (tile.rows + tile.outputs) * element + if variants.f16 { 1024 } else { 0 };
     let enough = bytes(&WIDE) <= memory;
-    let tile = if enough && cx.program.capacity(out) > NARROW.rows as usize { WIDE } else { NARROW };
+    let tile = if enough && cx.program.capacity(x) > NARROW.rows as usize { WIDE } else { NARROW };
     let mut parts = shaders::decoder(dtype).to_vec();
     parts.push(if variants.f16 { shaders::TILE_F16 } else { shaders::TILE_F32 });
     parts.extend([shaders::LINEAR_TILES_COMMON, tile.file]);
     let shader = Shader::new(&parts, tile.entry);
     let shader = if variants.f16 { shader.with_f16() } else { shader };
-    let grid = [Count::Fixed(params.outputs.div_ceil(tile.outputs)), cx.rows(out, tile.rows, 1), ONE];
+    let grid = [Count::Fixed(params.outputs.div_ceil(tile.outputs)), cx.rows(x, tile.rows, 1), ONE];
     cx.launch("linear", shader, binds, params, grid);
 }

@@ -3,9 +3,10 @@
 use gemma4_core::abi::{NormParams, ROW_THREADS};
 use gemma4_core::ops::Op;
 use gemma4_core::ops::add::Add;
+use gemma4_core::ops::gather_rows::GatherRows;
 use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
-use gemma4_core::program::Act;
+use gemma4_core::program::{Act, Weight};
 
 use super::{Bind, Lowering, ONE};
 use crate::shaders::{self, Part, Shader};
@@ -46,6 +47,19 @@ pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) {
         let shader = shader(cx, shaders::NORM_ADD, "norm_add");
         cx.launch("norm_add", shader, vec![residual, y, weight], &params, grid);
     }
+}
+
+/// Whether rows are picked by the norm that follows.
+pub(super) fn picks(gather: &GatherRows, norm: &RmsNorm, cx: &Lowering<'_>) -> bool {
+    norm.x == gather.out && fits(cx.cols(norm.x)) && cx.program.read_once(gather.out)
+}
+
+/// Both.
+pub(super) fn picked_rms_norm(gather: &GatherRows, norm: &RmsNorm, cx: &mut Lowering<'_>) {
+    let params = NormParams { cols: cx.cols(norm.x), eps: norm.eps, ..NormParams::default() };
+    let binds = vec![Bind::Act(gather.x), Bind::Weight(norm.weight, 0), Bind::ActMut(norm.out), Bind::Picked];
+    let shader = shader(cx, shaders::NORM_QUADS, "rms_norm__picked");
+    cx.launch("rms_norm", shader, binds, &params, [cx.each_row(norm.out), ONE, ONE]);
 }
 
 /// Whether a `norm_add` and the norm of its sum are one dispatch.
@@ -111,6 +125,12 @@ impl Branches<'_> {
         let others = [Bind::Act(a.x), Bind::Weight(a.weight, 0), Bind::Weight(b.weight, 0)];
         join(self.add, self.next, b.x, &others, "norm_add__branches", cx);
     }
+}
+
+/// A `norm_add` of `y` with `weight` and scale 1, then another, and the norm of that: in one dispatch.
+pub(super) fn norm_add_twice(y: Act, weight: Weight, add: &NormAdd, norm: &RmsNorm, cx: &mut Lowering<'_>) {
+    let others = [Bind::Act(y), Bind::Weight(weight, 0)];
+    join(add, norm, add.y, &others, "norm_add__twice", cx);
 }
 
 /// An entry point that is more than `norm_add__rms_norm` by some bindings. `x` is the branch, or one of two.

@@ -11,7 +11,8 @@
 //! | single bits | 1 | bit `8 k + p` |
 //! | bytes | 8 | word `p` |
 //!
-//! Where 16 columns have a scale, the two of chunks 4 to 7 are exchanged as their quads are.
+//! Scales of `Q4_K` and `Q5_K` are in an order of their own, too: [`scales`]. Where 16 columns have a scale, the two of
+//! chunks 4 to 7 are exchanged as their quads are.
 
 use gemma4_core::tensor::DType;
 
@@ -81,14 +82,20 @@ pub(super) fn body(dtype: DType, index: usize, block: &[u8], body: &mut [u8]) {
             put(&mut body[4 * g..][..4], [singles(&swap(high, g))]);
             put(&mut body[32 + 8 * g..][..8], pairs(&swap(two_bits(&block[32..], g), g)));
         }),
-        DType::Q4_K => each_group(|g| {
-            put(&mut body[16 + 16 * g..][..16], nibbles(&swap(four_bits(&block[16..], g), g)));
-        }),
-        DType::Q5_K => each_group(|g| {
-            let high = std::array::from_fn(|i| word(&block[16..], i) >> g);
-            put(&mut body[16 + 4 * g..][..4], [singles(&swap(high, g))]);
-            put(&mut body[48 + 16 * g..][..16], nibbles(&swap(four_bits(&block[48..], g), g)));
-        }),
+        DType::Q4_K => {
+            put(&mut body[4..16], scales(&block[4..16]));
+            each_group(|g| {
+                put(&mut body[16 + 16 * g..][..16], nibbles(&swap(four_bits(&block[16..], g), g)));
+            });
+        }
+        DType::Q5_K => {
+            put(&mut body[4..16], scales(&block[4..16]));
+            each_group(|g| {
+                let high = std::array::from_fn(|i| word(&block[16..], i) >> g);
+                put(&mut body[16 + 4 * g..][..4], [singles(&swap(high, g))]);
+                put(&mut body[48 + 16 * g..][..16], nibbles(&swap(four_bits(&block[48..], g), g)));
+            });
+        }
         DType::Q6_K => {
             each_group(|g| {
                 let low =
@@ -128,6 +135,24 @@ pub(super) fn tail(dtype: DType, number: usize, index: usize, tail: &mut [u8]) {
 
 fn each_group(action: impl FnMut(usize)) {
     (0..8).for_each(action);
+}
+
+/// The scales and mins of eight groups, from the twelve bytes of a file's block.
+///
+/// A scale is in the lower half of a word and its min at the same bits of the upper half, so that lanes take both at once:
+/// those of groups 0 to 5 in bits 0 to 5 and 6 to 11 of three words, those of groups 6 and 7 in what is left of them.
+fn scales(bytes: &[u8]) -> [u32; 3] {
+    let byte = |i: usize| u32::from(bytes[i]);
+    let pair = |g: usize| {
+        if g < 4 {
+            return byte(g) & 63 | (byte(g + 4) & 63) << 16;
+        }
+        let (scale, min) = (byte(g + 4) & 15 | byte(g - 4) >> 6 << 4, byte(g + 4) >> 4 | byte(g) >> 6 << 4);
+        scale | min << 16
+    };
+    let two = |i: usize| pair(2 * i) | pair(2 * i + 1) << 6;
+    let (lower, upper) = (|g: usize| pair(g) & 0x000f_000f, |g: usize| pair(g) >> 4 & 0x0003_0003);
+    [two(0) | lower(6) << 12, two(1) | upper(6) << 12 | upper(7) << 14, two(2) | lower(7) << 12]
 }
 
 /// Group `g` of 64 values for each 32 bytes: low nibbles, then high ones.

@@ -16,6 +16,7 @@ use gemma4_core::ops::moe_ffn::{GateUp, MoeFfn};
 use gemma4_core::ops::route::Route;
 use gemma4_core::program::{Act, Program, State, StateSpec, Weight};
 use gemma4_core::quant;
+use rayon::prelude::*;
 
 use super::side::Values;
 use crate::Failure;
@@ -79,20 +80,18 @@ impl Bounds<'_> {
                 (0..out.len()).map(|i| 16.0 * U * at(i).abs()).collect()
             }
             Op::Linear(op) => {
-                let x = self.act(op.x);
-                let mut sizes = vec![0.0; out.len()];
-                let (width, mut start) = (self.program.cols(op.x), 0);
-                for &weight in &op.weights {
-                    for o in 0..self.program.weight(weight).rows {
-                        let w = self.weight(weight, 0, o);
-                        for (r, x) in x.chunks(width).enumerate() {
-                            let size: f64 = x.iter().zip(&w).map(|(x, w)| (x * w).abs()).sum();
-                            sizes[r * cols + start + o] = sum_error(width) * size;
-                        }
-                    }
-                    start += self.program.weight(weight).rows;
-                }
-                sizes
+                let (x, width) = (self.act(op.x), self.program.cols(op.x));
+                let outputs = op.weights.iter().flat_map(|&weight| {
+                    (0..self.program.weight(weight).rows).map(move |output| (weight, output))
+                });
+                let of_rows = |(weight, output)| {
+                    let w = self.weight(weight, 0, output);
+                    let size = |x: &[f64]| x.iter().zip(&w).map(|(x, w)| (x * w).abs()).sum::<f64>();
+                    x.chunks(width).map(|x| sum_error(width) * size(x)).collect::<Vec<_>>()
+                };
+                let of_outputs: Vec<Vec<f64>> =
+                    outputs.collect::<Vec<_>>().into_par_iter().map(of_rows).collect();
+                (0..out.len()).map(|i| of_outputs[i % cols][i / cols]).collect()
             }
             Op::PleInputs(op) => {
                 let ple = self.program.weight(op.norm).cols;
@@ -153,7 +152,7 @@ impl Bounds<'_> {
                 let terms: Vec<f64> = z.iter().zip(self.weight(op.proj, 0, e)).map(|(z, w)| z * w).collect();
                 (terms.iter().sum(), 2.0 * sum_error(cols) * terms.iter().map(|t| t.abs()).sum::<f64>())
             };
-            let logits: Vec<Uncertain> = (0..experts).map(logit).collect();
+            let logits: Vec<Uncertain> = (0..experts).into_par_iter().map(logit).collect();
             let worst = logits.iter().map(|logit| logit.1).fold(0.0, f64::max);
             let mut order: Vec<f64> = logits.iter().map(|logit| logit.0).collect();
             order.sort_by(|a, b| b.total_cmp(a));
@@ -204,6 +203,7 @@ impl Bounds<'_> {
                 GateUp::Split { gate, up } => (gate, up, 0),
             };
             let hidden: Vec<Uncertain> = (0..ffn)
+                .into_par_iter()
                 .map(|f| {
                     let (g, eg) = dot(&self.weight(gate, e, f), &x);
                     let (v, ev) = dot(&self.weight(up, e, up_start + f), &x);
@@ -211,11 +211,10 @@ impl Bounds<'_> {
                     (gelu(g) * v, 1.13 * eg * v.abs() + g.abs() * ev + 16.0 * U * (g * v).abs())
                 })
                 .collect();
-            for c in 0..cols {
+            allowed[r * cols..(r + 1) * cols].par_iter_mut().enumerate().for_each(|(c, allowed)| {
                 let (y, error) = dot(&self.weight(op.down, e, c), &hidden);
-                allowed[r * cols + c] +=
-                    share.abs() * (error + 4.0 * top_k as f64 * U * y.abs()) + wrong * y.abs();
-            }
+                *allowed += share.abs() * (error + 4.0 * top_k as f64 * U * y.abs()) + wrong * y.abs();
+            });
         }
         allowed
     }

@@ -8,40 +8,52 @@ use gemma4_core::ops::attention::{Mask, Reach};
 use gemma4_core::ops::attn_prepare::Heads;
 use gemma4_core::program::{Class, StateSpec};
 
-use super::{Case, U, op, pages, plain, sum_error, wide};
+use super::{Case, Make, U, later, op, pages, plain, sum_error, together, wide};
 
 pub(super) fn cases() -> Vec<Case> {
-    let classes = [Class::Prefill, Class::Decode];
-    let mut cases: Vec<Case> = classes
-        .into_iter()
-        .flat_map(|class| all(Products::F32).into_iter().map(move |case| case.in_class(class)))
-        .collect();
-    cases.extend(drafted());
-    cases
+    let both = [Class::Prefill, Class::Decode].into_iter().flat_map(|class| all(Products::F32, class));
+    together(both.chain(drafted().into_iter().map(|shape| made(shape, Products::F32, Class::Decode))))
+}
+
+/// What a case is about: queries from position `start` on.
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: Heads,
+    types: KvTypes,
+    mask: Mask,
+    reach: Reach,
+    start: usize,
+    rows: usize,
+}
+
+impl Shape {
+    fn new([heads, kv_heads, head_dim]: [usize; 3], mask: Mask, start: usize, rows: usize) -> Self {
+        let types = KvTypes { k: KvType::F16, v: KvType::F16 };
+        Self { heads: Heads { heads, kv_heads, head_dim }, types, mask, reach: Reach::Own, start, rows }
+    }
 }
 
 /// Rows of drafters, whose keys end elsewhere than at themselves: around borders of splits, pages and windows.
-fn drafted() -> Vec<Case> {
-    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
-    let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
-    let tq3 = KvTypes { k: KvType::TQ3_0, v: KvType::TQ3_0 };
+fn drafted() -> Vec<Shape> {
+    let of = |reach, heads, mask, start, rows| Shape { reach, ..Shape::new(heads, mask, start, rows) };
+    let types = KvTypes { k: KvType::TQ3_0, v: KvType::TQ3_0 };
     vec![
-        reaching(heads(4, 2, 64), f16, Mask::Causal, Reach::Before, 130, 1),
-        reaching(heads(4, 1, 512), f16, Mask::Causal, Reach::Before, 256, 1),
-        reaching(heads(4, 2, 256), tq3, Mask::Window(32), Reach::Before, 100, 1),
-        reaching(heads(4, 2, 64), f16, Mask::Window(64), Reach::Before, 64, 1),
-        reaching(heads(8, 2, 128), f16, Mask::Causal, Reach::Block, 120, 16),
-        reaching(heads(4, 2, 128), f16, Mask::Causal, Reach::Block, 250, 8),
-        reaching(heads(4, 2, 128), tq3, Mask::Causal, Reach::Block, 5, 3),
-        reaching(heads(4, 2, 64), f16, Mask::Window(40), Reach::Block, 300, 8),
-        reaching(heads(2, 2, 32), f16, Mask::Window(4), Reach::Block, 62, 7),
+        of(Reach::Before, [4, 2, 64], Mask::Causal, 130, 1),
+        of(Reach::Before, [4, 1, 512], Mask::Causal, 256, 1),
+        Shape { types, ..of(Reach::Before, [4, 2, 256], Mask::Window(32), 100, 1) },
+        of(Reach::Before, [4, 2, 64], Mask::Window(64), 64, 1),
+        of(Reach::Block, [8, 2, 128], Mask::Causal, 120, 16),
+        of(Reach::Block, [4, 2, 128], Mask::Causal, 250, 8),
+        Shape { types, ..of(Reach::Block, [4, 2, 128], Mask::Causal, 5, 3) },
+        of(Reach::Block, [4, 2, 64], Mask::Window(40), 300, 8),
+        of(Reach::Block, [2, 2, 32], Mask::Window(4), 62, 7),
     ]
 }
 
 /// Prompts whose operands may be rounded to 16-bit floats, in the order of the prompts of the other cases.
 #[must_use]
 pub fn halves_cases() -> Vec<Case> {
-    all(Products::Halves).into_iter().map(|case| case.in_class(Class::Prefill)).collect()
+    together(all(Products::Halves, Class::Prefill))
 }
 
 /// What products a case's bounds are for.
@@ -79,47 +91,49 @@ impl Products {
     }
 }
 
-fn all(products: Products) -> Vec<Case> {
-    let case = |heads, types, mask, start, rows| case(heads, types, mask, (start, rows), products);
-    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
-    let f16 = KvTypes { k: KvType::F16, v: KvType::F16 };
-    let mut cases = vec![
+fn made(shape: Shape, products: Products, class: Class) -> Make {
+    later(move || case(shape, products).in_class(class))
+}
+
+fn all(products: Products, class: Class) -> Vec<Make> {
+    let shapes = shapes().into_iter().map(|shape| made(shape, products, class));
+    let shapes = shapes.chain([later(move || broadcast().in_class(class))]);
+    shapes.chain(rotations().into_iter().map(|shape| made(shape, products, class))).collect()
+}
+
+fn shapes() -> Vec<Shape> {
+    let of = |heads, kv_heads, head_dim, mask, start, rows| {
+        Shape::new([heads, kv_heads, head_dim], mask, start, rows)
+    };
+    vec![
         // Positions around a page, a window and the wrap of a ring of two pages.
-        case(heads(2, 1, 32), f16, Mask::Causal, 0, 1),
-        case(heads(4, 2, 64), f16, Mask::Causal, 254, 5),
-        case(heads(8, 1, 512), f16, Mask::Causal, 300, 2),
-        case(heads(16, 1, 128), f16, Mask::Causal, 30, 2),
-        case(heads(4, 2, 64), f16, Mask::Window(8), 5, 4),
-        case(heads(4, 4, 32), f16, Mask::Window(20), 505, 14),
-        case(heads(4, 2, 256), f16, Mask::Window(1), 1000, 3),
-        case(heads(4, 2, 128), f16, Mask::Window(256), 700, 3),
+        of(2, 1, 32, Mask::Causal, 0, 1),
+        of(4, 2, 64, Mask::Causal, 254, 5),
+        of(8, 1, 512, Mask::Causal, 300, 2),
+        of(16, 1, 128, Mask::Causal, 30, 2),
+        of(4, 2, 64, Mask::Window(8), 5, 4),
+        of(4, 4, 32, Mask::Window(20), 505, 14),
+        of(4, 2, 256, Mask::Window(1), 1000, 3),
+        of(4, 2, 128, Mask::Window(256), 700, 3),
         // Groups that are no power of two, a row past a tile of rows, and borders of splits of 64 and 128 keys.
-        case(heads(6, 2, 128), f16, Mask::Causal, 120, 11),
-        case(heads(12, 1, 64), f16, Mask::Causal, 127, 2),
-        case(heads(4, 2, 256), f16, Mask::Window(70), 190, 9),
+        of(6, 2, 128, Mask::Causal, 120, 11),
+        of(12, 1, 64, Mask::Causal, 127, 2),
+        of(4, 2, 256, Mask::Window(70), 190, 9),
         // More splits than partial results are added up at once.
-        case(heads(2, 1, 64), f16, Mask::Causal, 4300, 2),
-        broadcast(),
-    ];
-    cases.extend(rotations(products));
-    cases
+        of(2, 1, 64, Mask::Causal, 4300, 2),
+    ]
 }
 
 /// P13: every type of keys with every type of values, on one layer of each kind.
-#[must_use]
-pub fn rotation_cases() -> Vec<Case> {
-    rotations(Products::F32)
+fn rotations() -> Vec<Shape> {
+    let types = KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| KvTypes { k, v }));
+    types.map(|types| Shape { types, ..Shape::new([4, 2, 256], Mask::Causal, 60, 3) }).collect()
 }
 
-fn rotations(products: Products) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for k in KvType::ALL {
-        for v in KvType::ALL {
-            let heads = Heads { heads: 4, kv_heads: 2, head_dim: 256 };
-            cases.push(case(heads, KvTypes { k, v }, Mask::Causal, (60, 3), products));
-        }
-    }
-    cases
+/// The same as cases.
+#[must_use]
+pub fn rotation_cases() -> Vec<Case> {
+    together(rotations().into_iter().map(|shape| made(shape, Products::F32, Class::Decode)))
 }
 
 /// `R` of [`tq3`] as a matrix, row by row, from its definition.
@@ -165,24 +179,10 @@ fn pool(
     (spec, bytes, decoded)
 }
 
-/// `rows` queries from position `start` on over keys and values of these types; whatever a query must not see is
-/// NaN, except what lies in the window of another row.
-fn case(heads: Heads, types: KvTypes, mask: Mask, at: (usize, usize), products: Products) -> Case {
-    reaching_with(heads, types, (mask, Reach::Own), at, products)
-}
-
-/// The same of a drafter, as far as `reach`.
-fn reaching(heads: Heads, types: KvTypes, mask: Mask, reach: Reach, start: usize, rows: usize) -> Case {
-    reaching_with(heads, types, (mask, reach), (start, rows), Products::F32)
-}
-
-fn reaching_with(
-    heads: Heads,
-    types: KvTypes,
-    (mask, reach): (Mask, Reach),
-    (start, rows): (usize, usize),
-    products: Products,
-) -> Case {
+/// `rows` queries from position `start` on over keys and values of these types, as far as `reach`; whatever a query must
+/// not see is NaN, except what lies in the window of another row.
+fn case(shape: Shape, products: Products) -> Case {
+    let Shape { heads, types, mask, reach, start, rows } = shape;
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
     let mut case = Case::new(
         "attention",
@@ -343,6 +343,39 @@ fn broadcast() -> Case {
     let out = case.program.attention(input, heads, (k, v), Mask::Causal).expect("the widths agree");
     let row = [[0.5; 64], [-2.0; 64]].concat();
     let want: Vec<f64> = (0..rows).flat_map(|_| row.clone()).collect();
+    // Shares sum to 1 but for the error of a sum.
+    let allowed = want.iter().map(|want: &f64| 2.0 * sum_error(keys) * want.abs()).collect();
+    case.expect(out, want, allowed)
+}
+
+/// Values of the cache that are no numbers, which only the last row of a step sees: the others must not notice. The
+/// reference stores no such values, and is not asked.
+#[must_use]
+pub fn broken_cases() -> Vec<Case> {
+    [Class::Prefill, Class::Decode].map(|class| broken().in_class(class)).into()
+}
+
+fn broken() -> Case {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 64 };
+    let (rows, start) = (3, 38);
+    let mut case = Case::new("attention", rows, "values of the last row are no numbers");
+    (start..).zip(&mut case.rows).for_each(|(position, row)| row.position = position);
+    let keys = start as usize + rows;
+    let input = case.input(&plain(rows * 4 * 64, 39));
+    let values: Vec<f32> = (0..keys).flat_map(|_| [[0.5f32; 64], [-2.0; 64]].concat()).collect();
+    let (spec, bytes, _) = pool(&plain(keys * 128, 40), heads, KvType::F16, (Span::Global, 1));
+    let k = case.state(spec, bytes);
+    let (spec, mut bytes, _) = pool(&values, heads, KvType::F16, (Span::Global, 1));
+    for head in 0..2 {
+        let at = (head * PAGE + keys - 1) * spec.row_bytes();
+        bytes[at..at + spec.row_bytes()].fill(0xFF);
+    }
+    let v = case.state(spec, bytes);
+    let out = case.program.attention(input, heads, (k, v), Mask::Causal).expect("the widths agree");
+    let out = case.program.gather_rows(out);
+    case.picked = vec![0, 1];
+    let row = [[0.5; 128], [-2.0; 128]].concat();
+    let want: Vec<f64> = case.picked.iter().flat_map(|_| row.clone()).collect();
     // Shares sum to 1 but for the error of a sum.
     let allowed = want.iter().map(|want: &f64| 2.0 * sum_error(keys) * want.abs()).collect();
     case.expect(out, want, allowed)

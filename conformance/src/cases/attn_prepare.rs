@@ -7,7 +7,8 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Span;
 use gemma4_core::ops::attention::Mask;
 use gemma4_core::ops::attn_prepare::{Heads, OwnKeys, Values};
-use gemma4_core::program::StateSpec;
+use gemma4_core::program::{Act, Class, StateSpec};
+use gemma4_core::tensor::DType;
 
 use super::{Case, around_one, inputs, inverse_rms, op, sum_error, wide};
 
@@ -31,16 +32,42 @@ pub(super) fn cases() -> Vec<Case> {
     ] {
         let heads = Heads { heads, kv_heads, head_dim };
         for out in [Out::Alone, Out::Queries, Out::Keys, Out::Values] {
-            cases.push(case(heads, live, values, out));
+            cases.push(case(heads, live, values, out, Raw::Input));
         }
     }
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 128 };
+    cases.extend([Out::Keys, Out::Values].map(|out| case(heads, 64, Values::Projected, out, Raw::Projected)));
     cases
 }
 
-fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
+/// Where the raw heads come from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Raw {
+    Input,
+    /// A product with ones on the diagonal, whose values have a type of their own: a backend may project them apart.
+    Projected,
+}
+
+/// The same columns once more: queries and keys by weights of one type, values by one of another.
+fn projected(case: &mut Case, input: Act, [queries, keys]: [usize; 2]) -> Act {
+    case.program.class = Class::Decode;
+    let cols = queries + 2 * keys;
+    let ones = |first: usize, rows: usize| {
+        (0..rows * cols).map(move |i| if i % cols == first + i / cols { 1.0f32 } else { 0.0 })
+    };
+    let q = case.weight([1, queries, cols], &ones(0, queries).collect::<Vec<_>>());
+    let k = case.weight([1, keys, cols], &ones(queries, keys).collect::<Vec<_>>());
+    // One in 16 bits.
+    let bytes =
+        ones(queries + keys, keys).flat_map(|one| if one == 1.0 { [0, 0x3C] } else { [0; 2] }).collect();
+    let v = case.raw_weight(DType::F16, [1, keys, cols], bytes);
+    case.program.linear(input, &[q, k, v]).expect("the widths agree")
+}
+
+fn case(heads: Heads, live: usize, values: Values, which: Out, raw: Raw) -> Case {
     let (rows, first) = (3, 200);
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
-    let mut case = Case::new("attn_prepare", rows, format!("{heads:?}, {values:?}, {which:?}"));
+    let mut case = Case::new("attn_prepare", rows, format!("{heads:?}, {values:?}, {which:?}, {raw:?}"));
     // Across a page border, where angles are large.
     let start = 256 * first - 1;
     (0..).zip(&mut case.rows).for_each(|(i, row)| row.position = start + i);
@@ -72,6 +99,8 @@ fn case(heads: Heads, live: usize, values: Values, which: Out) -> Case {
     let k = case.state(spec("k"), vec![0xFF; bytes]);
     let v = case.state(spec("v"), vec![0xFF; bytes]);
     let own = (which != Out::Alone).then_some(OwnKeys { k_norm: k_weight, values, k, v });
+    let input =
+        if raw == Raw::Input { input } else { projected(&mut case, input, [q_heads * dim, kv_heads * dim]) };
     let q = case.program.attn_prepare(input, heads, (q_weight, f_weight), own, 1e-6).expect("widths agree");
     let out = match which {
         Out::Alone | Out::Queries => q,

@@ -4,11 +4,11 @@ use gemma4_core::ops::glu::Columns;
 use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
-use super::{Case, Settings, U, gelu, inputs, op, plain, sum_error, wide};
+use super::{Case, Make, Settings, U, gelu, inputs, later, op, plain, sum_error, together, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows around the sizes of tiles, widths with and without a rest, one and several stacked weights.
-    [
+    let shapes = [
         (1, 32, vec![1]),
         (1, 2816, vec![64, 16, 16]),
         (7, 257, vec![33]),
@@ -18,21 +18,24 @@ pub(super) fn cases() -> Vec<Case> {
         (129, 64, vec![130]),
         (1, 4128, vec![5]),
         (4, 256, vec![65, 63]),
-    ]
-    .into_iter()
-    .flat_map(|(rows, cols, outputs)| CLASSES.map(|class| case(rows, cols, &outputs, class)))
-    .chain(CLASSES.into_iter().flat_map(|class| {
-        let types = [1, 2, 5, 9].map(|rows| quantised(rows, class));
+    ];
+    let plain = shapes.into_iter().flat_map(|(rows, cols, outputs)| {
+        CLASSES.map(|class| {
+            let outputs = outputs.clone();
+            later(move || case(rows, cols, &outputs, class))
+        })
+    });
+    let typed = CLASSES.into_iter().flat_map(|class| {
+        let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class)));
         types.into_iter().chain(narrow_rows(1, class)).chain(narrow_rows(3, class))
-    }))
-    .chain(CLASSES.map(stacked))
-    .chain([1, 3].map(opened))
-    .chain(
-        [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
-            .into_iter()
-            .flat_map(|dtype| [1, 5].map(|rows| gated(rows, dtype))),
+    });
+    let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
+        .into_iter()
+        .flat_map(|dtype| [1, 5].map(|rows| later(move || gated(rows, dtype))));
+    let several = CLASSES.map(|class| later(move || stacked(class)));
+    together(
+        plain.chain(typed).chain(several).chain([1, 3].map(|rows| later(move || opened(rows)))).chain(fused),
     )
-    .collect()
 }
 
 const CLASSES: [Class; 2] = [Class::Prefill, Class::Decode];
@@ -81,15 +84,19 @@ fn quantised(rows: usize, class: Class) -> Case {
 }
 
 /// Types of short blocks where columns do not fill groups of eight blocks, nor quads, nor words.
-fn narrow_rows(rows: usize, class: Class) -> Vec<Case> {
-    let short =
+fn narrow_rows(rows: usize, class: Class) -> Vec<Make> {
+    const SHORT: [DType; 7] =
         [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::MXFP4];
-    let floats = [DType::F32, DType::F16, DType::BF16];
+    const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
     let with = |types: &[DType], outputs| types.iter().map(|&dtype| (dtype, outputs)).collect::<Vec<_>>();
-    let mut cases: Vec<_> = [32, 96, 352]
-        .map(|cols| typed(rows, cols, class, "short blocks", &with(&[&short[..], &floats].concat(), 6)))
-        .into();
-    cases.extend([1, 31, 33, 257].map(|cols| typed(rows, cols, class, "odd widths", &with(&floats, 9))));
+    let blocks = with(&[&SHORT[..], &FLOATS].concat(), 6);
+    let floats = with(&FLOATS, 9);
+    let make = |cols, what, weights: &[(DType, usize)]| {
+        let weights = weights.to_vec();
+        later(move || typed(rows, cols, class, what, &weights))
+    };
+    let mut cases: Vec<_> = [32, 96, 352].map(|cols| make(cols, "short blocks", &blocks)).into();
+    cases.extend([1, 31, 33, 257].map(|cols| make(cols, "odd widths", &floats)));
     cases
 }
 

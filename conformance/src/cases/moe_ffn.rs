@@ -4,7 +4,7 @@ use gemma4_core::ops::moe_ffn::GateUp;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::{Case, U, around_one, gelu, inputs, op, plain, sum_error, wide};
+use super::{Case, U, around_one, gelu, inputs, later, op, plain, sum_error, together, wide};
 
 /// What a case is about.
 #[derive(Clone, Copy)]
@@ -47,9 +47,9 @@ pub(super) fn cases() -> Vec<Case> {
         });
     let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).collect();
     let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
-    forms
-        .flat_map(|(shape, fused)| [Class::Prefill, Class::Decode].map(|class| case(shape, fused, class)))
-        .collect()
+    together(forms.flat_map(|(shape, fused)| {
+        [Class::Prefill, Class::Decode].map(|class| later(move || case(shape, fused, class)))
+    }))
 }
 
 /// A weight, and its values.

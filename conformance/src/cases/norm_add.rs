@@ -1,14 +1,76 @@
 //! Cases of `norm_add`.
 
 use gemma4_core::numeric::round;
+use gemma4_core::ops::glu::Columns;
+use gemma4_core::program::Class;
 
-use super::{Case, U, around_one, inputs, inverse_rms, op, plain, sum_error, wide};
+use super::{Case, U, around_one, gelu, inputs, inverse_rms, op, plain, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     let alone = [(1, 32), (3, 255), (4, 257), (2, 5376)].map(|(rows, cols)| case(rows, cols));
     let joined = [(1, 32), (3, 255), (4, 1028), (2, 2816)];
     let joined = joined.into_iter().flat_map(|(rows, cols)| Joined::ALL.map(|of| of.case(rows, cols)));
-    alone.into_iter().chain(joined).collect()
+    let gated = [(1, 32), (3, 1056), (2, 2560), (1, 4096)].map(|(rows, cols)| gated(rows, cols));
+    alone.into_iter().chain(joined).chain(gated).collect()
+}
+
+/// The end of a layer with per-layer inputs: a `norm_add`, a gate on its sum that opens an input, a projection, and a second
+/// `norm_add`, whose sum is normed.
+fn gated(rows: usize, cols: usize) -> Case {
+    let (eps, scale, inner, start) = (1e-6f32, 0.4375f32, 64, 5);
+    let mut case = Case::new("norm_add", rows, format!("{cols} columns, around a gate"));
+    case.program.class = Class::Decode;
+    let (r, a, opened) = (plain(rows * cols, 6), inputs(rows, cols, 7), plain(rows * (inner + start), 22));
+    let [first, last, next] = [10, 11, 12].map(|seed| around_one(cols, seed));
+    let small = |seed, by: usize| plain(inner * cols, seed).into_iter().map(move |w| w / (by as f32).sqrt());
+    let (gate, projection): (Vec<f32>, Vec<f32>) = (small(23, cols).collect(), small(24, inner).collect());
+    let [residual, branch, up] = [&r, &a, &opened].map(|values| case.input(values));
+    let [w, w_last, w_next] = [&first, &last, &next].map(|weight| case.weight([1, 1, cols], weight));
+    let w_gate = case.weight([1, inner, cols], &gate);
+    let w_projection = case.weight([1, cols, inner], &projection);
+    let p = &mut case.program;
+    p.norm_add(residual, branch, w, 1.0, eps).expect("the widths agree");
+    let open = p.linear(residual, &[w_gate]).expect("the widths agree");
+    let columns = (Columns { act: open, start: 0 }, Columns { act: up, start });
+    let y = p.glu(columns.0, columns.1, inner).expect("the columns fit");
+    let y = p.linear(y, &[w_projection]).expect("the widths agree");
+    p.norm_add(residual, y, w_last, scale, eps).expect("the widths agree");
+    let out = p.rms_norm(residual, w_next, eps).expect("the widths agree");
+    let exact = |x: &[f32]| x.iter().map(|&x| (f64::from(x), 0.0)).collect::<Row>();
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for ((r, a), up) in r.chunks(cols).zip(a.chunks(cols)).zip(opened.chunks(inner + start)) {
+        let row = sum(&exact(r), &normed(&exact(a), &first, eps));
+        let open = product(&row, &gate).into_iter().zip(&up[start..]).map(|((g, error), &up)| {
+            let up = f64::from(up);
+            // The slope of gelu is below 1.13; the rest as in the cases of glu.
+            (gelu(g) * up, 1.13 * error * up.abs() + 16.0 * U * (g * up).abs())
+        });
+        let y = product(&open.collect(), &projection);
+        let row = sum(&row, &normed(&y, &last, eps));
+        let half = |(x, error): &(f64, f64)| (x * f64::from(scale), error * f64::from(scale) + U * x.abs());
+        let row = normed(&row.iter().map(half).collect::<Row>(), &next, eps);
+        want.extend(row.iter().map(|x| x.0));
+        allowed.extend(row.iter().map(|x| x.1));
+    }
+    case.expect(out, want, allowed)
+        .mutant("the weight of the first sum ignored", |case| case.change(3, |w| w.fill(1.0)))
+        .mutant("the weight of the last sum ignored", |case| case.change(4, |w| w.fill(1.0)))
+        .mutant("the gate reads the branch", |case| {
+            let branch = op!(case, NormAdd).y;
+            op!(case, Linear).x = branch;
+        })
+        .mutant("columns of a neighbour", |case| op!(case, Glu).up.start -= 1)
+}
+
+/// Products of a row whose numbers are off already.
+fn product(x: &Row, weight: &[f32]) -> Row {
+    let of = |w: &[f32]| {
+        let each =
+            |term: fn(f64, (f64, f64)) -> f64| x.iter().zip(w).map(|(&x, &w)| term(w.into(), x)).sum::<f64>();
+        let (size, carried) = (each(|w, x| (w * x.0).abs()), each(|w, x| w.abs() * x.1));
+        (each(|w, x| w * x.0), sum_error(x.len()) * size + carried)
+    };
+    weight.chunks(x.len()).map(of).collect()
 }
 
 /// Numbers of a row, and how far each may be off.

@@ -4,7 +4,33 @@ use super::{Case, around_one, inputs, inverse_rms, op, sum_error, wide};
 
 pub(super) fn cases() -> Vec<Case> {
     // A block of threads has 256; 2816 and 5376 are real widths.
-    [(1, 1), (3, 255), (2, 256), (4, 257), (5, 2816), (2, 5376)].map(|(rows, cols)| case(rows, cols)).into()
+    [(1, 1), (3, 255), (2, 256), (4, 257), (5, 2816), (2, 5376)]
+        .map(|(rows, cols)| case(rows, cols))
+        .into_iter()
+        .chain([(5, 2816), (4, 257)].map(|(rows, cols)| picked(rows, cols)))
+        .collect()
+}
+
+/// The norm of some rows, in another order.
+fn picked(rows: usize, cols: usize) -> Case {
+    let mut case = Case::new("rms_norm", rows, format!("some rows of {cols} columns"));
+    let x = inputs(rows, cols, 4);
+    let weight = around_one(cols, 5);
+    let input = case.input(&x);
+    let w = case.weight([1, 1, cols], &weight);
+    let gathered = case.program.gather_rows(input);
+    let out = case.program.rms_norm(gathered, w, 1e-6).expect("the widths agree");
+    case.picked = vec![super::narrow(rows - 1), 0, 2];
+    let x = wide(&x);
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for &row in &case.picked {
+        let x = &x[row as usize * cols..][..cols];
+        let scale = inverse_rms(x, f64::from(1e-6f32));
+        want.extend(x.iter().zip(&weight).map(|(x, &w)| x * scale * f64::from(w)));
+    }
+    allowed.extend(want.iter().map(|want: &f64| sum_error(cols) * want.abs()));
+    case.expect(out, want, allowed)
+        .mutant("the first rows", |case| (0..).zip(&mut case.picked).for_each(|(i, row)| *row = i))
 }
 
 fn case(rows: usize, cols: usize) -> Case {

@@ -5,7 +5,7 @@ use gemma4_core::sample::{Edit, Sampling};
 use super::{Case, Settings, plain};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![greedy(), edited(), nothing(), drawn(), shared(), crowded(), whole_vocabulary()]
+    vec![greedy(), edited(), nothing(), drawn(), shared(), behind_both(), crowded(), whole_vocabulary()]
 }
 
 /// Greedy: the largest logit, the lower token among equals, only what is allowed.
@@ -116,6 +116,26 @@ fn shared() -> Case {
         })
         .mutant("top-p ignored", |case| case.settings.iter_mut().for_each(|s| s.sampling.top_p = 1.0))
         .mutant("min-p ignored", |case| case.settings.iter_mut().for_each(|s| s.sampling.min_p = 0.0))
+}
+
+/// Top-k and top-p that end at the same token, where those behind it differ from it in the last digits of their logits: they
+/// must not come back.
+fn behind_both() -> Case {
+    let (rows, vocab) = (24, 90);
+    let mut logits: Vec<f32> = plain(rows * vocab, 41).iter().map(|l| 2.5 + l.abs() / 16.0).collect();
+    for row in logits.chunks_mut(vocab) {
+        (row[7], row[11]) = (8.0, 3.0);
+    }
+    let sampling = |r: u64| Sampling {
+        temperature: 5.0,
+        top_k: 2,
+        top_p: 0.9,
+        seed: 77 * (r + 1),
+        ..Sampling::default()
+    };
+    random("top-k and top-p end together", rows, &logits, sampling)
+        .mutant("top-k ignored", |case| case.settings.iter_mut().for_each(|s| s.sampling.top_k = 0))
+        .mutant("top-k of one more", |case| case.settings.iter_mut().for_each(|s| s.sampling.top_k = 8))
 }
 
 /// More equal logits than a kernel may keep apart as candidates, and filters that cut through them.

@@ -243,9 +243,9 @@ fn f19_sliding_layers_of_a_drafter_keep_their_window_only() {
 }
 
 #[test]
-fn f19_31b_with_dflash_at_64k_does_not_fit_24_gib_where_with_mtp_it_does() {
+fn f19_31b_with_dflash_at_80k_does_not_fit_24_gib_where_with_mtp_it_does() {
     let config = config("31B");
-    let options = options(64 << 10, KvType::Q8_0);
+    let options = options(80 << 10, KvType::Q8_0);
     let plan = MemoryPlan::new(&config, &options, Target::Gpu, 18_320 << 20, 300 << 20).unwrap();
     // Weights of 1.54 and of 0.47 billion parameters in Q8_0.
     let dflash = 1_540_000_000 * 34 / 32 + dflash_bytes(&dflash_31b(), &options, both(KvType::Q8_0));
