@@ -114,11 +114,18 @@ def main():
 
 def flat(bodies):
     """Memory, threads and files after many short requests are what they were before."""
+    failures = []
+    # A call that is cut off at its first token is an error, as it should be.
+    plain = [body for body in bodies if "tools" not in body]
+
     def short(count):
         def client(number):
-            for turn in range(number, count, 8):
-                with post({**bodies[turn % len(bodies)], "max_tokens": 1}) as reply:
-                    json.load(reply)
+            try:
+                for turn in range(number, count, 8):
+                    with post({**plain[turn % len(plain)], "max_tokens": 1}) as reply:
+                        json.load(reply)
+            except Exception as error:
+                failures.append(repr(error))
 
         threads = [threading.Thread(target=client, args=(n,)) for n in range(8)]
         for thread in threads:
@@ -129,6 +136,7 @@ def flat(bodies):
 
     names = ["process_resident_memory_bytes", "process_threads", "process_open_fds"]
     before, after = short(REQUESTS // 10), short(REQUESTS)
+    assert not failures, failures[:5]
     if names[0] not in before:
         return print("load: this system does not tell memory and threads")
     found = [(float(before[name]), float(after[name])) for name in names]
