@@ -1,4 +1,4 @@
-// attention, decode class: logits added up through workgroup memory. See attention_split.wgsl.
+// attention, decode class: logits added up through workgroup memory. See attention.wgsl.
 
 var<workgroup> shares: array<vec4<f32>, ROW_THREADS>;
 

@@ -1,4 +1,4 @@
-// attention, decode class: logits added up among the lanes of a subgroup. See attention_split.wgsl.
+// attention, decode class: logits added up among the lanes of a subgroup. See attention.wgsl.
 
 // Of two heads, the one that bit `bit` of the lane chooses, added up over the two lanes that differ in that bit.
 fn halve(a: vec4<f32>, b: vec4<f32>, lane: u32, bit: u32) -> vec4<f32> {

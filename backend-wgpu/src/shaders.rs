@@ -115,6 +115,8 @@ parts! {
     ROTATE = "common/rotate";
     /// Op `add`.
     ADD = "add";
+    /// Op `attention`, decode class: a split.
+    ATTENTION = "attention";
     /// Op `attention`, decode class: sums of splits.
     ATTENTION_COMBINE = "attention_combine";
     /// Op `attention`, prefill class.
@@ -123,9 +125,7 @@ parts! {
     ATTENTION_PREFILL_SUMS = "attention_prefill_sums";
     /// Op `attention`: queries and outputs of rotated pools.
     ATTENTION_ROTATE = "attention_rotate";
-    /// Op `attention`, decode class: a split.
-    ATTENTION_SPLIT = "attention_split";
-    /// The same, entry point of core features.
+    /// Op `attention`, decode class: a split, entry point of core features.
     ATTENTION_SPLIT_CORE = "attention_split_core";
     /// The same, entry point with subgroups.
     ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";

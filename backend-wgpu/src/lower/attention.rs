@@ -154,7 +154,7 @@ fn decode(
     let tiles = params.group.div_ceil(narrow(heads));
     let own = if subgroups { shaders::ATTENTION_SPLIT_SUBGROUPS } else { shaders::ATTENTION_SPLIT_CORE };
     let entry = if subgroups { "attention__split_subgroups" } else { "attention__split" };
-    let splitting = read(&[shaders::PAGES, shaders::KV_READ, shaders::ATTENTION_SPLIT, own], entry)
+    let splitting = read(&[shaders::PAGES, shaders::KV_READ, shaders::ATTENTION, own], entry)
         .with("SPLIT", narrow(split))
         .with("HEADS", narrow(heads))
         .with("LANES", narrow(lanes))

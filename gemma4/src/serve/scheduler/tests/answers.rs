@@ -109,19 +109,27 @@ fn an_answer_with_drafts_ends_where_it_would_without() {
         let scheduler =
             Setup { context: 600, queues, drafting: drafting.clone(), ..Setup::default() }.start();
         let plain = Setup { context: 600, ..Setup::default() }.start();
-        // It repeats a few tokens, so that whole blocks are accepted.
-        let prompt = text(12, 4).repeat(6);
-        let ask = Ask { sampling: Sampling::default(), ..Ask::new(prompt, 40) };
-        let all = ask.answer(&plain).tokens;
-        assert_eq!(ask.answer(&scheduler).tokens, all);
-        for at in [3, 10, 25] {
-            let first = all.iter().position(|token| *token == all[at]).unwrap();
-            let stopped = Ask { stop: vec![all[at]], ..ask.clone() }.answer(&scheduler);
-            assert_eq!((stopped.finish, &stopped.tokens[..]), (Finish::Stop, &all[..=first]));
-            let short = Ask { max_tokens: at, ..ask.clone() }.answer(&scheduler);
-            assert_eq!((short.finish, &short.tokens[..]), (Finish::Length, &all[..at]));
+        // The prompt has the answer already, so that it is drafted, with the token that ends it.
+        let mut ends_drafted = 0;
+        for number in 1..20 {
+            let begin = Ask { sampling: Sampling::default(), ..Ask::new(text(12, number), 12) };
+            let mut tokens = begin.tokens.clone();
+            tokens.extend(begin.answer(&plain).tokens);
+            tokens.extend(&begin.tokens);
+            let ask = Ask { tokens, ..begin };
+            let all = ask.answer(&plain).tokens;
+            assert_eq!(ask.answer(&scheduler).tokens, all, "{number}");
+            for at in [1, 2, 5, 9] {
+                let first = all.iter().position(|token| *token == all[at]).unwrap();
+                let stopped = Ask { stop: vec![all[at]], ..ask.clone() }.answer(&scheduler);
+                assert_eq!((stopped.finish, &stopped.tokens[..]), (Finish::Stop, &all[..=first]), "{number}");
+                ends_drafted += usize::from(first > 0 && stopped.usage.accepted == first);
+                let short = Ask { max_tokens: at, ..ask.clone() }.answer(&scheduler);
+                assert_eq!((short.finish, &short.tokens[..]), (Finish::Length, &all[..at]), "{number}");
+            }
         }
-        let long = Ask { max_tokens: usize::MAX, tokens: text(590, 5), ..ask };
+        assert!(ends_drafted > 0, "no answer ended in a draft");
+        let long = Ask { sampling: Sampling::default(), ..Ask::new(text(590, 5), usize::MAX) };
         let end = long.answer(&scheduler);
         assert_eq!((end.finish, &end.tokens), (Finish::Length, &long.answer(&plain).tokens));
         plain.drain(STUCK);
