@@ -155,16 +155,17 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
         plan.options.chunk = args.chunk.unwrap_or(plan.options.chunk);
         measure(args, name, device, (model, drafting), &plan)?
     });
-    if let Some(path) = &args.plot {
-        std::fs::write(path, plot::svg(&report.charts())?)
-            .map_err(|source| Failure::Failed(format!("cannot write {}: {source}", path.display()).into()))?;
-    }
     if args.json {
         text::print_json(&report)?;
     } else if args.csv {
         text::print(report.csv()?)?;
     } else {
         text::print(report.text()?)?;
+    }
+    // Last, so that a path that cannot be written costs no measurement.
+    if let Some(path) = &args.plot {
+        std::fs::write(path, plot::svg(&report.charts())?)
+            .map_err(|source| Failure::Failed(format!("cannot write {}: {source}", path.display()).into()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
