@@ -12,7 +12,7 @@
 
 static __device__ __forceinline__ unsigned token_of(const RowInfo& info, const unsigned* sampled, unsigned vocab) {
   // Of a padding row anything may be here.
-  const unsigned token = info.flags & 1u ? sampled[info.slot % SLOTS] : info.token;
+  const unsigned token = info.flags & 1u ? sampled[remembered(info)] : info.token;
   return min(token, vocab - 1);
 }
 
@@ -25,7 +25,7 @@ static __device__ __forceinline__ void decode(float (&v)[EACH], const WeightView
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 embed(const WeightView table,                // [vocab, cols]
       const RowInfo* __restrict__ rows,      // [rows]
-      const unsigned* __restrict__ sampled,  // [SLOTS]
+      const unsigned* __restrict__ sampled,  // [PLACES, SLOTS]
       float* __restrict__ out,               // [rows, cols], or 0
       Prepared prepared,                     // out for products
       CudaEmbedParams params,
@@ -47,7 +47,7 @@ embed(const WeightView table,                // [vocab, cols]
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
 embed__rms_norm(const WeightView table,                // [vocab, cols]
                 const RowInfo* __restrict__ rows,      // [rows]
-                const unsigned* __restrict__ sampled,  // [SLOTS]
+                const unsigned* __restrict__ sampled,  // [PLACES, SLOTS]
                 const float* __restrict__ w,           // [cols]
                 float* __restrict__ out,               // [rows, cols]
                 float* __restrict__ next,              // [rows, cols], or 0

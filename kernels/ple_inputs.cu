@@ -90,7 +90,7 @@ ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
            const u8* __restrict__ table,          // [vocab, layers * ple]
            const float* __restrict__ norm,        // [ple]
            const RowInfo* __restrict__ rows,      // [rows]
-           const unsigned* __restrict__ sampled,  // [SLOTS]
+           const unsigned* __restrict__ sampled,  // [PLACES, SLOTS]
            float* __restrict__ out,               // [rows, layers, ple]
            CudaPleInputsParams params,
            const StepState* __restrict__ step) {
@@ -99,7 +99,7 @@ ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
   const unsigned row = blockIdx.y, layer = blockIdx.x * PLE_WARPS + warp_id();
   if (row >= step->rows || layer * params.ple >= params.cols) return;
   const RowInfo info = rows[row];
-  const unsigned token = min(info.flags & 1u ? sampled[info.slot] : info.token, params.vocab - 1);
+  const unsigned token = min(info.flags & 1u ? sampled[remembered(info)] : info.token, params.vocab - 1);
   context += size_t(row) * params.cols;
   out += size_t(row) * params.cols;
   if (params.ple % 4 == 0) {

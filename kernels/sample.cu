@@ -238,7 +238,7 @@ sample(float* logits,                        // [picked, vocab], capped in place
        Best* bests,                          // [picked, slices]
        unsigned* __restrict__ arrived,       // [picked], zero before and after
        unsigned* __restrict__ out,           // [picked]
-       unsigned* __restrict__ sampled,       // [SLOTS]
+       unsigned* __restrict__ sampled,       // [PLACES, SLOTS]
        CudaSampleParams params,
        const StepState* __restrict__ step) {
   __shared__ Choice choice;

@@ -6,7 +6,7 @@
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;    // [part_rows, stride] words
 @group(0) @binding(1) var<storage, read> rows: array<RowInfo>;   // [rows]
-@group(0) @binding(2) var<storage, read> sampled: array<u32>;    // [SLOTS]
+@group(0) @binding(2) var<storage, read> sampled: array<u32>;    // [PLACES, SLOTS]
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;  // [rows, cols]
 @group(1) @binding(0) var<uniform> params: EmbedParams;
 
@@ -14,7 +14,7 @@
 fn embed(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let info = rows[group.y];
   var token = info.token;
-  if (info.flags & 1u) != 0u { token = sampled[info.slot]; }
+  if (info.flags & 1u) != 0u { token = sampled[info.slot + SLOTS * (info.flags >> 1u & (PLACES - 1u))]; }
   if token < params.first || token - params.first >= params.part_rows { return; }
   let row = (token - params.first) * params.stride;
   let end = min((group.x + 1u) * 4u * ROW_THREADS, params.cols);

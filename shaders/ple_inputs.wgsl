@@ -10,7 +10,7 @@
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [part_rows, stride] words
 @group(0) @binding(2) var<storage, read> norm: array<f32>;       // [ple]
 @group(0) @binding(3) var<storage, read> rows: array<RowInfo>;   // [rows]
-@group(0) @binding(4) var<storage, read> sampled: array<u32>;    // [SLOTS]
+@group(0) @binding(4) var<storage, read> sampled: array<u32>;    // [PLACES, SLOTS]
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;  // [rows, layers, ple]
 @group(1) @binding(0) var<uniform> params: PleInputsParams;
 
@@ -18,7 +18,7 @@
 fn ple_inputs(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let info = rows[group.y];
   var token = info.token;
-  if (info.flags & 1u) != 0u { token = sampled[info.slot]; }
+  if (info.flags & 1u) != 0u { token = sampled[info.slot + SLOTS * (info.flags >> 1u & (PLACES - 1u))]; }
   let here = token >= params.first && token - params.first < params.part_rows;
   // No invocation may leave before the sum, so rows of other parts take their sum too.
   let start = group.y * params.cols + group.x * params.ple;

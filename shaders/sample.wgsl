@@ -24,7 +24,7 @@
 @group(0) @binding(3) var<storage, read_write> bests: array<Best>;          // [picked, slices]
 @group(0) @binding(4) var<storage, read_write> candidates: array<u32>;      // [picked, SAMPLE_CANDIDATES]
 @group(0) @binding(5) var<storage, read_write> out: array<u32>;             // [picked]
-@group(0) @binding(6) var<storage, read_write> sampled: array<u32>;         // [SLOTS]
+@group(0) @binding(6) var<storage, read_write> sampled: array<u32>;         // [PLACES, SLOTS]
 @group(1) @binding(0) var<uniform> params: SampleParams;
 
 // A token and what it is judged by; nothing is -infinity and token 0.

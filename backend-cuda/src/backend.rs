@@ -1,12 +1,10 @@
 //! The backend itself.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use gemma4_core::abi;
-use gemma4_core::backend::{Backend, Row, Step, Ticket};
-use gemma4_core::ops::Op;
+use gemma4_core::backend::{Backend, Drawn, Step, Ticket};
 use gemma4_core::program::{Act, Program, StateSpec};
 use gemma4_core::tensor::Tensor;
 
@@ -23,10 +21,10 @@ use crate::{State, Weight};
 /// Cloning shares the device, its compiled kernels and the tokens that it sampled last.
 #[derive(Clone, Debug)]
 pub struct Cuda {
-    /// Last sampled token of each slot.
+    /// Tokens of each slot: the last one that was sampled, and drafts.
     sampled: Arc<Buffer>,
-    /// Slots that have one.
-    has_sampled: Arc<Mutex<HashSet<u32>>>,
+    /// Which of them there are.
+    has_sampled: Arc<Mutex<Drawn>>,
     device: Arc<Device>,
 }
 
@@ -38,7 +36,7 @@ impl Cuda {
     /// If there is none, or what it needs is missing or too old; the error says what to do.
     pub fn new(options: &Options) -> Result<Self, CudaError> {
         let device = Device::open(options)?;
-        let sampled = device.zeroed("sampled tokens", u64::from(abi::SLOTS) * 4)?;
+        let sampled = device.zeroed("sampled tokens", u64::from(abi::SLOTS * abi::PLACES) * 4)?;
         Ok(Self { sampled: Arc::new(sampled), has_sampled: Arc::default(), device: Arc::new(device) })
     }
 
@@ -94,14 +92,7 @@ impl Cuda {
     fn check(&self, plan: &Plan, step: &Step<'_>) -> Result<(), CudaError> {
         step.check(&plan.program)?;
         let mut sampled = self.has_sampled.lock().unwrap_or_else(PoisonError::into_inner);
-        let nothing = |row: &&Row| row.token == Row::SAMPLED && !sampled.contains(&row.slot);
-        if let Some(row) = step.rows.iter().find(nothing) {
-            return Err(CudaError::NothingSampled(row.slot));
-        }
-        if plan.program.ops.iter().any(|op| matches!(op, Op::Sample(_))) {
-            sampled.extend(step.picked.iter().map(|&row| step.rows[row as usize].slot));
-        }
-        Ok(())
+        sampled.note(&plan.program, step).map_err(CudaError::NothingSampled)
     }
 }
 
@@ -112,6 +103,9 @@ impl Backend for Cuda {
     type Error = CudaError;
 
     const QUEUES: bool = true;
+
+    /// The first step is launched piece by piece; the next two are captured, one for each side.
+    const WARM: usize = 3;
 
     fn upload(&self, tensor: &Tensor) -> Result<Weight, CudaError> {
         Weight::upload(&self.device, tensor)

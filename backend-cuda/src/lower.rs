@@ -73,7 +73,7 @@ pub(crate) enum Arg {
     Tables,
     /// `unsigned[]`: settings of the draws; see [`gemma4_core::abi::step`].
     Draws,
-    /// `unsigned[SLOTS]`: the last sampled token of each slot, read or written.
+    /// `unsigned[PLACES][SLOTS]`: remembered tokens of each slot, read or written.
     Sampled,
     /// `StepState*`.
     Step,

@@ -295,7 +295,7 @@ impl Plan {
     fn upload(&mut self, device: &Device, step: &Step<'_>, side: usize) -> Result<(), CudaError> {
         self.sections.write(step, &mut self.bytes)?;
         if self.samples {
-            let draws = step::draws(step);
+            let draws = step::draws(&self.program, step);
             let draws: &[u8] = bytemuck::cast_slice(&draws);
             if draws.len() as u64 > self.sections.tables - self.sections.draws {
                 self.grow(device, draws.len() as u64)?;

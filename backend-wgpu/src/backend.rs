@@ -1,14 +1,12 @@
 //! The backend itself.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use gemma4_core::abi;
-use gemma4_core::backend::{Backend, Row, Step, Ticket};
+use gemma4_core::backend::{Backend, Drawn, Step, Ticket};
 use gemma4_core::cache::PAGE;
 use gemma4_core::engine;
-use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, StateSpec};
 use gemma4_core::tensor::Tensor;
 
@@ -25,10 +23,10 @@ use crate::{State, Weight};
 #[derive(Clone, Debug)]
 pub struct Wgpu {
     device: Arc<Device>,
-    /// Last sampled token of each slot.
+    /// Tokens of each slot: the last one that was sampled, and drafts.
     sampled: wgpu::Buffer,
-    /// Slots that have one.
-    has_sampled: Arc<Mutex<HashSet<u32>>>,
+    /// Which of them there are.
+    has_sampled: Arc<Mutex<Drawn>>,
 }
 
 impl Wgpu {
@@ -39,7 +37,7 @@ impl Wgpu {
     /// If there is none, or its driver refuses.
     pub fn new(options: &Options) -> Result<Self, WgpuError> {
         let device = Device::open(options)?;
-        let sampled = device.storage("sampled tokens", u64::from(abi::SLOTS) * 4)?;
+        let sampled = device.storage("sampled tokens", u64::from(abi::SLOTS * abi::PLACES) * 4)?;
         Ok(Self { device: Arc::new(device), sampled, has_sampled: Arc::default() })
     }
 
@@ -80,14 +78,7 @@ impl Wgpu {
     fn check(&self, plan: &Plan, step: &Step<'_>) -> Result<(), WgpuError> {
         step.check(&plan.program)?;
         let mut sampled = self.has_sampled.lock().unwrap_or_else(PoisonError::into_inner);
-        let nothing = |row: &&Row| row.token == Row::SAMPLED && !sampled.contains(&row.slot);
-        if let Some(row) = step.rows.iter().find(nothing) {
-            return Err(WgpuError::NothingSampled(row.slot));
-        }
-        if plan.program.ops.iter().any(|op| matches!(op, Op::Sample(_))) {
-            sampled.extend(step.picked.iter().map(|&row| step.rows[row as usize].slot));
-        }
-        Ok(())
+        sampled.note(&plan.program, step).map_err(WgpuError::NothingSampled)
     }
 
     fn page(state: &State, page: u32) -> u64 {

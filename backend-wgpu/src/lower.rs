@@ -50,7 +50,7 @@ pub(crate) enum Bind {
     Tables,
     /// `array<u32>`: settings of the draws; see [`gemma4_core::abi::step`].
     Draws,
-    /// `array<u32>`: the last sampled token of each slot, read.
+    /// `array<u32>`: remembered tokens of each slot, read.
     Sampled,
     /// The same, written.
     SampledMut,

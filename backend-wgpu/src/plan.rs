@@ -254,7 +254,7 @@ impl Plan {
         if !self.draws.used {
             return Ok(());
         }
-        let draws = step::draws(step);
+        let draws = step::draws(&self.program, step);
         let bytes: &[u8] = bytemuck::cast_slice(&draws);
         if bytes.len() as u64 > self.draws.buffer.size() {
             let size = (bytes.len() as u64).next_power_of_two();

@@ -188,6 +188,8 @@ consts! {
     NO_PAGE: u32 = 0xffff_ffff;
     /// Most sequence slots of a step.
     SLOTS: u32 = 256;
+    /// Tokens that the device remembers of a slot: the one that was sampled last, and drafts by their number.
+    PLACES: u32 = 16;
     /// Invocations of a workgroup that works on one row, such as a norm.
     ROW_THREADS: u32 = 256;
     /// Outputs of a workgroup of `moe_ffn` in the decode class.
@@ -244,8 +246,8 @@ abi! {
         position: u32,
         /// The sequence slot whose page tables this row reads.
         slot: u32,
-        /// Bit 0: take the token from the slot's last sampled one. Bits 8 to 31: how many positions the last row of the
-        /// slot in this step is ahead. The other bits are 0.
+        /// Bit 0: take one of the tokens that are remembered of the slot; bits 1 to 4 say which, `SLOTS` apart. Bits 8 to
+        /// 31: how many positions the last row of the slot in this step is ahead. The other bits are 0.
         flags: u32,
     }
     /// What changes from one step to the next.
@@ -282,7 +284,7 @@ abi! {
         seed_high: u32,
         /// Absolute position that the token will have.
         position: u32,
-        /// The slot that remembers the token.
+        /// Where the token is remembered: the slot, and `SLOTS` for each place before its own.
         slot: u32,
         /// First word of the edits in the buffer of draws; an edit is token, repetition, offset.
         edits_start: u32,

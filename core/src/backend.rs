@@ -1,7 +1,10 @@
 //! What a device must be able to do.
 
+use std::collections::HashSet;
+
 use bytemuck::Pod;
 
+use crate::abi::PLACES;
 use crate::program::{Act, Program, StateSpec};
 use crate::sample::Draw;
 use crate::tensor::Tensor;
@@ -26,6 +29,9 @@ pub trait Backend {
     /// Whether [`Backend::run`] returns long before the step is done. Then a host that enqueues the next step before it
     /// reads this one's token keeps the device busy; elsewhere it would only wait longer for the token.
     const QUEUES: bool = false;
+
+    /// Steps of a plan after which one is as fast as it will be.
+    const WARM: usize = 1;
 
     /// Prompt tokens of a step that this device reads at its best rate, unless the user says otherwise. More of them need
     /// more memory: activations, and room in the local rings of the cache.
@@ -117,7 +123,7 @@ pub struct Ticket(pub u64);
 /// One row of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Token id, or [`Row::SAMPLED`].
+    /// Token id, or [`Row::SAMPLED`], or [`Row::drafted`].
     pub token: u32,
     /// Absolute position of the token in its sequence.
     pub position: u32,
@@ -128,6 +134,45 @@ pub struct Row {
 impl Row {
     /// Stands for the last token that was sampled for the row's slot.
     pub const SAMPLED: u32 = u32::MAX;
+
+    /// Stands for draft number `n` of the row's slot, from 1: the latest that a drafting program drew `n` positions ahead
+    /// of the slot's first row.
+    #[must_use]
+    pub const fn drafted(n: u32) -> u32 {
+        assert!(n > 0 && n < PLACES, "so many drafts are remembered");
+        Self::SAMPLED - n
+    }
+
+    /// Which of the tokens that the device remembers of the slot the row takes, if it does not bring its own: 0 is the
+    /// last one that was sampled, others are drafts.
+    #[must_use]
+    pub const fn place(&self) -> Option<u32> {
+        let place = Self::SAMPLED - self.token;
+        if place < PLACES { Some(place) } else { None }
+    }
+}
+
+/// Which tokens the device remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Drawn(HashSet<(u32, u32)>);
+
+impl Drawn {
+    /// Takes note of what a step draws, if all that it wants is there; else says the slot that lacks a token.
+    ///
+    /// # Errors
+    ///
+    /// That slot.
+    pub fn note(&mut self, program: &Program, step: &Step<'_>) -> Result<(), u32> {
+        let lacks = |row: &&Row| row.place().is_some_and(|place| !self.0.contains(&(row.slot, place)));
+        if let Some(row) = step.rows.iter().find(lacks) {
+            return Err(row.slot);
+        }
+        if program.ops.iter().any(|op| matches!(op, crate::ops::Op::Sample(_))) {
+            let slots = step.picked.iter().map(|&row| step.rows[row as usize].slot);
+            self.0.extend(slots.zip(step.places(program)));
+        }
+        Ok(())
+    }
 }
 
 /// Where a sequence's keys and values are: page numbers by absolute page, modulo the length of the table.
@@ -165,6 +210,24 @@ pub struct StepError {
 }
 
 impl Step<'_> {
+    /// Where the device remembers the token of each picked row ([`Row::place`]).
+    ///
+    /// A program that drafts counts from the first row of the slot: an assistant's rows stay there, those of a block go on
+    /// from there.
+    #[must_use]
+    pub fn places(&self, program: &Program) -> Vec<u32> {
+        if !program.ops.iter().any(|op| matches!(op, crate::ops::Op::Sample(sample) if sample.drafts)) {
+            return vec![0; self.picked.len()];
+        }
+        let place = |(draw, &row): (&Draw<'_>, &u32)| {
+            let slot = self.rows[row as usize].slot;
+            let own = self.rows.iter().filter(|row| row.slot == slot);
+            let first = own.map(|row| row.position).min().unwrap_or_default();
+            draw.position.saturating_sub(first).min(PLACES - 1)
+        };
+        self.draws.iter().zip(self.picked).map(place).collect()
+    }
+
     /// For each row, how many positions the last row of its slot in this step is ahead of it.
     #[must_use]
     pub fn ahead(&self) -> Vec<u32> {
@@ -229,7 +292,7 @@ impl Step<'_> {
             let Some(table) = self.tables.get(row.slot as usize) else {
                 return err("slot", format!("below {}", self.tables.len()), u64::from(row.slot));
             };
-            if let Some(vocab) = vocab.filter(|&v| row.token != Row::SAMPLED && row.token as usize >= v) {
+            if let Some(vocab) = vocab.filter(|&v| row.place().is_none() && row.token as usize >= v) {
                 return err("token", format!("below {vocab}"), u64::from(row.token));
             }
             let page = row.position as usize / crate::cache::PAGE;

@@ -2,6 +2,7 @@
 
 pub(crate) mod draft;
 mod pages;
+mod warm;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::program::{Class, ShapeError, StateSpec};
 use crate::sample::Draw;
 
 use draft::Drafters;
-pub use draft::{Ask, DraftKind, DraftOptions, Watched};
+pub use draft::{Ask, DraftKind, DraftOptions, Drafts, Watched};
+pub use warm::Warm;
 
 /// How a model is set up on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

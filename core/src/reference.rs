@@ -25,12 +25,14 @@ use crate::tensor::Tensor;
 
 pub use pool::Pool;
 
+/// Tokens of sequence slots, by place: the last one that was sampled, and drafts.
+type Remembered = HashMap<(u32, u32), u32>;
+
 /// The reference backend.
 #[derive(Debug)]
 pub struct Reference {
     threads: rayon::ThreadPool,
-    /// Last sampled token of each sequence slot.
-    sampled: Mutex<HashMap<u32, u32>>,
+    sampled: Mutex<Remembered>,
     distortion: Option<Distortion>,
 }
 
@@ -184,11 +186,12 @@ impl Backend for Reference {
         let tokens: Vec<u32> = step
             .rows
             .iter()
-            .map(|row| match row.token {
-                Row::SAMPLED => {
-                    sampled.get(&row.slot).copied().ok_or(ReferenceError::NothingSampled(row.slot))
+            .map(|row| match row.place() {
+                Some(place) => {
+                    let token = sampled.get(&(row.slot, place)).copied();
+                    token.ok_or(ReferenceError::NothingSampled(row.slot))
                 }
-                token => Ok(token),
+                None => Ok(row.token),
             })
             .collect::<Result<_, _>>()?;
         let program = plan.program.clone();
@@ -284,7 +287,7 @@ impl Plan {
         op: &Op,
         step: &Step<'_>,
         tokens: &[u32],
-        sampled: &mut HashMap<u32, u32>,
+        sampled: &mut Remembered,
     ) -> Result<(), ReferenceError> {
         match op {
             Op::Embed(op) => self.write(op.out, step, |plan, out| {
@@ -357,10 +360,10 @@ impl Plan {
                 let logits = plan.get(op.logits, step);
                 let rows = logits.chunks_exact(plan.program.cols(op.logits));
                 let out: &mut [u32] = bytemuck::cast_slice_mut(out);
-                for (((out, logits), draw), &row) in out.iter_mut().zip(rows).zip(step.draws).zip(step.picked)
-                {
+                let picked = step.draws.iter().zip(step.picked).zip(step.places(&plan.program));
+                for ((out, logits), ((draw, &row), place)) in out.iter_mut().zip(rows).zip(picked) {
                     *out = sample::sample(&mut logits.to_vec(), draw);
-                    sampled.insert(step.rows[row as usize].slot, *out);
+                    sampled.insert((step.rows[row as usize].slot, place), *out);
                 }
             }),
         }

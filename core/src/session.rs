@@ -221,9 +221,10 @@ impl Session {
         let mut speculator = self.speculator.take();
         let result = match &mut speculator {
             None => {
-                self.plain(engine, &mut turn, step, usize::MAX).map(|ended| ended.unwrap_or(Ended::Stopped))
+                let ended = self.plain(engine, &mut turn, step, usize::MAX, &mut |_| false);
+                ended.map(|ended| ended.unwrap_or(Ended::Stopped))
             }
-            Some(speculator) => match self.plain(engine, &mut turn, step, 1) {
+            Some(speculator) => match self.plain(engine, &mut turn, step, 1, &mut |_| false) {
                 Ok(None) => self.rounds(engine, &mut turn, speculator),
                 Ok(Some(ended)) => Ok(ended),
                 Err(error) => Err(error),

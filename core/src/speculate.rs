@@ -1,7 +1,7 @@
 //! Speculative decoding: several tokens a step, and the text of one token a step, bit for bit.
 //!
 //! A round drafts, verifies and accepts. Drafts come from an MTP assistant or a DFlash drafter beside the target
-//! ([`Engine::propose`](crate::engine::Engine::propose)), or from the text itself ([`Ngrams`]). One step of the target in
+//! ([`Engine::enqueue_drafts`]), or from the text itself ([`Ngrams`]). One step of the target in
 //! the decode class has the newest token and the drafts as rows; each row is sampled as plain decoding would sample it,
 //! by the random numbers of its position. As long as the sampled token is the draft, the next row is what plain decoding
 //! would have computed, for a row's bits depend on nothing but the row ([`accepted`]). What is kept is committed to the
@@ -10,17 +10,20 @@
 //! So drafts change only the time that a text takes. [`Controller`] measures that time, and chooses; [`Speculator`] is all
 //! of it for one conversation.
 
+mod clock;
 mod controller;
 mod ngram;
+mod round;
 mod stats;
 
+use crate::abi::PLACES;
 use crate::backend::Backend;
-use crate::cache::SeqId;
-use crate::engine::{Ask, DraftKind, Engine, EngineError};
-use crate::sample::{Edit, Sampling};
+use crate::engine::{DraftKind, Engine};
 
+pub use clock::Clock;
 pub use controller::{Choice, Controller, Limits, Policy, Sample};
 pub use ngram::Ngrams;
+pub use round::{Round, Start};
 pub use stats::{Position, SourceStats, Stats};
 
 /// Where drafts come from.
@@ -65,8 +68,9 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Most drafts of one round, whatever the drafter: rows of a verifying step are few.
-pub const MOST_DRAFTS: usize = 15;
+/// Most drafts of one round, whatever the drafter: rows of a verifying step are few, and so are the drafts that a device
+/// remembers.
+pub const MOST_DRAFTS: usize = PLACES as usize - 1;
 
 /// How a conversation speculates.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,30 +156,12 @@ impl Speculator {
         self.controller.choose(&Limits { context: text.len(), room, repeats })
     }
 
-    /// Drafts of a source for a sequence whose newest token is `anchor`; what comes after a token of `end` is left out.
-    ///
-    /// # Errors
-    ///
-    /// If the device failed.
-    pub fn propose<B: Backend>(
-        &mut self,
-        engine: &mut Engine<B>,
-        (seq, anchor): (SeqId, u32),
-        (source, count): (Source, usize),
-        (sampling, edits): (&Sampling, &[Edit]),
-        end: &[u32],
-    ) -> Result<Vec<u32>, EngineError> {
-        let mut drafts = match source.kind() {
-            Some(kind) => {
-                let ask = Ask { seq, anchor, count, sampling, edits };
-                engine.propose(kind, &[ask])?.into_iter().next().unwrap_or_default()
-            }
-            None => self.ngrams.drafts(count),
-        };
-        if let Some(last) = drafts.iter().position(|draft| end.contains(draft)) {
-            drafts.truncate(last + 1);
-        }
-        Ok(drafts)
+    /// Whether plain steps are to stop, now that one has given `token`: the text offers drafts that pay. Cheap enough to be
+    /// asked at every token.
+    pub fn interrupts(&mut self, token: u32, room: usize) -> bool {
+        self.ngrams.push(token);
+        let repeats = self.ngrams.matched(MOST_DRAFTS.min(room));
+        repeats > 0 && self.controller.interrupts(&Limits { context: self.ngrams.len(), room, repeats })
     }
 
     /// How many of `drafts` are accepted; `chosen` changes where acceptance is simulated.
@@ -196,7 +182,7 @@ impl Speculator {
 
     /// What a round took and gave.
     pub fn observe(&mut self, sample: &Sample) {
-        self.controller.observe(sample);
+        self.stats.saved_seconds += self.controller.observe(sample);
         self.stats.observe(sample);
     }
 }

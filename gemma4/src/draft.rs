@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use gemma4_core::engine::{DraftKind, DraftOptions, Engine};
+use gemma4_core::engine::{DraftKind, DraftOptions, Engine, Warm};
 use gemma4_core::model::config::Config;
 use gemma4_core::model::drafter::{OpenDraft, synthetic};
 use gemma4_core::model::gemma4::KvTypes;
@@ -20,6 +21,9 @@ use crate::load;
 
 /// Heading of help texts.
 const DRAFT: &str = "Drafting (the text stays the same, bit for bit)";
+
+/// After so much time, plans that are not ready are left to the round that needs them.
+const WARM_UP: Duration = Duration::from_secs(10);
 
 /// Options of commands that draft.
 #[derive(Args, Debug, Clone, Default)]
@@ -157,6 +161,9 @@ impl Drafting {
                 );
                 let _ = writeln!(io::stderr(), "{text}");
             }
+            // Otherwise rounds would wait for plans in the middle of a text.
+            let most = settings.most.unwrap_or(MOST_DRAFTS);
+            engine.warm_drafts(most, WARM_UP)?;
         }
         Ok(self.settings)
     }
@@ -199,14 +206,22 @@ pub(crate) fn lines(speculator: &Speculator) -> Vec<String> {
             1e3 * one.verify_seconds / rounds
         ));
     }
+    if stats.rounds() > 0 && speculator.settings().policy == Policy::Auto {
+        let (what, seconds) = if stats.saved_seconds < 0.0 {
+            ("lost", -stats.saved_seconds)
+        } else {
+            ("saved", stats.saved_seconds)
+        };
+        lines.push(format!("{:<12} {what} {:.1} ms against plain steps", "rounds", 1e3 * seconds));
+    }
     if stats.plain_steps > 0 {
         lines.push(format!("{:<12} {} steps, {:.2} ms each", "plain", stats.plain_steps, 1e3 * plain));
     }
     lines
 }
 
-/// The same as JSON.
-pub(crate) fn to_json(speculator: &Speculator) -> Value {
+/// The same as JSON, and what was made ready before.
+pub(crate) fn to_json(speculator: &Speculator, warm: Warm) -> Value {
     let stats = &speculator.stats;
     let sources: serde_json::Map<String, Value> = stats
         .sources
@@ -240,6 +255,8 @@ pub(crate) fn to_json(speculator: &Speculator) -> Value {
         "sources": sources,
         "plain_steps": stats.plain_steps,
         "plain_step_seconds": stats.plain_seconds / stats.plain_steps.max(1) as f64,
+        "saved_seconds": stats.saved_seconds,
+        "warm_up": { "plans": warm.plans, "seconds": warm.time.as_secs_f64() },
         "tokens_a_step": stats.tokens_a_step(),
         "switched_off": speculator.controller().switched_off,
     })

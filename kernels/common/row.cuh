@@ -10,6 +10,11 @@
 // Columns of a lane.
 constexpr unsigned EACH = 8u;
 
+// Where the token of a row is that takes one of those remembered of its slot. Of a padding row anything may be here.
+static __device__ __forceinline__ unsigned remembered(const RowInfo& info) {
+  return info.slot % SLOTS + SLOTS * (info.flags >> 1 & (PLACES - 1));
+}
+
 // First column of this lane in a block.
 static __device__ __forceinline__ unsigned column_of(unsigned block) { return block * PREPARED_BLOCK + lane_id() * EACH; }
 

@@ -10,6 +10,9 @@ constexpr unsigned int NO_PAGE = 0xffffffffu;
 // Most sequence slots of a step.
 constexpr unsigned int SLOTS = 256u;
 
+// Tokens that the device remembers of a slot: the one that was sampled last, and drafts by their number.
+constexpr unsigned int PLACES = 16u;
+
 // Invocations of a workgroup that works on one row, such as a norm.
 constexpr unsigned int ROW_THREADS = 256u;
 
@@ -152,8 +155,8 @@ struct RowInfo {
     unsigned int position;
     // The sequence slot whose page tables this row reads.
     unsigned int slot;
-    // Bit 0: take the token from the slot's last sampled one. Bits 8 to 31: how many positions the last row of the
-    // slot in this step is ahead. The other bits are 0.
+    // Bit 0: take one of the tokens that are remembered of the slot; bits 1 to 4 say which, `SLOTS` apart. Bits 8 to
+    // 31: how many positions the last row of the slot in this step is ahead. The other bits are 0.
     unsigned int flags;
 };
 static_assert(sizeof(RowInfo) == 16, "RowInfo must have no padding");
@@ -196,7 +199,7 @@ struct DrawInfo {
     unsigned int seed_high;
     // Absolute position that the token will have.
     unsigned int position;
-    // The slot that remembers the token.
+    // Where the token is remembered: the slot, and `SLOTS` for each place before its own.
     unsigned int slot;
     // First word of the edits in the buffer of draws; an edit is token, repetition, offset.
     unsigned int edits_start;

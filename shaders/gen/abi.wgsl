@@ -9,6 +9,9 @@ const NO_PAGE: u32 = 0xffffffffu;
 // Most sequence slots of a step.
 const SLOTS: u32 = 256u;
 
+// Tokens that the device remembers of a slot: the one that was sampled last, and drafts by their number.
+const PLACES: u32 = 16u;
+
 // Invocations of a workgroup that works on one row, such as a norm.
 const ROW_THREADS: u32 = 256u;
 
@@ -94,8 +97,8 @@ struct RowInfo {
     position: u32,
     // The sequence slot whose page tables this row reads.
     slot: u32,
-    // Bit 0: take the token from the slot's last sampled one. Bits 8 to 31: how many positions the last row of the
-    // slot in this step is ahead. The other bits are 0.
+    // Bit 0: take one of the tokens that are remembered of the slot; bits 1 to 4 say which, `SLOTS` apart. Bits 8 to
+    // 31: how many positions the last row of the slot in this step is ahead. The other bits are 0.
     flags: u32,
 }
 
@@ -135,7 +138,7 @@ struct DrawInfo {
     seed_high: u32,
     // Absolute position that the token will have.
     position: u32,
-    // The slot that remembers the token.
+    // Where the token is remembered: the slot, and `SLOTS` for each place before its own.
     slot: u32,
     // First word of the edits in the buffer of draws; an edit is token, repetition, offset.
     edits_start: u32,

@@ -12,7 +12,7 @@
 //! mask of allowed tokens, at the offsets that the `DrawInfo` names.
 
 use super::{DrawInfo, RowInfo, SLOTS, StepState, TableInfo};
-use crate::backend::{Row, Step, StepError};
+use crate::backend::{Step, StepError};
 use crate::cache::PAGE;
 use crate::model::config::Span;
 use crate::program::Program;
@@ -80,9 +80,9 @@ impl Sections {
         bytes.extend_from_slice(bytemuck::bytes_of(&state));
         bytes.resize(at(self.rows), 0);
         for (row, ahead) in step.rows.iter().zip(step.ahead()) {
-            let sampled = row.token == Row::SAMPLED;
-            let token = if sampled { 0 } else { row.token };
-            let flags = u32::from(sampled) | ahead << 8;
+            let place = row.place();
+            let token = if place.is_some() { 0 } else { row.token };
+            let flags = place.map_or(0, |place| 1 | place << 1) | ahead << 8;
             let info = RowInfo { token, position: row.position, slot: row.slot, flags };
             bytes.extend_from_slice(bytemuck::bytes_of(&info));
         }
@@ -123,12 +123,12 @@ impl Sections {
     }
 }
 
-/// Settings of the draws of a step.
+/// Settings of the draws of a step of `program`.
 #[must_use]
-pub fn draws(step: &Step<'_>) -> Vec<u32> {
+pub fn draws(program: &Program, step: &Step<'_>) -> Vec<u32> {
     let mut words = vec![0u32; step.draws.len() * size_of::<DrawInfo>() / 4];
     let mut infos = Vec::new();
-    for (draw, &row) in step.draws.iter().zip(step.picked) {
+    for ((draw, &row), place) in step.draws.iter().zip(step.picked).zip(step.places(program)) {
         let edits_start = narrow(words.len());
         for edit in draw.edits {
             words.extend([edit.token, edit.repetition.to_bits(), edit.offset.to_bits()]);
@@ -144,7 +144,7 @@ pub fn draws(step: &Step<'_>) -> Vec<u32> {
             seed_low: (sampling.seed & 0xFFFF_FFFF) as u32,
             seed_high: (sampling.seed >> 32) as u32,
             position: draw.position,
-            slot: step.rows[row as usize].slot,
+            slot: step.rows[row as usize].slot + SLOTS * place,
             edits_start,
             edits: narrow(draw.edits.len()),
             allowed_start,

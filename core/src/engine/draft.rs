@@ -11,7 +11,7 @@ mod mtp;
 
 use std::sync::Arc;
 
-use super::{Engine, EngineError, device};
+use super::{Engine, EngineError, Warm, device};
 use crate::backend::Backend;
 use crate::cache::{Cache, SeqId, Snapshot};
 use crate::kv_type::KvType;
@@ -74,6 +74,35 @@ pub struct Watched {
     pub hidden: Vec<Vec<f32>>,
 }
 
+/// Drafts that were enqueued.
+#[derive(Debug)]
+pub struct Drafts {
+    /// How many each that asked gets.
+    counts: Vec<usize>,
+    /// Those that were read on the way.
+    read: Vec<Vec<u32>>,
+    last: Option<Unread>,
+}
+
+/// What the host has not read yet.
+#[derive(Debug)]
+enum Unread {
+    Links(mtp::Links),
+    Blocks(dflash::Ran),
+}
+
+impl Drafts {
+    fn none(asks: usize) -> Self {
+        Self { counts: vec![0; asks], read: vec![Vec::new(); asks], last: None }
+    }
+
+    /// How many the one that asked at this place gets.
+    #[must_use]
+    pub fn count(&self, at: usize) -> usize {
+        self.counts.get(at).copied().unwrap_or(0)
+    }
+}
+
 /// Rows of a slot that hidden states are kept for: more than any step verifies.
 const HIDDEN_ROWS: usize = 64;
 
@@ -83,12 +112,20 @@ pub(super) struct Drafters<B: Backend> {
     states: Vec<B::State>,
     mtp: Option<MtpOn<B>>,
     dflash: Option<DFlashOn<B>>,
+    /// What was made ready.
+    pub(super) warm: Warm,
 }
 
 impl<B: Backend> Drafters<B> {
     /// None yet.
     pub(super) fn new(specs: &Arc<[StateSpec]>, states: &[B::State]) -> Self {
-        Self { specs: Arc::clone(specs), states: states.to_vec(), mtp: None, dflash: None }
+        Self {
+            specs: Arc::clone(specs),
+            states: states.to_vec(),
+            mtp: None,
+            dflash: None,
+            warm: Warm::default(),
+        }
     }
 
     /// Shapes of the target's pools, and behind them those of what its steps keep.
@@ -270,10 +307,36 @@ impl<B: Backend> Engine<B> {
     ///
     /// If the device failed. What the sequences hold has not changed then.
     pub fn propose(&mut self, kind: DraftKind, asks: &[Ask<'_>]) -> Result<Vec<Vec<u32>>, EngineError> {
+        let drafts = self.enqueue_drafts(kind, asks)?;
+        self.drafts(drafts)
+    }
+
+    /// The same without waiting for the last of them: a step that is enqueued next finds them on the device
+    /// ([`Row::drafted`](crate::backend::Row::drafted)).
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::propose`].
+    pub fn enqueue_drafts(&mut self, kind: DraftKind, asks: &[Ask<'_>]) -> Result<Drafts, EngineError> {
         match kind {
             DraftKind::Mtp => self.draft_chains(asks, &mut None),
             DraftKind::DFlash => self.draft_blocks(asks, &mut None),
         }
+    }
+
+    /// Waits for drafts and reads them, those of each that asked. None may have been enqueued since.
+    ///
+    /// # Errors
+    ///
+    /// If the device failed.
+    pub fn drafts(&self, drafts: Drafts) -> Result<Vec<Vec<u32>>, EngineError> {
+        let Drafts { mut read, last, .. } = drafts;
+        match last {
+            Some(Unread::Links(links)) => self.read_links(&links, &mut read, &mut None)?,
+            Some(Unread::Blocks(blocks)) => self.read_blocks(&blocks, &mut read, &mut None)?,
+            None => {}
+        }
+        Ok(read)
     }
 
     /// The same, and what was computed on the way.
@@ -291,6 +354,7 @@ impl<B: Backend> Engine<B> {
             DraftKind::Mtp => self.draft_chains(std::slice::from_ref(ask), &mut watched)?,
             DraftKind::DFlash => self.draft_blocks(std::slice::from_ref(ask), &mut watched)?,
         };
+        let drafts = self.drafts(drafts)?;
         Ok((drafts.into_iter().next().unwrap_or_default(), watched.unwrap_or_default()))
     }
 

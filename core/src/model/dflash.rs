@@ -240,7 +240,7 @@ impl DFlash {
         if let Some(cap) = softcap {
             p.softcap(logits, cap);
         }
-        let tokens = p.sample(logits);
+        let tokens = p.draft(logits);
         p.output(hidden);
         p.output(logits);
         p.output(tokens);

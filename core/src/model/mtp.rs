@@ -175,7 +175,7 @@ impl Mtp {
             }
             None => p.linear(y, &[self.body.head])?,
         };
-        let tokens = p.sample(logits);
+        let tokens = p.draft(logits);
         p.output(logits);
         p.output(tokens);
         p.output(next);

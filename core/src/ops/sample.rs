@@ -8,20 +8,32 @@ use crate::program::{Act, Elem, Program, Rows};
 /// - `logits`: `[picked, vocab]`; `out`: `[picked, 1]` token ids.
 ///
 /// [`crate::sample`] is the specification. Settings, edits and masks come with the step; the token is also
-/// kept as the last one of the row's sequence slot, so that the next step can be enqueued before it is read.
+/// kept as the last one of the row's sequence slot, or as a draft of it, so that the next step can be enqueued before it
+/// is read ([`Row::SAMPLED`](crate::backend::Row::SAMPLED), [`Row::drafted`](crate::backend::Row::drafted)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Capped logits.
     pub logits: Act,
     /// Chosen tokens.
     pub out: Act,
+    /// Whether they are drafts.
+    pub drafts: bool,
 }
 
 impl Program {
     /// Records [`Sample`] and returns its output.
     pub fn sample(&mut self, logits: Act) -> Act {
+        self.choose(logits, false)
+    }
+
+    /// Records [`Sample`] of drafts and returns its output.
+    pub fn draft(&mut self, logits: Act) -> Act {
+        self.choose(logits, true)
+    }
+
+    fn choose(&mut self, logits: Act, drafts: bool) -> Act {
         let out = self.act(Rows::Picked, 1, Elem::U32);
-        self.ops.push(Op::Sample(Sample { logits, out }));
+        self.ops.push(Op::Sample(Sample { logits, out, drafts }));
         out
     }
 }

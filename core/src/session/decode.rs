@@ -1,7 +1,7 @@
 //! The tokens of an answer: one a step, ahead of the host where a device queues steps, or several a round.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Ended, Event, Generated, Request, Session, SessionError, narrow};
 use crate::backend::{Backend, Row};
@@ -9,7 +9,7 @@ use crate::engine::{Engine, EngineError, Enqueued, Part, Pick};
 use crate::model::gemma4::Taps;
 use crate::program::Class;
 use crate::sample::Draw;
-use crate::speculate::{Choice, Sample, Source, Speculator};
+use crate::speculate::{Choice, Clock, Sample, Source, Speculator, Start};
 
 /// An answer while it is made.
 pub(super) struct Turn<'a, 'b> {
@@ -45,22 +45,25 @@ impl Turn<'_, '_> {
 }
 
 impl Session {
-    /// Takes tokens of plain steps, of which `step` is the first, until the answer ends or there are `most`; then the
-    /// last one is not in the cache.
+    /// Takes tokens of plain steps, of which `step` is the first, until the answer ends, there are `most`, or `enough` says
+    /// so of a token; then the last one is not in the cache.
     pub(super) fn plain<B: Backend>(
         &mut self,
         engine: &mut Engine<B>,
         turn: &mut Turn<'_, '_>,
         mut step: Enqueued,
         most: usize,
+        enough: &mut dyn FnMut(u32) -> bool,
     ) -> Result<Option<Ended>, SessionError> {
         let request = turn.request;
         // A device that queues steps goes on with its own token, unless the host has to count tokens for penalties.
         let ahead = B::QUEUES && !request.sampling.has_penalties();
         let context = engine.options().context;
+        let mut stop = false;
         for taken in 1.. {
+            stop |= taken >= most;
             let full = self.tokens.len() + 1 > context;
-            let last = full || turn.generated.tokens.len() + 1 >= request.max_tokens || taken >= most;
+            let last = stop || full || turn.generated.tokens.len() + 1 >= request.max_tokens;
             // What prevents the next step is said when this one's token is out.
             let next =
                 (ahead && !last).then(|| self.enqueue(engine, request, Row::SAMPLED, &[]).ok()).flatten();
@@ -74,7 +77,9 @@ impl Session {
                 }
             };
             let ended = turn.token(token, self.tokens.len(), context);
-            if ended.is_some() || taken >= most {
+            stop |= ended.is_none() && enough(token);
+            // A step that is under way when it is enough is taken too.
+            if ended.is_some() || stop && next.is_none() {
                 if next.is_some() {
                     self.take_back(engine)?;
                 }
@@ -107,24 +112,23 @@ impl Session {
             text.push(anchor);
             // The target's own token is one of those that are left.
             let left = turn.request.max_tokens - generated.len();
-            let room = (left - 1).min(context - self.tokens.len() - 1);
+            let mut room = (left - 1).min(context - self.tokens.len() - 1);
             let before = (Instant::now(), engine.plans_made());
-            let mut sample = Sample {
-                context: text.len(),
-                drafted: None,
-                steps: 1,
-                draft_seconds: 0.0,
-                verify_seconds: 0.0,
-                warming: false,
-            };
+            let mut sample = Sample::new(text.len());
             let ended = match speculator.choose(&text, room) {
                 Choice::Plain(steps) => {
                     let first = generated.len();
                     let step = self.enqueue(engine, turn.request, anchor, generated)?;
                     self.tokens.push(anchor);
-                    let ended = self.plain(engine, turn, step, steps)?;
+                    let mut clock = Clock::default();
+                    let ended = self.plain(engine, turn, step, steps, &mut |token| {
+                        clock.tick();
+                        room = room.saturating_sub(1);
+                        speculator.interrupts(token, room)
+                    })?;
                     sample.steps = (turn.generated.tokens.len() - first) as u64;
                     sample.verify_seconds = before.0.elapsed().as_secs_f64();
+                    sample.each = clock.each();
                     ended
                 }
                 Choice::Draft(source, count) => {
@@ -149,48 +153,18 @@ impl Session {
         sample: &mut Sample,
     ) -> Result<Option<Ended>, SessionError> {
         let (request, context, len) = (turn.request, engine.options().context, self.tokens.len());
-        let anchor = turn.generated.tokens[turn.generated.tokens.len() - 1];
-        let start = Instant::now();
-        let edits = request.sampling.edits(request.prompt, &turn.generated.tokens, request.suppress);
-        let drawn = (request.sampling, &edits[..]);
-        let drafts = speculator.propose(engine, (self.seq, anchor), (source, count), drawn, request.end)?;
-        let drafted = start.elapsed();
-
-        let rows: Vec<u32> = std::iter::once(anchor).chain(drafts.iter().copied()).collect();
-        // A row's penalties count the drafts before it: if they are not what was chosen, the row does not count.
-        let edits = if request.sampling.has_penalties() {
-            let mut text = turn.generated.tokens.clone();
-            let edits = |text: &[u32]| request.sampling.edits(request.prompt, text, request.suppress);
-            let mut all = vec![edits(&text)];
-            for &draft in &drafts {
-                text.push(draft);
-                all.push(edits(&text));
-            }
-            all
-        } else {
-            vec![edits; rows.len()]
+        let start = Start {
+            seq: self.seq,
+            prompt: request.prompt,
+            generated: &turn.generated.tokens,
+            sampling: request.sampling,
+            suppress: request.suppress,
+            end: request.end,
         };
-        let draws: Vec<Draw<'_>> = (1..)
-            .zip(&edits)
-            .map(|(row, edits)| {
-                let position = narrow(len + row);
-                Draw { sampling: request.sampling, position, edits, allowed: None }
-            })
-            .collect();
-        let part = Part { seq: self.seq, tokens: &rows, pick: Pick::All };
-        let step = engine.step(Class::Decode, &[part], &draws, Taps::None)?;
-        let mut chosen = match engine.tokens(&step) {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                engine.commit(self.seq, 0)?;
-                return Err(error.into());
-            }
-        };
-        let accepted = speculator.accept(&drafts, &mut chosen);
-        let verified = start.elapsed();
+        let round = speculator.round(engine, &start, (source, count))?;
 
         let (mut kept, mut ended) = (0, None);
-        for (at, &token) in chosen[..=accepted].iter().enumerate() {
+        for (at, &token) in round.tokens().iter().enumerate() {
             kept += 1;
             ended = turn.token(token, len + at + 1, context);
             if ended.is_some() {
@@ -198,15 +172,12 @@ impl Session {
             }
         }
         engine.commit(self.seq, kept)?;
-        self.tokens.extend_from_slice(&rows[..kept]);
+        self.tokens.extend_from_slice(&round.rows[..kept]);
         // Drafts behind the end were not judged.
-        let judged = if ended.is_some() { drafts.len().min(kept) } else { drafts.len() };
-        if !drafts.is_empty() {
-            sample.drafted = Some((source, judged, accepted.min(judged)));
-        }
-        let seconds = |duration: Duration| duration.as_secs_f64();
-        (sample.draft_seconds, sample.verify_seconds) =
-            (seconds(drafted), seconds(verified.saturating_sub(drafted)));
+        let judged = if ended.is_some() { round.drafts().min(kept) } else { round.drafts() };
+        sample.drafted = Some((source, judged, round.accepted.min(judged)));
+        sample.caught_up = round.caught_up;
+        (sample.draft_seconds, sample.verify_seconds) = (round.draft_seconds, round.verify_seconds);
         Ok(ended)
     }
 

@@ -2,16 +2,20 @@
 //!
 //! The number of drafts that is worth most maximises `tokens / seconds` of a round: `1 + Σ_k Π_{j ≤ k} a_j` tokens, with
 //! `a_j` the share of drafts at place `j` that were accepted when all before them were, over the time of drafting and of
-//! verifying so many rows at such a context. Where no source beats a plain step, steps are plain, and a source is tried
-//! again after a while that doubles. What trying may cost is bounded by what is in a purse: a share of all time, and what
-//! rounds have saved of late. So a drafter that is of no use costs little, and one that stops being of use is left soon.
+//! verifying so many rows at such a context. Where no source beats a plain step, steps are plain, one behind the other
+//! until a source is tried again, after a while that doubles.
+//!
+//! A trial ends as soon as it looks bad, and all of them are paid from a purse: a share of all time, and what rounds have
+//! saved of late. What is paid is measured: a round's own time, and what the device idles around it. So a drafter that is
+//! of no use costs little, and one that stops being of use is left soon.
 //!
 //! The idea of choosing by expected value, with acceptance inherited by places that were never tried, is that of Ollama's
 //! `speculate_depth.go`.
 
-use std::collections::BTreeMap;
+mod estimate;
 
 use super::Source;
+use estimate::{Bucket, Drafting, Share, Steps, bucket};
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +32,7 @@ pub enum Policy {
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// So many steps without drafts; then choose again.
+    /// So many steps without drafts, or fewer if [`Controller::interrupts`] says so; then choose again.
     Plain(usize),
     /// A round with at most so many drafts of a source.
     Draft(Source, usize),
@@ -50,7 +54,8 @@ pub struct Limits {
 pub struct Sample {
     /// Tokens of the text before.
     pub context: usize,
-    /// Source, drafts, and drafts that were accepted; `None` for plain steps.
+    /// Source, drafts, and drafts that were accepted; `None` for plain steps. A source that was asked and had nothing gave
+    /// 0 drafts.
     pub drafted: Option<(Source, usize, usize)>,
     /// Steps of the target.
     pub steps: u64,
@@ -58,63 +63,40 @@ pub struct Sample {
     pub draft_seconds: f64,
     /// Time of the steps.
     pub verify_seconds: f64,
+    /// Time of one of several plain steps, without what the device waited before the first.
+    pub each: Option<f64>,
+    /// Whether the drafter had to read more of the text than a round leaves.
+    pub caught_up: bool,
     /// Whether something was done that will not have to be done again, such as compiling.
     pub warming: bool,
 }
 
-/// A running mean of times.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Time {
-    seconds: f64,
-    samples: u32,
-}
-
-impl Time {
-    /// The first samples are averaged; later ones count a third, and move it by at most a quarter.
-    fn add(&mut self, seconds: f64) {
-        if self.samples < 3 {
-            self.seconds += (seconds - self.seconds) / f64::from(self.samples + 1);
-        } else {
-            let bounded = seconds.clamp(0.75 * self.seconds, 1.25 * self.seconds);
-            self.seconds += 0.3 * (bounded - self.seconds);
+impl Sample {
+    /// Of one plain step behind `context` tokens, to be filled in.
+    #[must_use]
+    pub const fn new(context: usize) -> Self {
+        Self {
+            context,
+            drafted: None,
+            steps: 1,
+            draft_seconds: 0.0,
+            verify_seconds: 0.0,
+            each: None,
+            caught_up: false,
+            warming: false,
         }
-        self.samples += 1;
     }
 }
 
-/// A running share.
+/// How a source is doing.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Share {
-    share: f64,
-    samples: u32,
-}
-
-/// What acceptance is taken for before anything is known.
-const HOPE: f64 = 0.7;
-
-/// Samples after which a place's own acceptance counts, and not that of the place before.
-const TRUSTED: u32 = 8;
-
-impl Default for Share {
-    fn default() -> Self {
-        Self { share: HOPE, samples: 0 }
-    }
-}
-
-impl Share {
-    /// The hope counts as one sample; later a sample counts a seventh.
-    fn add(&mut self, hit: bool) {
-        let weight = (1.0 / f64::from(self.samples + 2)).max(0.15);
-        self.share += weight * (if hit { 1.0 } else { 0.0 } - self.share);
-        self.samples += 1;
-    }
-}
-
-/// Times that grow with the context: by its size in powers of two.
-type Bucket = u32;
-
-fn bucket(context: usize) -> Bucket {
-    (context / 1024 + 1).ilog2()
+enum Mode {
+    /// It is looked at: rounds with accepted drafts so far, and without.
+    Trial(u32, u32),
+    /// It pays.
+    On,
+    /// It does not; it is looked at again after so many steps in all.
+    Off(u64),
 }
 
 /// One source.
@@ -123,40 +105,49 @@ struct Arm {
     source: Source,
     most: usize,
     shares: Vec<Share>,
-    /// Times of drafting, by context and number of drafts.
-    times: BTreeMap<(Bucket, usize), Time>,
+    times: Drafting,
+    mode: Mode,
+    /// Rounds since it was taken up.
     rounds: u32,
-    off: Option<Off>,
-    /// Rounds that it is tried for before it is judged.
-    trial: u32,
+    /// Rounds in a row of which no draft was accepted.
+    lost: u32,
+    /// Whether it is looked at again after a break: with short rounds.
+    again: bool,
     /// Plain steps that the next break takes.
     back_off: u64,
 }
 
-/// A source that is switched off.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Off {
-    /// Steps after which it is tried again.
-    until: u64,
-}
-
 /// Plain steps of the first break, and of the longest.
-const BREAKS: (u64, u64) = (24, 4096);
+const BREAKS: (u64, u64) = (24, 512);
 
-/// Rounds of a trial.
-const TRIAL: u32 = 2;
+/// Most rounds of a trial. It ends before if more rounds were lost than won: one more, or two more the first time.
+const TRIAL: u32 = 4;
+
+/// Lost rounds in a row after which a source is switched off, whatever it gave before.
+const LOST: u32 = 12;
+
+/// Most drafts of the first rounds of a chain, and of a trial after a break.
+const SHORT: (usize, usize) = (4, 2);
+
+/// Rounds after which a source that is switched off gets a short break again.
+const SETTLED: u32 = 16;
+
+/// Numbers of drafts that are told apart: with the newest token they are the rows that plans are made for, and some that
+/// other devices like.
+const LENGTHS: [usize; 8] = [1, 2, 3, 4, 5, 7, 11, 15];
 
 /// Share of all time that trying may cost.
-const STAKE: f64 = 0.015;
+const STAKE: f64 = 0.01;
 
-/// Plain steps' worth of time that trying may cost beyond that: at the start, and of what was saved.
-const CREDIT: f64 = 4.0;
+/// Plain steps' worth of time that trying may cost beyond that: at the start, and again for each source; and of what was
+/// saved, four times as much.
+const CREDIT: f64 = 1.5;
 
-/// What another row of a verifying step is taken to cost before it was measured, in plain steps.
-const ROW: f64 = 0.03;
+/// Plain steps that tell what one takes.
+const MEASURE: usize = 4;
 
-/// Most plain steps before the next choice.
-const PLAIN_RUN: u64 = 32;
+/// Rounds in a row after which plain steps are measured again, at first and at last.
+const STALE: (u32, u32) = (16, 1024);
 
 /// Chooses, and learns.
 #[derive(Clone, Debug)]
@@ -165,12 +156,13 @@ pub struct Controller {
     arms: Vec<Arm>,
     /// Drafts of the first rounds.
     first: usize,
-    /// Times of verifying, by context and rows; one row is a plain step.
-    verify: BTreeMap<(Bucket, usize), Time>,
+    target: Steps,
     steps: u64,
     seconds: f64,
-    /// Time that was saved, less what was lost, at most [`CREDIT`].
+    /// Time that was saved, less what was lost, at most four times the [`CREDIT`].
     balance: f64,
+    /// Rounds since the last plain steps, and after how many those are measured again.
+    rounds: (u32, u32),
     /// How often a source was switched off.
     pub switched_off: u64,
 }
@@ -198,20 +190,22 @@ impl Controller {
             source,
             most,
             shares: vec![Share::default(); most],
-            times: BTreeMap::new(),
+            times: Drafting::default(),
+            mode: Mode::Trial(0, 0),
             rounds: 0,
-            off: None,
-            trial: TRIAL,
+            lost: 0,
+            again: false,
             back_off: BREAKS.0,
         };
         Self {
             policy,
             arms: sources.iter().map(arm).collect(),
             first,
-            verify: BTreeMap::new(),
+            target: Steps::default(),
             steps: 0,
             seconds: 0.0,
             balance: 0.0,
+            rounds: (0, STALE.0),
             switched_off: 0,
         }
     }
@@ -227,50 +221,109 @@ impl Controller {
             return first.map_or(Choice::Plain(1), |(source, most)| Choice::Draft(source, most));
         }
         let here = bucket(limits.context);
-        // Without a plain step's time there is nothing to compare with. The second step is warm.
-        let Some(plain) = self.time_of(here, 1).filter(|_| self.steps >= 2) else { return Choice::Plain(2) };
-        let steps = self.steps;
-        let live: Vec<usize> = (0..self.arms.len())
-            .filter(|&a| self.arms[a].off.is_none_or(|off| steps >= off.until))
-            .filter(|&a| Self::most(&self.arms[a], limits) > 0)
-            .collect();
-        // Every source is tried, however good the others are.
-        let untried = live.iter().find(|&&a| self.arms[a].rounds < TRIAL);
-        let offers = live.iter().filter(|&a| untried.is_none_or(|untried| untried == a));
-        let offers = offers.map(|&a| self.offer(a, here, limits, plain));
-        let best = offers.max_by(|a, b| a.rate().total_cmp(&b.rate()));
-        let Some(best) = best else { return self.plain(limits) };
-        let arm = &self.arms[best.arm];
-        let trying = arm.trial > 0;
-        let wins = best.rate() * plain > 1.0;
-        let purse = self.balance + STAKE * self.seconds + CREDIT * plain;
-        let risk = (best.seconds - plain).max(0.0);
-        if (wins || trying) && purse > risk {
-            return Choice::Draft(arm.source, best.drafts);
+        let measure = Choice::Plain(MEASURE.min(limits.room));
+        // Without a plain step's time there is nothing to compare with, and it changes.
+        let Some(plain) = self.target.measured(here, 1) else { return measure };
+        if self.rounds.0 >= self.rounds.1 {
+            self.rounds.1 = (self.rounds.1 * 4).min(STALE.1);
+            return measure;
         }
-        if !wins && !trying {
-            self.switch_off(best.arm);
+        self.wake();
+        loop {
+            let Some(best) = self.best(here, limits, plain) else { return self.plain(limits, plain) };
+            let wins = best.rate() * plain > 1.0;
+            let arm = &self.arms[best.arm];
+            if !wins && arm.mode == Mode::On {
+                self.switch_off(best.arm);
+                continue;
+            }
+            if self.affords(&best, plain) {
+                return Choice::Draft(arm.source, best.drafts);
+            }
+            return self.plain(limits, plain);
         }
-        self.plain(limits)
     }
 
-    /// Plain steps until a source may be tried again, or offers drafts.
-    fn plain(&self, limits: &Limits) -> Choice {
-        let until = self.arms.iter().map(|arm| match arm.off {
-            Some(off) => off.until.saturating_sub(self.steps),
-            // A source that is on may have drafts behind the next token.
-            None => 1,
+    /// Whether plain steps are to stop for drafts that the text offers now.
+    #[must_use]
+    pub fn interrupts(&self, limits: &Limits) -> bool {
+        if self.policy == Policy::Fixed {
+            return true;
+        }
+        let here = bucket(limits.context);
+        let Some(plain) = self.target.measured(here, 1) else { return false };
+        let text = (0..self.arms.len()).filter(|&a| self.arms[a].source == Source::Ngram);
+        let mut awake = text.filter(|&a| match self.arms[a].mode {
+            Mode::Off(until) => self.steps >= until,
+            Mode::Trial(..) | Mode::On => true,
         });
-        let steps = until.min().unwrap_or(PLAIN_RUN).clamp(1, PLAIN_RUN);
-        Choice::Plain(usize::try_from(steps).unwrap_or(1).min(limits.room.max(1)))
+        awake.any(|a| {
+            let offer = self.offer(a, here, limits, plain);
+            offer.rate() * plain > 1.0 && self.affords(&offer, plain)
+        })
+    }
+
+    /// Sources whose break is over are looked at again.
+    fn wake(&mut self) {
+        let steps = self.steps;
+        for arm in self.arms.iter_mut().filter(|arm| matches!(arm.mode, Mode::Off(until) if steps >= until)) {
+            arm.shares.iter_mut().for_each(Share::doubt);
+            (arm.mode, arm.again, arm.rounds, arm.lost) = (Mode::Trial(0, 0), true, 0, 0);
+        }
+    }
+
+    /// The best offer of a source that is not switched off; every source is tried, however good the others are.
+    fn best(&self, here: Bucket, limits: &Limits, plain: f64) -> Option<Offer> {
+        let live = |a: &usize| {
+            let arm = &self.arms[*a];
+            !matches!(arm.mode, Mode::Off(_)) && Self::most(arm, limits) > 0
+        };
+        let offers = (0..self.arms.len()).filter(live).map(|a| self.offer(a, here, limits, plain));
+        let (on, trials): (Vec<Offer>, Vec<Offer>) =
+            offers.partition(|offer| self.arms[offer.arm].mode == Mode::On);
+        let tried = trials.into_iter().find(|offer| self.affords(offer, plain));
+        tried.or_else(|| on.into_iter().max_by(|a, b| a.rate().total_cmp(&b.rate())))
+    }
+
+    /// Whether the purse pays for a round of which nothing is accepted.
+    fn affords(&self, offer: &Offer, plain: f64) -> bool {
+        self.purse(plain) > offer.seconds - plain
+    }
+
+    fn purse(&self, plain: f64) -> f64 {
+        self.balance + STAKE * self.seconds + (1 + self.arms.len()) as f64 * CREDIT * plain
+    }
+
+    /// Plain steps until a source is looked at again, or the purse is full enough.
+    fn plain(&self, limits: &Limits, plain: f64) -> Choice {
+        let here = bucket(limits.context);
+        let until = (0..self.arms.len()).filter_map(|a| match self.arms[a].mode {
+            Mode::Off(until) => Some(until.saturating_sub(self.steps) as f64),
+            // What the text offers interrupts.
+            _ if Self::most(&self.arms[a], limits) == 0 => None,
+            _ => {
+                let risk = self.offer(a, here, limits, plain).seconds - plain;
+                Some(((risk - self.purse(plain)) / (STAKE * plain)).ceil())
+            }
+        });
+        let steps = until.fold(BREAKS.1 as f64, f64::min).max(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is from 1 to the longest break"
+        )]
+        let steps = steps as usize;
+        Choice::Plain(steps.min(limits.room))
     }
 
     fn switch_off(&mut self, arm: usize) {
         let steps = self.steps;
         let arm = &mut self.arms[arm];
-        arm.off = Some(Off { until: steps + arm.back_off });
+        if arm.rounds >= SETTLED {
+            arm.back_off = BREAKS.0;
+        }
+        arm.mode = Mode::Off(steps + arm.back_off);
         arm.back_off = (arm.back_off * 2).min(BREAKS.1);
-        arm.trial = TRIAL;
         self.switched_off += 1;
     }
 
@@ -283,103 +336,119 @@ impl Controller {
     /// The best number of drafts of a source.
     fn offer(&self, a: usize, here: Bucket, limits: &Limits, plain: f64) -> Offer {
         let arm = &self.arms[a];
-        let mut most = Self::most(arm, limits);
-        if arm.off.is_some() {
-            // A trial after a break is short.
-            most = most.min(2);
-        } else if arm.rounds < 3 {
-            most = most.min(self.first);
-        } else {
-            // One place further than anything that is known.
-            let known = arm.shares.iter().take_while(|share| share.samples > 0).count();
-            most = most.min(known.max(self.first.min(arm.most)) + 1);
-        }
-        let (mut reached, mut tokens, mut inherited) = (1.0, 1.0, HOPE);
-        let mut best = None;
+        let chain = arm.source == Source::Mtp;
+        let known = arm.shares.iter().take_while(|share| share.samples > 0).count();
+        let longest = match arm.mode {
+            // A trial after a break is short, and so is what nobody knows the price of.
+            _ if arm.again && arm.rounds < TRIAL => SHORT.1,
+            _ if chain && arm.times.is_empty() => SHORT.0.min(self.first),
+            Mode::Trial(..) => self.first,
+            // One length further than anything that is known.
+            _ => LENGTHS.into_iter().find(|&length| length > known.max(self.first)).unwrap_or(arm.most),
+        };
+        let most = Self::most(arm, limits).min(longest).max(1);
+        let (mut reached, mut tokens, mut before) = (1.0, 1.0, None);
+        let mut best: Option<Offer> = None;
         for drafts in 1..=most {
-            let share = arm.shares[drafts - 1];
-            let accepted = if share.samples >= TRUSTED || drafts == 1 {
-                share.share
-            } else {
-                // The place before knows better, unless this one has seen worse.
-                let weight = f64::from(share.samples) / f64::from(TRUSTED);
-                inherited.min(weight * share.share + (1.0 - weight) * inherited)
-            };
-            inherited = accepted;
+            let accepted = arm.shares[drafts - 1].expected(before);
+            before = Some(accepted);
             reached *= accepted;
             tokens += reached;
-            let seconds = draft_time(arm, here, drafts) + self.verify_time(here, drafts + 1, plain);
+            if drafts != most && !LENGTHS.contains(&drafts) {
+                continue;
+            }
+            let drafting = arm.times.expected(here, drafts, chain);
+            let seconds = drafting + self.target.expected(here, drafts + 1, plain);
             let offer = Offer { arm: a, drafts, tokens, seconds };
-            if best.is_none_or(|best: Offer| offer.rate() > best.rate()) {
+            if best.is_none_or(|best| offer.rate() > best.rate()) {
                 best = Some(offer);
             }
         }
         best.unwrap_or(Offer { arm: a, drafts: 1, tokens: 1.0, seconds: plain })
     }
 
-    /// Time of a verifying step of so many rows.
-    fn verify_time(&self, here: Bucket, rows: usize, plain: f64) -> f64 {
-        if let Some(seconds) = self.time_of(here, rows) {
-            return seconds;
-        }
-        let measured = |bucket: Bucket| {
-            let below = self.verify.range((bucket, 0)..(bucket, rows)).next_back();
-            let above = self.verify.range((bucket, rows + 1)..=(bucket, usize::MAX)).next();
-            let of = |((_, rows), time): (&(Bucket, usize), &Time)| (*rows as f64, time.seconds);
-            Some((below.map(of)?, above.map(of)))
-        };
-        let found = (0..=here).rev().find_map(measured);
-        match found {
-            Some(((r0, t0), Some((r1, t1)))) => t0 + (t1 - t0) * (rows as f64 - r0) / (r1 - r0),
-            Some(((r0, t0), None)) => t0 + ROW * plain * (rows as f64 - r0),
-            None => plain * (1.0 + ROW * (rows as f64 - 1.0)),
-        }
-    }
-
-    /// The measured time of so many rows at this context, or at the largest below it that was measured.
-    fn time_of(&self, here: Bucket, rows: usize) -> Option<f64> {
-        (0..=here).rev().find_map(|bucket| self.verify.get(&(bucket, rows))).map(|time| time.seconds)
-    }
-
-    /// Learns from a round or from plain steps.
-    pub fn observe(&mut self, sample: &Sample) {
+    /// Learns from a round or from plain steps; returns the time that was saved against plain steps, if that is known.
+    pub fn observe(&mut self, sample: &Sample) -> f64 {
         let here = bucket(sample.context);
         self.steps += sample.steps;
-        if let Some((source, drafts, accepted)) = sample.drafted
-            && let Some(arm) = self.arms.iter_mut().find(|arm| arm.source == source)
-        {
-            arm.rounds += 1;
-            let places = arm.shares.iter_mut().take((accepted + 1).min(drafts));
-            places.enumerate().for_each(|(at, share)| share.add(at < accepted));
-            if arm.off.is_some() || arm.trial > 0 {
-                arm.trial = arm.trial.saturating_sub(1);
+        let seconds = sample.draft_seconds + sample.verify_seconds;
+        let Some((source, drafts, accepted)) = sample.drafted else {
+            return self.observe_plain(sample, here);
+        };
+        let Some(a) = self.arms.iter().position(|arm| arm.source == source) else { return 0.0 };
+        self.rounds.0 += 1;
+        let arm = &mut self.arms[a];
+        arm.rounds += 1;
+        let places = arm.shares.iter_mut().take((accepted + 1).min(drafts));
+        places.enumerate().for_each(|(at, share)| share.add(at < accepted));
+        arm.lost = if accepted == 0 { arm.lost + 1 } else { 0 };
+        if let Mode::Trial(won, lost) = &mut arm.mode {
+            *(if accepted == 0 { lost } else { won }) += 1;
+        }
+        let mut saved = 0.0;
+        if !sample.warming {
+            self.seconds += seconds;
+            if drafts > 0 && !sample.caught_up {
+                arm.times.add(here, drafts, sample.draft_seconds);
+            }
+            if drafts > 0 {
+                self.target.add(here, drafts + 1, sample.verify_seconds);
+            }
+            if let Some(plain) = self.target.measured(here, 1) {
+                saved = plain * (accepted + 1) as f64 - seconds;
+                self.pay(saved, plain);
             }
         }
-        if sample.warming {
-            return;
-        }
-        let seconds = sample.draft_seconds + sample.verify_seconds;
-        self.seconds += seconds;
-        let rows = sample.drafted.map_or(1, |(_, drafts, _)| drafts + 1);
-        let each = sample.verify_seconds / sample.steps.max(1) as f64;
-        self.verify.entry((here, rows)).or_default().add(each);
-        let plain = self.time_of(here, 1).unwrap_or(each);
-        let Some((source, drafts, accepted)) = sample.drafted else { return };
-        let saved = plain * (accepted + 1) as f64 - seconds;
-        self.balance = (self.balance + saved).min(CREDIT * plain);
-        let Some(a) = self.arms.iter().position(|arm| arm.source == source) else { return };
-        self.arms[a].times.entry((here, drafts)).or_default().add(sample.draft_seconds);
-        let (off, trial) = (self.arms[a].off.is_some(), self.arms[a].trial);
-        if off && trial == 0 {
-            // The trial after a break is over.
-            let limits = Limits { context: sample.context, room: drafts.max(1), repeats: drafts.max(1) };
-            if self.offer(a, here, &limits, plain).rate() * plain > 1.0 {
-                let arm = &mut self.arms[a];
-                (arm.off, arm.back_off) = (None, BREAKS.0);
+        self.judge(a, sample);
+        saved
+    }
+
+    /// Ends a trial, and gives a source a break that has no drafts, or none that is any good.
+    fn judge(&mut self, a: usize, sample: &Sample) {
+        let here = bucket(sample.context);
+        let Some((_, drafts, _)) = sample.drafted else { return };
+        let arm = &self.arms[a];
+        let over = match arm.mode {
+            Mode::Trial(won, lost) => won + lost >= TRIAL || lost >= won + if arm.again { 1 } else { 2 },
+            Mode::On | Mode::Off(_) => false,
+        };
+        if self.policy == Policy::Auto && (drafts == 0 || arm.lost >= LOST) {
+            self.switch_off(a);
+        } else if over {
+            let limits = Limits { context: sample.context, room: usize::MAX, repeats: drafts };
+            let wins = self.target.measured(here, 1).is_none_or(|plain| {
+                let offer = self.offer(a, here, &limits, plain);
+                offer.rate() * plain > 1.0
+            });
+            if wins {
+                self.arms[a].mode = Mode::On;
             } else {
                 self.switch_off(a);
             }
         }
+    }
+
+    fn observe_plain(&mut self, sample: &Sample, here: Bucket) -> f64 {
+        let after_rounds = std::mem::take(&mut self.rounds.0) > 0;
+        if sample.warming {
+            return 0.0;
+        }
+        self.seconds += sample.verify_seconds;
+        let steps = sample.steps.max(1) as f64;
+        let whole = sample.verify_seconds / steps;
+        // Steps that follow one another tell more than one alone, which waits for the host.
+        if sample.each.is_some() || !self.target.knows(here, 1) {
+            self.target.add(here, 1, sample.each.unwrap_or(whole));
+        }
+        let Some(plain) = self.target.measured(here, 1).filter(|_| after_rounds) else { return 0.0 };
+        // What the device waited because of the rounds before: more than a step is something else.
+        let waited = (sample.verify_seconds - steps * sample.each.unwrap_or(plain)).clamp(0.0, plain);
+        self.pay(-waited, plain);
+        -waited
+    }
+
+    fn pay(&mut self, saved: f64, plain: f64) {
+        self.balance = (self.balance + saved).min(4.0 * CREDIT * plain);
     }
 
     /// Acceptance of the drafts of a source by their place, as far as places were tried.
@@ -393,25 +462,12 @@ impl Controller {
     /// Whether a source is switched off for the time being.
     #[must_use]
     pub fn is_off(&self, source: Source) -> bool {
-        self.arms.iter().any(|arm| arm.source == source && arm.off.is_some())
+        self.arms.iter().any(|arm| arm.source == source && matches!(arm.mode, Mode::Off(_)))
     }
 
     /// Measured time of a step of so many rows at a context, in seconds.
     #[must_use]
     pub fn step_seconds(&self, context: usize, rows: usize) -> Option<f64> {
-        self.time_of(bucket(context), rows)
+        self.target.measured(bucket(context), rows)
     }
-}
-
-/// Time of drafting, from the nearest number of drafts that was measured.
-fn draft_time(arm: &Arm, here: Bucket, drafts: usize) -> f64 {
-    let near = |bucket: Bucket| {
-        let all = arm.times.range((bucket, 0)..=(bucket, usize::MAX));
-        all.min_by_key(|((_, count), _)| count.abs_diff(drafts))
-            .map(|((_, count), time)| (*count, time.seconds))
-    };
-    let found = (0..=here).rev().find_map(near);
-    let Some((count, seconds)) = found else { return 0.0 };
-    // A chain takes as many steps as it has tokens, a block is one step.
-    if arm.source == Source::Mtp { seconds * drafts as f64 / count.max(1) as f64 } else { seconds }
 }

@@ -20,15 +20,32 @@ impl Ngrams {
             *self = Self::default();
         }
         for &token in &text[self.text.len()..] {
-            // What ended here has a token behind it now.
-            let end = self.text.len();
-            for (places, length) in self.places.iter_mut().zip(LENGTHS) {
-                if let Some(key) = key(&self.text, length) {
-                    places.insert(key, end);
-                }
-            }
-            self.text.push(token);
+            self.push(token);
         }
+    }
+
+    /// Adds a token to the text.
+    pub fn push(&mut self, token: u32) {
+        // What ended here has a token behind it now.
+        let end = self.text.len();
+        for (places, length) in self.places.iter_mut().zip(LENGTHS) {
+            if let Some(key) = key(&self.text, length) {
+                places.insert(key, end);
+            }
+        }
+        self.text.push(token);
+    }
+
+    /// Tokens of the text.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Whether there is no text.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 
     /// Place behind the latest earlier occurrence of the last tokens.

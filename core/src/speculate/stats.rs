@@ -50,6 +50,8 @@ pub struct Stats {
     pub plain_steps: u64,
     /// Their time.
     pub plain_seconds: f64,
+    /// Time that rounds saved against plain steps, as far as the time of those was known; less than 0 if they lost.
+    pub saved_seconds: f64,
 }
 
 impl Stats {
@@ -68,9 +70,10 @@ impl Stats {
     }
 
     pub(super) fn observe(&mut self, sample: &Sample) {
-        let Some((source, drafts, accepted)) = sample.drafted else {
+        // A source that had no drafts left a plain step.
+        let Some((source, drafts, accepted)) = sample.drafted.filter(|&(_, drafts, _)| drafts > 0) else {
             self.plain_steps += sample.steps;
-            self.plain_seconds += sample.verify_seconds;
+            self.plain_seconds += sample.draft_seconds + sample.verify_seconds;
             return;
         };
         let stats = self.sources.entry(source).or_default();

@@ -9,7 +9,7 @@ use gemma4_core::engine::{EngineError, Part, Pick};
 use gemma4_core::model::gemma4::Taps;
 use gemma4_core::program::Class;
 use gemma4_core::sample::Sampling;
-use gemma4_core::speculate::{MOST_DRAFTS, Policy, Settings, Source, Speculator};
+use gemma4_core::speculate::{MOST_DRAFTS, Policy, Settings, Source, Speculator, Start};
 use serde::Serialize;
 
 use super::measure::{Bench, median};
@@ -149,41 +149,27 @@ impl<D: Device> Bench<D> {
         let mut text = self.tokens(context.max(1));
         let seq = self.engine.open()?;
         let step = self.fill(seq, &text)?;
-        let mut anchor = self.engine.tokens(&step)?[0];
+        text.push(self.engine.tokens(&step)?[0]);
         let sampling = Sampling::default();
         let (mut draft_seconds, mut verify_seconds, mut tokens, mut rounds) = (0.0, 0.0, 0, 0);
         // The first round makes plans, and lets the drafter read the context.
         let mut warm = false;
         while tokens < generate {
-            text.push(anchor);
             speculator.choose(&text, drafts);
-            let start = Instant::now();
-            let proposed = speculator.propose(
-                &mut self.engine,
-                (seq, anchor),
-                (source, drafts),
-                (&sampling, &[]),
-                &[],
-            )?;
-            let drafted = start.elapsed().as_secs_f64();
-            if proposed.is_empty() && source != Source::Ngram {
+            let (prompt, generated) = text.split_at(text.len() - 1);
+            let start = Start { seq, prompt, generated, sampling: &sampling, suppress: &[], end: &[] };
+            let round = speculator.round(&mut self.engine, &start, (source, drafts))?;
+            if round.drafts() == 0 && source != Source::Ngram {
+                self.engine.commit(seq, 0)?;
                 break;
             }
-            let rows: Vec<u32> = std::iter::once(anchor).chain(proposed.iter().copied()).collect();
-            let part = Part { seq, tokens: &rows, pick: Pick::All };
-            let draws = vec![Self::greedy(); rows.len()];
-            let step = self.engine.step(Class::Decode, &[part], &draws, Taps::None)?;
-            let mut chosen = self.engine.tokens(&step)?;
-            let all = start.elapsed().as_secs_f64();
-            let accepted = speculator.accept(&proposed, &mut chosen);
-            self.engine.commit(seq, accepted + 1)?;
-            text.extend_from_slice(&rows[1..=accepted]);
-            anchor = chosen[accepted];
+            self.engine.commit(seq, round.accepted + 1)?;
+            text.extend_from_slice(round.tokens());
             if warm {
-                draft_seconds += drafted;
-                verify_seconds += all - drafted;
+                draft_seconds += round.draft_seconds;
+                verify_seconds += round.verify_seconds;
                 rounds += 1;
-                tokens += accepted + 1;
+                tokens += round.accepted + 1;
             }
             warm = true;
         }

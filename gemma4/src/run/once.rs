@@ -41,7 +41,12 @@ pub(super) fn answer<B: Backend>(
         }
     };
     let written = watch.finish().and_then(|()| {
-        if shown.json { write(&to_json(&answer, &settings.sampling, session.speculator())) } else { Ok(()) }
+        if shown.json {
+            let drafting = session.speculator().map(|speculator| draft::to_json(speculator, engine.warmed()));
+            write(&to_json(&answer, &settings.sampling, drafting))
+        } else {
+            Ok(())
+        }
     });
     match written {
         // Whoever reads has seen enough.
@@ -118,7 +123,7 @@ fn raw<B: Backend>(
     Ok(Answer { reply, generated })
 }
 
-fn to_json(answer: &Answer, sampling: &Sampling, speculator: Option<&Speculator>) -> Value {
+fn to_json(answer: &Answer, sampling: &Sampling, drafting: Option<Value>) -> Value {
     let Answer { reply, generated } = answer;
     let finish = match reply.finish {
         Finish::Stop => "stop",
@@ -146,7 +151,7 @@ fn to_json(answer: &Answer, sampling: &Sampling, speculator: Option<&Speculator>
             "decode_seconds": generated.decode.as_secs_f64(),
             "decode_tokens_per_second": generated.decode_rate(),
         },
-        "drafting": speculator.map(draft::to_json),
+        "drafting": drafting,
     })
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::{Engine, EngineError, Options, ROLLBACK, device, narrow};
-use super::{Ask, DraftOptions, SPANS, Watched};
-use crate::backend::{Backend, PageTable, Row, Step};
+use super::{Ask, DraftOptions, Drafts, SPANS, Unread, Watched};
+use crate::backend::{Backend, PageTable, Row, Step, Ticket};
 use crate::cache::{Cache, CacheError, CacheSpec, PAGE, SeqId, Snapshot};
 use crate::model::config::Span;
 use crate::model::dflash::{DFlash, DFlashBlock, DFlashConfig};
@@ -23,8 +23,8 @@ pub(super) struct DFlashOn<B: Backend> {
     followers: HashMap<SeqId, Follower>,
     /// What the drafter had where the target kept a snapshot, by its number.
     snapshots: HashMap<u64, Snapshot>,
-    blocks: HashMap<(usize, usize), (DFlashBlock, B::Plan)>,
-    contexts: HashMap<(Class, usize), B::Plan>,
+    blocks: HashMap<usize, (DFlashBlock, B::Plan)>,
+    contexts: HashMap<Class, B::Plan>,
 }
 
 /// The drafter's side of a sequence.
@@ -180,10 +180,11 @@ impl<B: Backend> DFlashOn<B> {
         start: usize,
         n: usize,
     ) -> Result<(), EngineError> {
-        let class = if n <= FEW { Class::Decode } else { Class::Prefill };
-        let key = (class, n.next_power_of_two());
+        // Few tokens follow each round, many follow plain steps: two plans are enough, and made early.
+        let key = if n <= FEW { Class::Decode } else { Class::Prefill };
         if !self.contexts.contains_key(&key) {
-            let program = self.model.context(&self.specs, self.features, class, key.1)?;
+            let rows = if n <= FEW { FEW } else { CONTEXT_ROWS };
+            let program = self.model.context(&self.specs, self.features, key, rows)?;
             let plan = backend.compile(&program, &self.weights, &self.states).map_err(device)?;
             self.contexts.insert(key, plan);
         }
@@ -198,39 +199,38 @@ impl<B: Backend> DFlashOn<B> {
         ran.map(|_| ())
     }
 
-    /// Runs blocks and reads the tokens of the picked rows.
-    fn run_block(
+    /// Enqueues blocks.
+    fn run_blocks(
         &mut self,
         backend: &B,
         slots: &[Option<SeqId>],
         blocks: &Blocks<'_>,
-        watched: &mut Option<Watched>,
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<(usize, Ticket), EngineError> {
         let Blocks { rows, picked, draws, .. } = blocks;
-        let key = (rows.len().next_power_of_two(), picked.len().next_power_of_two());
+        // All rows of a block but its first are picked.
+        let key = rows.len().next_power_of_two();
         if !self.blocks.contains_key(&key) {
-            let block = self.model.block(&self.specs, key.0, key.1)?;
+            let block = self.model.block(&self.specs, key, key)?;
             let plan = backend.compile(&block.program, &self.weights, &self.states).map_err(device)?;
             self.blocks.insert(key, (block, plan));
         }
         let (block, mut plan) = self.blocks.remove(&key).expect("made above");
-        let mut tokens = vec![0u32; picked.len()];
         let ran = self.tables(slots).map_err(EngineError::from).and_then(|tables| {
             let step = Step { rows, picked, tables: &tables, draws };
-            let ticket = backend.run(&mut plan, &step).map_err(device)?;
-            backend.read(&plan, ticket, block.tokens, &mut tokens).map_err(device)?;
-            let Some(watched) = watched else { return Ok(()) };
-            for (act, into) in [(block.logits, &mut watched.logits), (block.hidden, &mut watched.hidden)] {
-                let cols = block.program.cols(act);
-                let mut values = vec![0.0f32; picked.len() * cols];
-                backend.read(&plan, ticket, act, &mut values).map_err(device)?;
-                into.extend(values.chunks_exact(cols).map(<[f32]>::to_vec));
-            }
-            Ok(())
+            backend.run(&mut plan, &step).map_err(device)
         });
         self.blocks.insert(key, (block, plan));
-        ran.map(|()| tokens)
+        Ok((key, ran?))
     }
+}
+
+/// Blocks that were enqueued.
+#[derive(Debug)]
+pub(super) struct Ran {
+    plan: usize,
+    ticket: Ticket,
+    /// Whose each block is among what was asked, and how many of its rows were picked.
+    of: Vec<(usize, usize)>,
 }
 
 /// Blocks of several sequences, ready to be run together.
@@ -253,6 +253,20 @@ impl<B: Backend> Engine<B> {
             Some((known, true)) if len + rows > known + on.features.rows => self.follow(seq).map(|_| ()),
             _ => Ok(()),
         }
+    }
+
+    /// Runs the step that reads many tokens at once, as a drafter does after plain steps, and keeps nothing of it.
+    pub(in crate::engine) fn warm_context(&mut self, seq: SeqId) -> Result<(), EngineError> {
+        let slot = self.slot_of(seq)?;
+        let Some(on) = &mut self.drafters.dflash else { return Ok(()) };
+        let own = on.followers[&seq].seq;
+        let (start, rows) = (on.cache.len(own)?, FEW + 1);
+        if on.cache.reserve(own, rows).is_err() {
+            return Ok(());
+        }
+        let ran = on.append(&self.backend, &self.slots, slot, start, rows);
+        on.cache.commit(own, 0)?;
+        ran
     }
 
     /// Makes the drafter's keys and values of all committed tokens that lack them; whether it has all of them now.
@@ -282,8 +296,8 @@ impl<B: Backend> Engine<B> {
         &mut self,
         asks: &[Ask<'_>],
         watched: &mut Option<Watched>,
-    ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let mut drafts = vec![Vec::new(); asks.len()];
+    ) -> Result<Drafts, EngineError> {
+        let mut drafts = Drafts::none(asks.len());
         let mut blocks = Blocks::default();
         for (at, ask) in asks.iter().enumerate() {
             let start = self.cache.len(ask.seq)?;
@@ -315,18 +329,48 @@ impl<B: Backend> Engine<B> {
             return Ok(drafts);
         }
         let Some(on) = &mut self.drafters.dflash else { return Err(EngineError::NoDrafter) };
-        let tokens = on.run_block(&self.backend, &self.slots, &blocks, watched);
+        let ran = on.run_blocks(&self.backend, &self.slots, &blocks);
         for &(_, own, _) in &blocks.of {
             // What a block wrote is garbage above the length: the next tokens that are kept overwrite it.
             on.cache.commit(own, 0)?;
         }
-        let mut tokens = tokens?.into_iter();
-        for (at, _, count) in blocks.of {
-            if watched.is_some() {
-                tokens.next();
-            }
-            drafts[at] = tokens.by_ref().take(count).collect();
+        let (plan, ticket) = ran?;
+        let first = usize::from(watched.is_some());
+        blocks.of.iter().for_each(|&(at, _, count)| drafts.counts[at] = count);
+        let of = blocks.of.iter().map(|&(at, _, count)| (at, count + first)).collect();
+        let ran = Ran { plan, ticket, of };
+        if watched.is_some() {
+            self.read_blocks(&ran, &mut drafts.read, watched)?;
+        } else {
+            drafts.last = Some(Unread::Blocks(ran));
         }
         Ok(drafts)
+    }
+
+    /// Waits for blocks and reads the tokens of their picked rows; the first of what is watched is no draft.
+    pub(super) fn read_blocks(
+        &self,
+        ran: &Ran,
+        drafts: &mut [Vec<u32>],
+        watched: &mut Option<Watched>,
+    ) -> Result<(), EngineError> {
+        let Some(on) = &self.drafters.dflash else { return Err(EngineError::NoDrafter) };
+        let (block, plan) = &on.blocks[&ran.plan];
+        let picked = ran.of.iter().map(|&(_, picked)| picked).sum();
+        let mut tokens = vec![0u32; picked];
+        self.backend.read(plan, ran.ticket, block.tokens, &mut tokens).map_err(device)?;
+        let mut tokens = tokens.into_iter();
+        for &(at, picked) in &ran.of {
+            let first = usize::from(watched.is_some());
+            drafts[at] = tokens.by_ref().take(picked).skip(first).collect();
+        }
+        let Some(watched) = watched else { return Ok(()) };
+        for (act, into) in [(block.logits, &mut watched.logits), (block.hidden, &mut watched.hidden)] {
+            let cols = block.program.cols(act);
+            let mut values = vec![0.0f32; picked * cols];
+            self.backend.read(plan, ran.ticket, act, &mut values).map_err(device)?;
+            into.extend(values.chunks_exact(cols).map(<[f32]>::to_vec));
+        }
+        Ok(())
     }
 }

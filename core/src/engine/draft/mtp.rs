@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::{Engine, EngineError, device, narrow};
-use super::{Ask, Watched};
+use super::{Ask, Drafts, Unread, Watched};
 use crate::backend::{Backend, PageTable, Row, Step, Ticket};
 use crate::cache::CacheError;
 use crate::model::config::Span;
@@ -50,7 +50,8 @@ struct Chain {
 }
 
 /// A step of chains that was enqueued.
-struct Enqueued {
+#[derive(Debug)]
+pub(super) struct Links {
     plan: (usize, Link),
     ticket: Ticket,
     /// Whose the rows are.
@@ -65,8 +66,8 @@ impl<B: Backend> Engine<B> {
         &mut self,
         asks: &[Ask<'_>],
         watched: &mut Option<Watched>,
-    ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let mut drafts = vec![Vec::new(); asks.len()];
+    ) -> Result<Drafts, EngineError> {
+        let mut drafts = Drafts::none(asks.len());
         let mut chains: Vec<Chain> = Vec::new();
         for (at, ask) in asks.iter().enumerate() {
             let position = self.cache.len(ask.seq)?;
@@ -78,33 +79,31 @@ impl<B: Backend> Engine<B> {
             // The page of the anchor's position has to be there, though nothing is written to it yet.
             self.cache.reserve(ask.seq, 1)?;
             self.cache.commit(ask.seq, 0)?;
+            drafts.counts[at] = count;
             chains.push(Chain { at, slot: self.slot_of(ask.seq)?, position: narrow(position), count });
         }
         let longest = chains.iter().map(|chain| chain.count).max().unwrap_or(0);
-        let mut before: Option<Enqueued> = None;
+        let mut before: Option<Links> = None;
         for k in 0..longest {
             chains.retain(|chain| k < chain.count);
-            let enqueued = self.enqueue_links(asks, &chains, k)?;
-            if let Some(before) = before.replace(enqueued) {
-                self.read_links(&before, &mut drafts, watched)?;
+            let links = self.enqueue_links(asks, &chains, k)?;
+            if let Some(before) = before.replace(links) {
+                self.read_links(&before, &mut drafts.read, watched)?;
             }
         }
-        if let Some(last) = before {
-            self.read_links(&last, &mut drafts, watched)?;
+        match before {
+            // What is watched is read while it is there.
+            Some(last) if watched.is_some() => self.read_links(&last, &mut drafts.read, watched)?,
+            last => drafts.last = last.map(Unread::Links),
         }
         Ok(drafts)
     }
 
     /// Enqueues token `k` of every chain.
-    fn enqueue_links(
-        &mut self,
-        asks: &[Ask<'_>],
-        chains: &[Chain],
-        k: usize,
-    ) -> Result<Enqueued, EngineError> {
+    fn enqueue_links(&mut self, asks: &[Ask<'_>], chains: &[Chain], k: usize) -> Result<Links, EngineError> {
         let link = if k == 0 { Link::First } else { Link::Next };
         let row = |chain: &Chain| Row {
-            token: if k == 0 { asks[chain.at].anchor } else { Row::SAMPLED },
+            token: if k == 0 { asks[chain.at].anchor } else { Row::drafted(narrow(k)) },
             position: chain.position,
             slot: chain.slot,
         };
@@ -139,17 +138,17 @@ impl<B: Backend> Engine<B> {
         let (_, plan) = on.plans.get_mut(&key).expect("made above");
         let step = Step { rows: &rows, picked: &picked, tables: &tables, draws: &draws };
         let ticket = self.backend.run(plan, &step).map_err(device)?;
-        Ok(Enqueued { plan: key, ticket, of: chains.iter().map(|chain| chain.at).collect() })
+        Ok(Links { plan: key, ticket, of: chains.iter().map(|chain| chain.at).collect() })
     }
 
-    fn read_links(
+    pub(super) fn read_links(
         &self,
-        enqueued: &Enqueued,
+        links: &Links,
         drafts: &mut [Vec<u32>],
         watched: &mut Option<Watched>,
     ) -> Result<(), EngineError> {
         let Some(on) = &self.drafters.mtp else { return Err(EngineError::NoDrafter) };
-        let Enqueued { plan, ticket, of } = enqueued;
+        let Links { plan, ticket, of } = links;
         let (step, plan) = &on.plans[plan];
         let mut tokens = vec![0u32; of.len()];
         self.backend.read(plan, *ticket, step.tokens, &mut tokens).map_err(device)?;

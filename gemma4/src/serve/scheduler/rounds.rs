@@ -7,19 +7,30 @@
 use std::time::Instant;
 
 use gemma4_core::backend::Backend;
-use gemma4_core::engine::{EngineError, Part, Pick};
-use gemma4_core::model::gemma4::Taps;
-use gemma4_core::program::Class;
-use gemma4_core::sample::Draw;
-use gemma4_core::speculate::{Choice, Sample, Source};
+use gemma4_core::engine::EngineError;
+use gemma4_core::speculate::{Choice, Clock, Sample, Source, Start};
 
 use super::reuse::is_short;
 use super::running::Stage;
-use super::steps::narrow;
 use super::work::Work;
 
-/// Most plain steps that nobody else can come between.
-const PLAIN: usize = 8;
+/// Plain steps of a request that the speculator chose, taken as if there were no drafters: one is enqueued before the last
+/// is read, and others may join.
+pub(super) struct Rest {
+    /// Whose they are.
+    order: u64,
+    /// Tokens of its answer before them.
+    first: usize,
+    /// Tokens of its answer that the speculator has heard of.
+    heard: usize,
+    most: usize,
+    start: Instant,
+    clock: Clock,
+    plans: usize,
+    context: usize,
+    /// Whether somebody else took some of the time.
+    shared: bool,
+}
 
 impl<B: Backend> Work<'_, B> {
     /// The only request that decodes, if it may draft.
@@ -31,76 +42,88 @@ impl<B: Backend> Work<'_, B> {
         (job.constraint.is_none() && job.logprobs.is_none()).then_some(at)
     }
 
-    /// What the speculator chooses for a request that is alone: plain steps or a round; says whether there was one.
+    /// A round for a request that is alone, if the speculator chooses one; says whether there was one. If not, the request
+    /// takes its plain steps with everybody else.
     pub(super) fn speculate(&mut self) -> Result<bool, EngineError> {
-        if self.drafter().is_none() {
+        let Some(at) = self.drafter() else {
+            self.rest = None;
+            return Ok(false);
+        };
+        if self.rests(at) {
             return Ok(false);
         }
         // What is under way tells the newest token.
         while let Some(step) = self.pending.pop_front() {
             self.read(&step)?;
         }
+        let rest = self.rest.take();
         let Some(at) = self.drafter().filter(|&at| self.running[at].stage() == Stage::Decode) else {
             return Ok(false);
         };
         let request = &self.running[at];
-        let (order, text) = (request.order, request.stream(request.len()));
+        let text = request.stream(request.len());
         let left = request.job.params.max_tokens - request.generated.len();
         let room = (left - 1).min(self.life.desk.limits.context - request.fed - 1);
+        let plans = self.engine.plans_made();
         let Some(speculator) = &mut self.speculator else { return Ok(false) };
-        let (start, plans) = (Instant::now(), self.engine.plans_made());
-        let mut sample = Sample {
-            context: text.len(),
-            drafted: None,
-            steps: 1,
-            draft_seconds: 0.0,
-            verify_seconds: 0.0,
-            warming: false,
-        };
+        if let Some(rest) = rest.filter(|rest| rest.order == request.order && !rest.shared) {
+            let mut sample = Sample::new(rest.context);
+            sample.steps = (request.generated.len() - rest.first) as u64;
+            sample.verify_seconds = rest.start.elapsed().as_secs_f64();
+            sample.each = rest.clock.each();
+            sample.warming = plans > rest.plans;
+            if sample.steps > 0 {
+                speculator.observe(&sample);
+            }
+        }
         match speculator.choose(&text, room) {
-            Choice::Plain(steps) => {
-                sample.steps = self.plain(order, steps.min(PLAIN))?;
-                sample.verify_seconds = start.elapsed().as_secs_f64();
+            Choice::Plain(most) => {
+                let first = request.generated.len();
+                self.rest = Some(Rest {
+                    order: request.order,
+                    first,
+                    heard: first,
+                    most,
+                    start: Instant::now(),
+                    clock: Clock::default(),
+                    plans,
+                    context: text.len(),
+                    shared: false,
+                });
+                Ok(false)
             }
             Choice::Draft(source, count) => {
+                let mut sample = Sample::new(text.len());
                 if !self.round(at, (source, count.min(room)), &mut sample)? {
                     self.make_room()?;
                     return Ok(true);
                 }
+                sample.warming = self.engine.plans_made() > plans;
+                if let Some(speculator) = &mut self.speculator {
+                    speculator.observe(&sample);
+                }
+                Ok(true)
             }
         }
-        sample.warming = self.engine.plans_made() > plans;
-        if let Some(speculator) = self.speculator.as_mut().filter(|_| sample.steps > 0) {
-            speculator.observe(&sample);
-        }
-        Ok(true)
     }
 
-    /// Plain steps of one request, at most `most`, with nothing under way at the end; how many there were.
-    fn plain(&mut self, order: u64, most: usize) -> Result<u64, EngineError> {
-        let generated = |work: &Self| {
-            let request = work.running.iter().find(|request| request.order == order);
-            request.map(|request| request.generated.len())
-        };
-        let first = generated(self).unwrap_or_default();
-        let mut steps = 0;
-        while let Some(now) = generated(self) {
-            steps = now - first;
-            if steps + 1 >= most {
-                break;
-            }
-            if !self.decode_plain()? {
-                return Ok(steps as u64);
-            }
+    /// Whether a request goes on with plain steps.
+    fn rests(&mut self, at: usize) -> bool {
+        let request = &self.running[at];
+        let (Some(rest), Some(speculator)) = (&mut self.rest, &mut self.speculator) else { return false };
+        if rest.order != request.order {
+            return false;
         }
-        if self.pending.is_empty() && steps < most && generated(self).is_some() {
-            self.decode_plain()?;
+        rest.shared |= self.running.len() > 1;
+        let room = request.job.params.max_tokens.saturating_sub(request.generated.len() + 1);
+        let room = room.min(self.life.desk.limits.context.saturating_sub(request.fed + 1));
+        let mut enough = request.generated.len() - rest.first >= rest.most;
+        for &token in &request.generated[rest.heard..] {
+            rest.clock.tick();
+            enough |= speculator.interrupts(token, room);
         }
-        while let Some(step) = self.pending.pop_front() {
-            self.read(&step)?;
-        }
-        // Of a request that has ended the last step is the one that ended it.
-        Ok(generated(self).map_or(steps + 1, |now| now - first) as u64)
+        rest.heard = request.generated.len();
+        !enough
     }
 
     /// One round: drafts, a step that verifies them, and the tokens that are kept. `false` if there are too few pages;
@@ -114,60 +137,24 @@ impl<B: Backend> Work<'_, B> {
         let Some(speculator) = &mut self.speculator else { return Ok(true) };
         let request = &self.running[at];
         let Some(seq) = request.seq else { return Ok(true) };
-        let (fed, params) = (request.fed, &request.job.params);
-        let anchor = request.generated[request.generated.len() - 1];
-        let start = Instant::now();
-        let edits = |text: &[u32]| params.sampling.edits(&request.prompt, text, &params.suppress);
-        let mut all = vec![edits(&request.generated)];
-        let drawn = (&params.sampling, &all[0][..]);
-        let proposed =
-            speculator.propose(&mut self.engine, (seq, anchor), (source, count), drawn, &params.stop_tokens);
-        let drafts = match proposed {
-            Ok(drafts) => drafts,
-            Err(error) if is_short(&error) => return Ok(false),
-            Err(error) => return Err(error),
+        let params = &request.job.params;
+        let start = Start {
+            seq,
+            prompt: &request.prompt,
+            generated: &request.generated,
+            sampling: &params.sampling,
+            suppress: &params.suppress,
+            end: &params.stop_tokens,
         };
-        let drafted = start.elapsed();
-
-        // A row's penalties count the drafts before it: if they are not what was chosen, the row does not count.
-        if params.sampling.has_penalties() {
-            let mut text = request.generated.clone();
-            for &draft in &drafts {
-                text.push(draft);
-                all.push(edits(&text));
-            }
-        } else {
-            all.resize(drafts.len() + 1, all[0].clone());
-        }
-        let rows: Vec<u32> = std::iter::once(anchor).chain(drafts.iter().copied()).collect();
-        let draws: Vec<Draw<'_>> = (1..)
-            .zip(&all)
-            .map(|(row, edits)| Draw {
-                sampling: &params.sampling,
-                position: narrow(fed + row),
-                edits,
-                allowed: None,
-            })
-            .collect();
-        let part = Part { seq, tokens: &rows, pick: Pick::All };
-        let step = match self.engine.step(Class::Decode, &[part], &draws, Taps::None) {
-            Ok(step) => step,
+        let round = match speculator.round(&mut self.engine, &start, (source, count)) {
+            Ok(round) => round,
             Err(error) if is_short(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
         self.life.steps += 1;
-        let mut chosen = match self.engine.tokens(&step) {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                self.engine.commit(seq, 0)?;
-                return Err(error);
-            }
-        };
-        let accepted = speculator.accept(&drafts, &mut chosen);
-        let verified = start.elapsed();
 
         let (mut kept, mut finish) = (0, None);
-        for &token in &chosen[..=accepted] {
+        for &token in round.tokens() {
             // As a plain step leaves it: the row before the token is in the cache.
             self.running[at].fed += 1;
             kept += 1;
@@ -178,20 +165,18 @@ impl<B: Backend> Work<'_, B> {
         }
         self.engine.commit(seq, kept)?;
         // Drafts behind the end were not judged.
-        let judged = if finish.is_some() { drafts.len().min(kept) } else { drafts.len() };
-        let accepted = accepted.min(judged);
+        let judged = if finish.is_some() { round.drafts().min(kept) } else { round.drafts() };
+        let accepted = round.accepted.min(judged);
         let request = &mut self.running[at];
         request.drafted += judged;
         request.accepted += accepted;
-        if judged > 0 {
-            sample.drafted = Some((source, judged, accepted));
-        }
-        sample.draft_seconds = drafted.as_secs_f64();
-        sample.verify_seconds = verified.saturating_sub(drafted).as_secs_f64();
+        sample.drafted = Some((source, judged, accepted));
+        sample.caught_up = round.caught_up;
+        (sample.draft_seconds, sample.verify_seconds) = (round.draft_seconds, round.verify_seconds);
         let mut state = self.life.desk.lock();
         let counters = &mut state.counters;
         counters.decode_steps += 1;
-        counters.decode_rows += rows.len() as u64;
+        counters.decode_rows += round.rows.len() as u64;
         for (places, count) in [(&mut counters.drafted, judged), (&mut counters.accepted, accepted)] {
             if places.len() < count {
                 places.resize(count, 0);

@@ -11,6 +11,7 @@ use gemma4_core::vault::Wanted;
 use super::desk::{State, Waiting, Wish};
 use super::errand::{Errand, ErrandError};
 use super::reuse::{Placed, leader};
+use super::rounds::Rest;
 use super::running::{Leaving, Running, Stage};
 use super::shelf::{Kind, Shelf};
 use super::steps::Pending;
@@ -30,6 +31,8 @@ pub(super) struct Work<'l, B: Backend> {
     pub(super) shelf: Shelf,
     /// Chooses drafts for a request that is alone.
     pub(super) speculator: Option<Speculator>,
+    /// Plain steps that the speculator chose for it.
+    pub(super) rest: Option<Rest>,
     pub(super) running: Vec<Running>,
     /// Steps whose tokens were not read yet: one, or two while the next is enqueued before the last is read.
     pub(super) pending: VecDeque<Pending>,
@@ -49,6 +52,7 @@ impl<'l, B: Backend> Work<'l, B> {
         let speculator = drafting.and_then(|settings| Speculator::new(settings, &engine));
         Self {
             speculator,
+            rest: None,
             life,
             engine,
             shelf: Shelf::default(),
