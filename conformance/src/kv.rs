@@ -127,8 +127,9 @@ pub fn decoding_in_poison<B: Backend>(
     Ok(compared)
 }
 
-/// T-g: drafts, of as many rows as each of `drafts` says, across the seam of the ring, of which any number is rejected,
-/// leave the logits of the next tokens as they are without drafts.
+/// T-g, S7, F10: drafts, of as many rows as each of `drafts` says, across the seam of the ring, of which any number is
+/// rejected, have the logits of the same tokens one by one and leave those of the next as they are without drafts,
+/// although everything that they must not see is NaN.
 ///
 /// # Errors
 ///
@@ -151,10 +152,12 @@ pub fn rejections_across_the_seam<B: Backend>(
         for kept in 0..=rows {
             let mut stream = Stream::new(new(), tiny, kv, ring, text.len(), &unchanged)?;
             stream.feed(Class::Prefill, &text[..start], PAGE)?;
+            stream.poison()?;
             let drafts = [&text[start..start + kept], &wrong[kept..rows]].concat();
             let mut got = stream.step(Class::Decode, &drafts)?;
             got.truncate(kept * vocab);
             stream.truncate(start + kept);
+            stream.poison()?;
             for token in &text[start + kept..start + kept + 3] {
                 got.extend(stream.step(Class::Decode, &[*token])?);
             }

@@ -17,6 +17,7 @@ pub mod known;
 pub mod kv;
 pub mod ops;
 pub mod procedural;
+pub mod queue;
 pub mod tiny;
 
 mod failure;

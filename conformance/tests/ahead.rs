@@ -2,74 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use bytemuck::Pod;
 use gemma4_conformance::invariance::Subject;
+use gemma4_conformance::queue::{Queue, Seen};
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
-use gemma4_core::backend::{Backend, Row, Step, Ticket};
+use gemma4_core::backend::Backend;
 use gemma4_core::engine::Engine;
-use gemma4_core::program::{Act, Program, StateSpec};
-use gemma4_core::reference::{Loaded, Plan, Pool, Reference, ReferenceError};
+use gemma4_core::reference::Reference;
 use gemma4_core::sample::Sampling;
 use gemma4_core::session::{Ended, Event, Generated, Request, Session};
-use gemma4_core::tensor::Tensor;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// The reference, called as a device that queues steps; it counts steps of tokens that the host has not seen.
-struct Queue {
-    reference: Reference,
-    unseen: Arc<AtomicUsize>,
-}
-
-impl Backend for Queue {
-    type Weight = Loaded;
-    type State = Pool;
-    type Plan = Plan;
-    type Error = ReferenceError;
-
-    const QUEUES: bool = true;
-
-    fn upload(&self, tensor: &Tensor) -> Result<Loaded, ReferenceError> {
-        self.reference.upload(tensor)
-    }
-
-    fn state(&self, spec: &StateSpec) -> Result<Pool, ReferenceError> {
-        self.reference.state(spec)
-    }
-
-    fn compile(
-        &self,
-        program: &Program,
-        weights: &[Loaded],
-        states: &[Pool],
-    ) -> Result<Plan, ReferenceError> {
-        self.reference.compile(program, weights, states)
-    }
-
-    fn run(&self, plan: &mut Plan, step: &Step<'_>) -> Result<Ticket, ReferenceError> {
-        let unseen = step.rows.iter().filter(|row| row.token == Row::SAMPLED).count();
-        self.unseen.fetch_add(unseen, Ordering::Relaxed);
-        self.reference.run(plan, step)
-    }
-
-    fn read<T: Pod>(
-        &self,
-        plan: &Plan,
-        ticket: Ticket,
-        output: Act,
-        into: &mut [T],
-    ) -> Result<(), ReferenceError> {
-        self.reference.read(plan, ticket, output, into)
-    }
-
-    fn read_page(&self, state: &Pool, page: u32, into: &mut [u8]) -> Result<(), ReferenceError> {
-        self.reference.read_page(state, page, into)
-    }
-
-    fn write_page(&self, state: &Pool, page: u32, from: &[u8]) -> Result<(), ReferenceError> {
-        self.reference.write_page(state, page, from)
-    }
-}
 
 const CONTEXT: usize = 700;
 
@@ -144,8 +84,8 @@ fn a_step_ahead_changes_no_token_and_leaves_no_trace() {
     turns.push(turn(200, usize::MAX));
 
     let want = play(engine(reference), &turns);
-    let unseen = Arc::new(AtomicUsize::new(0));
-    let got = play(engine(|| Queue { reference: reference(), unseen: Arc::clone(&unseen) }), &turns);
+    let queue = Queue::new(reference());
+    let got = play(engine(|| queue.clone()), &turns);
     let mut compared = 0;
     for (want, got) in want.iter().zip(&got) {
         assert_eq!(
@@ -161,7 +101,7 @@ fn a_step_ahead_changes_no_token_and_leaves_no_trace() {
     let ahead: usize = want.iter().map(|answer| answer.tokens.len() - 1).sum();
     let penalised = want[3].tokens.len() - 1;
     let taken_back = 2;
-    assert_eq!(unseen.load(Ordering::Relaxed), ahead - penalised + taken_back);
+    assert_eq!(Seen::get(&queue.seen.sampled), ahead - penalised + taken_back);
     println!("ahead: {compared} tokens");
     assert!(compared > 0);
 }

@@ -1,17 +1,14 @@
-//! Drafters by themselves: what they compute, what they know of a sequence, and loads that fail.
+//! Drafters by themselves: what they compute, and what they know of a sequence.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
-use bytemuck::Pod;
-use gemma4_conformance::drafts::{drafter, edited};
+use gemma4_conformance::drafts::drafter;
 use gemma4_conformance::faulty::{Faulty, Mistake};
 use gemma4_conformance::golden::{Drafter, Golden};
 use gemma4_conformance::invariance::Subject;
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
 use gemma4_conformance::{backends, on_every_backend};
-use gemma4_core::backend::{Backend, Step, Ticket};
+use gemma4_core::backend::Backend;
 use gemma4_core::cache::SeqId;
 use gemma4_core::engine::{Ask, DraftKind, DraftOptions, Engine, Part, Pick, Watched};
 use gemma4_core::kv_type::KvType;
@@ -22,10 +19,9 @@ use gemma4_core::ops::Op;
 use gemma4_core::ops::attention::{Mask, Reach};
 use gemma4_core::ops::attn_prepare::Values;
 use gemma4_core::ops::glu::Activation;
-use gemma4_core::program::{Act, Class, Program, StateSpec};
-use gemma4_core::reference::{Reference, ReferenceError};
+use gemma4_core::program::{Class, Program};
+use gemma4_core::reference::Reference;
 use gemma4_core::sample::{Draw, Sampling};
-use gemma4_core::tensor::Tensor;
 
 fn golden(name: &str) -> Box<Drafter> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
@@ -373,132 +369,4 @@ fn blocks_and_chains_of_several_sequences_are_those_of_each_alone() {
         let together = engine.propose(kind, &[ask(seqs[0], 3), ask(seqs[1], 6)]).expect("the device works");
         assert_eq!(alone, together);
     }
-}
-
-/// Counts what is alive on a device, and fails when it is told to.
-#[derive(Clone)]
-struct Counting {
-    backend: Arc<Reference>,
-    live: Arc<AtomicIsize>,
-    /// Uploads and allocations until one fails.
-    left: Arc<AtomicUsize>,
-}
-
-/// Something on the device.
-#[derive(Clone)]
-struct Held<T>(T, #[expect(dead_code, reason = "counts as long as it lives")] Arc<Alive>);
-
-struct Alive(Arc<AtomicIsize>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Counting {
-    fn hold<T>(&self, make: impl FnOnce() -> Result<T, ReferenceError>) -> Result<Held<T>, ReferenceError> {
-        let left = self.left.load(Ordering::Relaxed);
-        self.left.store(left.saturating_sub(1), Ordering::Relaxed);
-        if left == 0 {
-            return Err(ReferenceError::Gone(0));
-        }
-        let made = make()?;
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Ok(Held(made, Arc::new(Alive(Arc::clone(&self.live)))))
-    }
-}
-
-impl Backend for Counting {
-    type Weight = Held<<Reference as Backend>::Weight>;
-    type State = Held<<Reference as Backend>::State>;
-    type Plan = (<Reference as Backend>::Plan, Vec<Self::Weight>, Vec<Self::State>);
-    type Error = ReferenceError;
-
-    fn upload(&self, tensor: &Tensor) -> Result<Self::Weight, ReferenceError> {
-        self.hold(|| self.backend.upload(tensor))
-    }
-
-    fn state(&self, spec: &StateSpec) -> Result<Self::State, ReferenceError> {
-        self.hold(|| self.backend.state(spec))
-    }
-
-    fn compile(
-        &self,
-        program: &Program,
-        weights: &[Self::Weight],
-        states: &[Self::State],
-    ) -> Result<Self::Plan, ReferenceError> {
-        let (w, s): (Vec<_>, Vec<_>) = (
-            weights.iter().map(|held| held.0.clone()).collect(),
-            states.iter().map(|held| held.0.clone()).collect(),
-        );
-        Ok((self.backend.compile(program, &w, &s)?, weights.to_vec(), states.to_vec()))
-    }
-
-    fn run(&self, plan: &mut Self::Plan, step: &Step<'_>) -> Result<Ticket, ReferenceError> {
-        self.backend.run(&mut plan.0, step)
-    }
-
-    fn read<T: Pod>(
-        &self,
-        plan: &Self::Plan,
-        ticket: Ticket,
-        output: Act,
-        into: &mut [T],
-    ) -> Result<(), ReferenceError> {
-        self.backend.read(&plan.0, ticket, output, into)
-    }
-
-    fn read_page(&self, state: &Self::State, page: u32, into: &mut [u8]) -> Result<(), ReferenceError> {
-        self.backend.read_page(&state.0, page, into)
-    }
-
-    fn write_page(&self, state: &Self::State, page: u32, from: &[u8]) -> Result<(), ReferenceError> {
-        self.backend.write_page(&state.0, page, from)
-    }
-}
-
-#[test]
-fn s24_loads_of_drafters_that_fail_leave_nothing_on_the_device() {
-    let tiny = Tiny::dense();
-    let counting = Counting {
-        backend: Arc::new(backends::reference()),
-        live: Arc::default(),
-        left: Arc::new(AtomicUsize::new(usize::MAX)),
-    };
-    let new = || counting.clone();
-    let mut engine = engine(new, &tiny, 300, 256);
-    let live = || counting.live.load(Ordering::Relaxed);
-    let before = live();
-    assert!(before > 0);
-    let mut failed = 0;
-    for n in 0..20 {
-        let kind = if n % 2 == 0 { DraftKind::DFlash } else { DraftKind::Mtp };
-        // Every other one does not fit the target; the others break off at some upload or allocation.
-        let file = if n % 4 < 2 {
-            edited(kind, &tiny, |json| {
-                json["hidden_size"] = 96.into();
-                json["backbone_hidden_size"] = 96.into();
-            })
-        } else {
-            counting.left.store(n, Ordering::Relaxed);
-            drafter(kind, &tiny)
-        };
-        let error = engine.attach(file, F32, &mut |_, _| ()).expect_err("it cannot be attached");
-        counting.left.store(usize::MAX, Ordering::Relaxed);
-        if n % 4 < 2 {
-            let text = error.to_string();
-            assert!(text.contains("96") && text.contains("64"), "both sides are named: {text}");
-        }
-        assert_eq!(live(), before, "load {n}");
-        assert_eq!(engine.most_drafts(kind), None);
-        failed += 1;
-    }
-    assert_eq!(failed, 20);
-    // The engine works on, and takes a good one.
-    engine.attach(drafter(DraftKind::DFlash, &tiny), F32, &mut |_, _| ()).expect("it fits");
-    let seq = engine.open().expect("a sequence is free");
-    feed(&mut engine, seq, &tokens(20, 9), 20, 0);
-    assert_eq!(watch(&mut engine, DraftKind::DFlash, seq, 7, 6).0.len(), 6);
 }

@@ -96,7 +96,7 @@ fn f9_one_token_decoded_around_the_window_and_the_ring_equals_prefill() {
 }
 
 #[test]
-fn t_e_chunks_around_the_ring_and_the_page_equal_one_step() {
+fn t_e_s8_s11_chunks_around_the_ring_and_the_page_equal_one_step() {
     on_every_backend!(|at, new| {
         let sizes = at.pick(&[1, 7, 256, 1023, 1024, 1025][..], &[256, 1025]);
         // 300 + 1025 - 1 slots and more: six pages.
@@ -105,7 +105,7 @@ fn t_e_chunks_around_the_ring_and_the_page_equal_one_step() {
 }
 
 #[test]
-fn t_e_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
+fn t_e_s12_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
     let new = backends::reference;
     let result = kv::chunks_in_a_ring(&new, &Tiny::ple(), Kv::all(KvType::F16), (2, 768), &[256]);
     let failure = result.expect_err("512 slots are too few for a window of 300 and steps of 256");
@@ -113,7 +113,7 @@ fn t_e_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
 }
 
 #[test]
-fn t_f_decoding_across_the_seam_equals_prefill_for_every_type() {
+fn t_f_k4_s10_decoding_across_the_seam_equals_prefill_for_every_type() {
     on_every_backend!(|at, new| {
         let r = 512;
         let spots = [r - 2, r - 1, r, r + 1, r + 2, 2 * r - 2, 2 * r - 1, 2 * r, 2 * r + 1, 2 * r + 2];
@@ -123,7 +123,7 @@ fn t_f_decoding_across_the_seam_equals_prefill_for_every_type() {
 }
 
 #[test]
-fn t_g_rejected_drafts_across_the_seam_leave_no_trace() {
+fn t_g_s7_f10_k1_rejected_drafts_across_the_seam_leave_no_trace() {
     on_every_backend!(|at, new| {
         let (ring, drafts) = ((2, classes(at)), at.pick(&[2, 3, 5, 16][..], &[3]));
         let moe = kv::rejections_across_the_seam(&new, &Tiny::moe(), Kv::all(KvType::TQ3_0), ring, drafts);
@@ -133,7 +133,7 @@ fn t_g_rejected_drafts_across_the_seam_leave_no_trace() {
 }
 
 #[test]
-fn t_k_shared_layers_read_the_donor_of_their_own_kind() {
+fn t_k_k7_shared_layers_read_the_donor_of_their_own_kind() {
     on_every_backend!(|at, new| {
         let run = |kv| kv::donors_are_of_the_layers_own_kind(&new, &Tiny::ple(), kv);
         at.holds("T-k", sum(types(at).into_iter().map(run)));

@@ -98,7 +98,7 @@ fn the_pools_hold_the_ring_and_the_whole_context() {
 }
 
 #[test]
-fn memory_grows_by_the_bytes_of_global_layers_alone() {
+fn f14_memory_grows_by_the_bytes_of_global_layers_alone() {
     for (name, types) in TOKEN_BYTES {
         let config = config(name);
         for (kv_type, [_, global]) in KvType::ALL[1..].iter().zip(types) {
@@ -121,7 +121,7 @@ fn offered(name: &str, weights: u64, options: &Options) -> Result<MemoryPlan, To
 }
 
 #[test]
-fn the_mixture_gets_q8_0_where_that_fits_and_less_only_beyond() {
+fn f18_the_mixture_gets_q8_0_where_that_fits_and_less_only_beyond() {
     let weights = 17_000_000_000;
     assert!(offered("26B-A4B", weights, &options(256 << 10, KvType::F16)).is_ok());
     let half = offered("26B-A4B", weights, &options(512 << 10, KvType::F16)).unwrap_err();
@@ -240,6 +240,17 @@ fn f19_sliding_layers_of_a_drafter_keep_their_window_only() {
     assert_eq!(slope, (64 << 10) * 4096);
     // Ten pages of four layers, and 512 rows of six features.
     assert_eq!(bytes(64 << 10) - (64 << 10) * 4096, 4 * 10 * 256 * 4096 + 512 * 6 * 5376 * 4);
+}
+
+#[test]
+fn k2_a_wider_window_of_a_drafter_gets_a_larger_ring() {
+    let options = options(64 << 10, KvType::F16);
+    for window in [2048, 8192, 20_000] {
+        let layout = draft::layout(&DFlashConfig { window, ..dflash_31b() }, &options);
+        // The window, a step that appends, and what one may go back.
+        assert!(layout.local_pages * PAGE >= window + PAGE, "{window}: {} pages", layout.local_pages);
+        assert!(layout.local_pages * PAGE < window + 5 * PAGE, "{window}: {} pages", layout.local_pages);
+    }
 }
 
 #[test]

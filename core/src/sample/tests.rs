@@ -28,7 +28,7 @@ fn philox_gives_the_published_vectors() {
 }
 
 #[test]
-fn greedy_takes_the_first_largest_and_never_nan() {
+fn s9_greedy_takes_the_first_largest_and_never_nan() {
     let greedy = Sampling::default();
     assert_eq!(draw(&[1.0, 3.0, 3.0, f32::NAN], &greedy, 0), 1);
     assert_eq!(draw(&[f32::NAN, -5.0], &greedy, 0), 1);
@@ -123,4 +123,38 @@ fn settings_outside_their_range_are_named() {
         assert_eq!(bad.check().expect_err("out of range").name, name);
     }
     assert!(warm().check().is_ok());
+}
+
+#[test]
+fn x2_what_sample_and_compare_commits_follows_the_target() {
+    // Eight tokens; a drafter that likes others, drawn by the same noise and by noise of its own.
+    let target = [0.5, 2.0, -1.0, 1.0, 0.0, -2.0, 1.5, 0.25];
+    let drafter = [1.5, 0.0, 1.0, 1.0, -1.0, 0.5, 0.0, 2.0];
+    let total: f64 = target.iter().map(|&l: &f32| f64::from(l).exp()).sum();
+    for seed in [7, 8] {
+        let (mut counts, mut position, mut drafted) = ([0.0; 8], 0, 0);
+        while position < 200_000 {
+            // A round of five drafts.
+            let at = |row: u32| position + row;
+            let drafts: Vec<u32> =
+                (0..5).map(|row| draw(&drafter, &Sampling { seed, ..warm() }, at(row))).collect();
+            let chosen: Vec<u32> = (0..6).map(|row| draw(&target, &warm(), at(row))).collect();
+            let accepted = crate::speculate::accepted(&drafts, &chosen);
+            drafted += accepted;
+            for &token in &chosen[..=accepted] {
+                counts[token as usize] += 1.0;
+                position += 1;
+            }
+        }
+        let n = f64::from(position);
+        let chi: f64 = (0..8)
+            .map(|t| {
+                let want = n * f64::from(target[t]).exp() / total;
+                (counts[t] - want) * (counts[t] - want) / want
+            })
+            .sum();
+        // Seven degrees of freedom: one in a hundred thousand is beyond this.
+        assert!(chi < 35.0, "chi-square {chi}");
+        assert!(drafted > 10_000, "{drafted} drafts were accepted");
+    }
 }

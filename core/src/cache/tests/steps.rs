@@ -33,7 +33,7 @@ pub(super) fn id(world: &World, s: usize) -> SeqId {
 }
 
 #[test]
-fn plans_count_the_pages_of_windows_rings_and_snapshots() {
+fn k5_plans_count_the_pages_of_windows_rings_and_snapshots() {
     let spec = CacheSpec::for_sequences(1 << 17, 2, 1024, 512, 256, 3);
     assert_eq!((spec.ring_pages, spec.ring_slots(), spec.window), (7, 1792, 1024));
     assert_eq!((spec.global_pages, spec.local_pages), (2 * 512 + 3, 2 * 7 + 3 * 5));

@@ -283,11 +283,11 @@ fn caught(kernels: Kernels) {
 }
 
 #[test]
-fn a_ring_of_the_window_is_caught() {
+fn s12_a_ring_of_the_window_is_caught() {
     caught(Kernels { ring: Some(256), ..Kernels::default() });
 }
 
 #[test]
-fn a_mask_that_forgets_the_newest_key_is_caught() {
+fn s10_a_mask_that_forgets_the_newest_key_is_caught() {
     caught(Kernels { end_error: -1, ..Kernels::default() });
 }

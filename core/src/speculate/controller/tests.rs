@@ -145,7 +145,8 @@ const ALL: [(Source, usize); 3] = [(Source::DFlash, 15), (Source::Mtp, 8), (Sour
 #[test]
 fn a_drafter_that_guesses_costs_at_most_three_percent() {
     let accepts: [fn(Source, u64, usize) -> f64; 3] = [|_, _, _| 0.0, |_, _, _| 0.02, |_, _, _| 0.1];
-    let verifies = [CHEAP, LAUNCHES, |rows| 1.0 + 0.1 * (rows - 1) as f64, |rows| 1.0 + 0.3 * (rows - 1) as f64];
+    let verifies =
+        [CHEAP, LAUNCHES, |rows| 1.0 + 0.1 * (rows - 1) as f64, |rows| 1.0 + 0.3 * (rows - 1) as f64];
     for sources in [&ALL[..1], &ALL[1..2], &ALL[2..], &ALL] {
         for verify in verifies {
             for accept in accepts {
@@ -238,8 +239,7 @@ fn a_good_drafter_is_used_and_its_length_follows_acceptance() {
 #[test]
 fn x10_a_losing_drafter_is_left_within_16_rounds_and_taken_back_when_it_helps_again() {
     // Good, then useless, then good again.
-    let accept: fn(Source, u64, usize) -> f64 =
-        |_, at, _| if (2000..4000).contains(&at) { 0.0 } else { 0.9 };
+    let accept: fn(Source, u64, usize) -> f64 = |_, at, _| if (2000..4000).contains(&at) { 0.0 } else { 0.9 };
     let mut world = World::new(CHEAP, |_, _| 0.1, accept);
     let run = Run::of(&mut controller(Source::DFlash, 15), &mut world, 9000);
     assert!(run.losing <= 16, "{} rounds in a row lost", run.losing);
@@ -249,12 +249,8 @@ fn x10_a_losing_drafter_is_left_within_16_rounds_and_taken_back_when_it_helps_ag
 
 #[test]
 fn f13_no_mix_of_cost_and_acceptance_loses_more_than_five_percent() {
-    let verifies: [fn(usize) -> f64; 4] = [
-        CHEAP,
-        LAUNCHES,
-        |rows| 1.0 + 0.15 * (rows - 1) as f64,
-        |rows| 1.0 + 0.4 * (rows - 1) as f64,
-    ];
+    let verifies: [fn(usize) -> f64; 4] =
+        [CHEAP, LAUNCHES, |rows| 1.0 + 0.15 * (rows - 1) as f64, |rows| 1.0 + 0.4 * (rows - 1) as f64];
     let accepts: [fn(Source, u64, usize) -> f64; 4] =
         [|_, _, _| 0.2, |_, _, _| 0.4, |_, _, _| 0.6, |_, _, _| 0.8];
     for (source, most) in ALL {
