@@ -27,12 +27,18 @@ enum Fails<E: std::error::Error + 'static> {
 }
 
 /// Counts what is alive on a device, and fails when it is told to.
-#[derive(Clone)]
 struct Counting<B> {
     backend: Arc<B>,
     live: Arc<AtomicIsize>,
     /// Uploads and allocations until one fails.
     left: Arc<AtomicUsize>,
+}
+
+impl<B> Clone for Counting<B> {
+    fn clone(&self) -> Self {
+        let Self { backend, live, left } = self;
+        Self { backend: Arc::clone(backend), live: Arc::clone(live), left: Arc::clone(left) }
+    }
 }
 
 /// Something on the device.
