@@ -25,8 +25,8 @@ fn features<B: Backend>(backend: &B, tiny: &Tiny, rows: usize) -> Result<usize, 
     let (hidden, count) = (model.config.hidden, model.config.layers.len());
     let layout = KvLayout { local: F32, global: F32, local_pages: 2, global_pages: 2 };
     let mut specs = model.states(&layout).to_vec();
-    let mut kept = vec![0, 1, count - 2];
-    kept.dedup();
+    // The last layer's output is tapped behind its norm only.
+    let kept: Vec<usize> = (0..count - 1).collect();
     let ring = Ring { state: State::new(specs.len()), rows: PAGE };
     specs.push(Ring::spec("features", kept.len() * hidden, PAGE, 1));
     model.keep(Keeps { features: Some((ring, kept.clone())), hidden: None });
