@@ -57,32 +57,43 @@ __device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* 
   return tiles ? tiles[blockIdx.z] : PairTile{experts[blockIdx.z], blockIdx.z, 1, 0};
 }
 
-// Products of a tile of pairs with 16 outputs. `divisor` pairs share a row of x.
-template <class Store>
-__device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, const CudaMoeParams& params, const PairTile& pairs,
+// Products of a tile of at most `MOST` pairs with 16 outputs. `divisor` pairs share a row of x.
+template <int MOST, class Store>
+__device__ __forceinline__ void multiply(u8* ring, const WeightView& w, u32 tile, const Prepared& x, const PairTile& pairs,
                                          const u32* order, u32 divisor, const Store& store) {
-  u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
-  for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
-  if (i == params.weights) return;
-  const WeightView w = stack.weights[i];
-  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  using W = type::WEIGHT;
+  constexpr int TILE_ROWS = ROWS<W>, NT = MOST > TILE_ROWS ? MOST / TILE_ROWS : 1;
+  using Rows = Lanes<W, NT>;
   const auto pair = [&](u32 k) {
     const u32 at = pairs.start + min(k, pairs.count - 1);
     return order ? order[at] : at;
   };
-  Lanes<1> lanes;
-  lanes.set(0, x, type::WEIGHT::GROUP == 16, pair(g / 2) / divisor, g / 2 < pairs.count, pair(t) / divisor);
+  Rows lanes(x);
+  for (int nt = 0; nt < NT; nt++) lanes.feeds[nt] = pair(TILE_ROWS * nt + Rows::feeds_row()) / divisor * x.blocks;
+  const size_t at = size_t(pairs.expert) * w.tiles + tile;
+  const u32 steps = steps_of<W>(w);
+  Product<W, NT> product(ring, w, at, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  const Sums<NT> sums = product.finish(ring, w, at, lanes);
+  hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
+    const u32 k = TILE_ROWS * nt + of_tile;
+    if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);
+  });
+}
+
+// The same for any tile of pairs, with the weight that this warp's outputs are of.
+template <class Store>
+__device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, const CudaMoeParams& params, const PairTile& pairs,
+                                         const u32* order, u32 divisor, const Store& store) {
   using W = type::WEIGHT;
   __shared__ __align__(16) u8 rings[4][Stage<W>::DEPTH * Stage<W>::BYTES];
   u8* ring = rings[threadIdx.x / 32];
-  const size_t at = size_t(pairs.expert) * w.tiles + tile;
-  const u32 steps = steps_of<W>(w);
-  Product<W, 1> product(ring, w, at, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
-  const Sums<1> sums = product.finish(ring, w, at, lanes);
-  if (t >= pairs.count) return;
-  const u32 output = tile * 16 + g;
-  if (output < w.rows) store(pair(t), first + output, sums.g[0]);
-  if (output + 8 < w.rows) store(pair(t), first + output + 8, sums.above[0]);
+  u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
+  for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
+  if (i == params.weights) return;
+  const WeightView w = stack.weights[i];
+  const auto put = [&](u32 pair, u32 output, float value) { store(pair, first + output, value); };
+  if (pairs.count <= 2) multiply<2>(ring, w, tile, x, pairs, order, divisor, put);
+  else multiply<4>(ring, w, tile, x, pairs, order, divisor, put);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 4)

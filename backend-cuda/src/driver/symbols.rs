@@ -11,7 +11,7 @@ use crate::error::CudaError;
 use crate::library;
 
 /// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
-const DRIVER: [&str; 42] = [
+const DRIVER: [&str; 44] = [
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -42,6 +42,8 @@ const DRIVER: [&str; 42] = [
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
