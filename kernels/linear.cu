@@ -7,6 +7,7 @@
 // blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows from the shape
 // alone.
 
+#include "common/chain.cuh"
 #include "common/product.cuh"
 
 // Weights whose outputs follow one another.
@@ -28,6 +29,7 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
   const u32 steps = steps_of<W>(w);
   Product<W, NT> product(ring, w, tile, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
 
+  follow();
   const u32 rows = params.picked ? step->picked : step->rows, start = blockIdx.z * MOST;
   if (start >= rows) return;
   using Rows = Lanes<W, NT>;

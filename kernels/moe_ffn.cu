@@ -10,6 +10,7 @@
 // adds planes up in order. Differs from the spec as `linear` does.
 
 #include "common/activation.cuh"
+#include "common/chain.cuh"
 #include "common/product.cuh"
 
 struct Stack {
@@ -27,6 +28,7 @@ extern "C" __global__ void __launch_bounds__(1024)
                    u32* __restrict__ order,          // [pairs]
                    PairTile* __restrict__ tiles,     // [params.tiles], filled up with empty ones
                    CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ u32 counts[ROUTE_EXPERTS], starts[ROUTE_EXPERTS], first_tile[ROUTE_EXPERTS], all_tiles;
   const u32 pairs = (params.picked ? step->picked : step->rows) * params.top_k;
   for (u32 e = threadIdx.x; e < params.experts; e += 1024) counts[e] = 0;
@@ -100,6 +102,7 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                 const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
                 CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   out += size_t(blockIdx.y) * params.pairs * (2 * params.ffn);
@@ -111,6 +114,7 @@ extern "C" __global__ void __launch_bounds__(256)
     moe_ffn__act(const float* __restrict__ both,  // [splits][pairs, 2 ffn]
                  Prepared out,                    // [pairs, ffn]
                  CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ float of_warp[8];
   const u32 pair = blockIdx.x, warp = threadIdx.x / 32;
   if (pair >= (params.picked ? step->picked : step->rows) * params.top_k) return;
@@ -149,6 +153,7 @@ extern "C" __global__ void __launch_bounds__(128, 4)
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]
                   CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {

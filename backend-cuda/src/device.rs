@@ -80,6 +80,8 @@ pub(crate) struct Device {
     pub(crate) info: DeviceInfo,
     pub(crate) compiler: Compiler,
     pub(crate) graphs: bool,
+    /// Kernels may begin while the one before them still runs, for which they wait themselves.
+    pub(crate) follows: bool,
     pub(crate) poison: bool,
     modules: Mutex<HashMap<Unit, Arc<Module>>>,
     arena: Mutex<Arena>,
@@ -101,11 +103,14 @@ impl Device {
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
         let context = Context::open(info.ordinal, options.vram_limit)?;
+        // Captures know of it since CUDA 12.3.
+        let follows = compiler.follows() && driver >= (12, 3);
         Ok(Self {
             report,
             info,
             compiler,
             graphs: options.graphs,
+            follows,
             poison: options.poison,
             modules: Mutex::default(),
             arena: Mutex::default(),

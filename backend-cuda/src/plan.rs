@@ -237,7 +237,8 @@ impl Plan {
                 let arguments =
                     launch.args.iter().map(|arg| self.argument(device, arg, (launch.entry, base, at)));
                 let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-                calls.push(Call::new(function.clone(), &arguments, launch.block, launch.shared)?);
+                let call = Call::new(function.clone(), &arguments, launch.block, launch.shared, device.follows);
+                calls.push(call?);
             }
             self.sides[at].calls = calls;
         }

@@ -35,7 +35,7 @@ const DRIVER: [&str; 44] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
@@ -229,6 +229,7 @@ mod tests {
             include_str!("module.rs"),
             include_str!("nvrtc.rs"),
             include_str!("stream.rs"),
+            include_str!("table.rs"),
             include_str!("../devices.rs"),
             here,
         ];
