@@ -19,39 +19,35 @@ template <int MOST>
 __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float* out, const CudaLinearParams& params,
                                     const StepState* step) {
   using W = type::WEIGHT;
-  constexpr int TILE_ROWS = ROWS<W>, NT = MOST > TILE_ROWS ? MOST / TILE_ROWS : 1;
-  __shared__ __align__(16) u8 rings[4][Stage<W>::DEPTH * Stage<W>::BYTES];
-  u8* ring = rings[threadIdx.x / 32];
+  extern __shared__ __align__(16) u8 memory[];
   u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
   for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
-  if (i == params.weights) return;
-  const WeightView w = stack.weights[i];
+  const bool there = i < params.weights;
+  const WeightView w = stack.weights[there ? i : 0];
   const u32 steps = steps_of<W>(w);
-  Product<W, NT> product(ring, w, tile, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  Product<W, MOST> product(memory, w, there ? tile : 0, there, steps * blockIdx.y / gridDim.y,
+                           steps * (blockIdx.y + 1) / gridDim.y);
 
   follow();
   const u32 rows = params.picked ? step->picked : step->rows, start = blockIdx.z * MOST;
   if (start >= rows) return;
-  using Rows = Lanes<W, NT>;
-  Rows lanes(x);
-  for (int nt = 0; nt < NT; nt++) lanes.feeds[nt] = min(start + TILE_ROWS * nt + Rows::feeds_row(), rows - 1) * x.blocks;
-  const Sums<NT> sums = product.finish(ring, w, tile, lanes);
-
+  const auto sums = product.finish(w, tile, x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; });
+  if (!there) return;
   out += size_t(blockIdx.y) * params.plane_stride + first + tile * 16;
   hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
-    const u32 row = start + TILE_ROWS * nt + of_tile;
+    const u32 row = start + ROWS<W> * nt + of_tile;
     if (row < rows && tile * 16 + output < w.rows) out[size_t(row) * params.out_cols + output] = value;
   });
 }
 
-#define LINEAR(ROWS, BLOCKS)                                                                         \
+#define LINEAR(MOST, BLOCKS)                                                                         \
   extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                          \
-      linear__##ROWS(Prepared x, Stack stack, float* __restrict__ out, CudaLinearParams params,      \
+      linear__##MOST(Prepared x, Stack stack, float* __restrict__ out, CudaLinearParams params,      \
                      const StepState* __restrict__ step) {                                           \
-    run<ROWS>(x, stack, out, params, step);                                                          \
+    run<MOST>(x, stack, out, params, step);                                                          \
   }
 // As many blocks as have room for their registers.
 LINEAR(2, 4)
 LINEAR(4, 4)
-LINEAR(8, 2)
+LINEAR(8, 3)
 LINEAR(16, 2)

@@ -59,25 +59,19 @@ __device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* 
   return tiles ? tiles[blockIdx.z] : PairTile{experts[blockIdx.z], blockIdx.z, 1, 0};
 }
 
-// Products of a tile of at most `MOST` pairs with 16 outputs. `divisor` pairs share a row of x.
+// Products of a tile of at most `MOST` pairs with 16 outputs of each warp. `divisor` pairs share a row of x.
 template <int MOST, class Store>
-__device__ __forceinline__ void multiply(u8* ring, const WeightView& w, u32 tile, const Prepared& x, const PairTile& pairs,
-                                         const u32* order, u32 divisor, const Store& store) {
+__device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 tile, bool there, const Prepared& x,
+                                         const PairTile& pairs, const u32* order, u32 divisor, const Store& store) {
   using W = type::WEIGHT;
-  constexpr int TILE_ROWS = ROWS<W>, NT = MOST > TILE_ROWS ? MOST / TILE_ROWS : 1;
-  using Rows = Lanes<W, NT>;
-  const auto pair = [&](u32 k) {
-    const u32 at = pairs.start + min(k, pairs.count - 1);
-    return order ? order[at] : at;
-  };
-  Rows lanes(x);
-  for (int nt = 0; nt < NT; nt++) lanes.feeds[nt] = pair(TILE_ROWS * nt + Rows::feeds_row()) / divisor * x.blocks;
-  const size_t at = size_t(pairs.expert) * w.tiles + tile;
+  const auto pair = [&](u32 k) { return order ? order[pairs.start + k] : pairs.start + k; };
+  const size_t at = size_t(pairs.expert) * w.tiles + (there ? tile : 0);
   const u32 steps = steps_of<W>(w);
-  Product<W, NT> product(ring, w, at, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
-  const Sums<NT> sums = product.finish(ring, w, at, lanes);
+  Product<W, MOST> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  const auto sums = product.finish(w, at, x, min(pairs.count, u32(MOST)), [&](u32 k) { return pair(k) / divisor; });
+  if (!there) return;
   hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
-    const u32 k = TILE_ROWS * nt + of_tile;
+    const u32 k = ROWS<W> * nt + of_tile;
     if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);
   });
 }
@@ -86,16 +80,14 @@ __device__ __forceinline__ void multiply(u8* ring, const WeightView& w, u32 tile
 template <class Store>
 __device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, const CudaMoeParams& params, const PairTile& pairs,
                                          const u32* order, u32 divisor, const Store& store) {
-  using W = type::WEIGHT;
-  __shared__ __align__(16) u8 rings[4][Stage<W>::DEPTH * Stage<W>::BYTES];
-  u8* ring = rings[threadIdx.x / 32];
+  extern __shared__ __align__(16) u8 memory[];
   u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
   for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
-  if (i == params.weights) return;
-  const WeightView w = stack.weights[i];
+  const bool there = i < params.weights;
+  const WeightView w = stack.weights[there ? i : 0];
   const auto put = [&](u32 pair, u32 output, float value) { store(pair, first + output, value); };
-  if (pairs.count <= 2) multiply<2>(ring, w, tile, x, pairs, order, divisor, put);
-  else multiply<4>(ring, w, tile, x, pairs, order, divisor, put);
+  if (pairs.count <= 2) multiply<2>(memory, w, tile, there, x, pairs, order, divisor, put);
+  else multiply<4>(memory, w, tile, there, x, pairs, order, divisor, put);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 4)

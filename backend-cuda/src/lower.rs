@@ -147,8 +147,10 @@ pub(crate) struct Lowering<'a> {
     pub(crate) scratch: Vec<u64>,
     /// Bytes of each scratch buffer of the plan, and whether it starts as zeros.
     pub(crate) kept: Vec<(u64, bool)>,
-    /// Planes of each activation.
-    pub(crate) planes: Vec<u32>,
+    /// Planes of each activation as it is now.
+    planes: Vec<u32>,
+    /// The most planes that each ever has: what its memory must hold.
+    most_planes: Vec<u32>,
     /// Activations that were written in the form of products.
     pub(crate) prepared: Vec<bool>,
     /// The first op after those that are being lowered.
@@ -172,6 +174,7 @@ impl<'a> Lowering<'a> {
             scratch: Vec::new(),
             kept: Vec::new(),
             planes: vec![1; program.acts.len()],
+            most_planes: vec![1; program.acts.len()],
             prepared: vec![false; program.acts.len()],
             next: 0,
         }
@@ -202,6 +205,14 @@ impl<'a> Lowering<'a> {
     /// Says that `act` is written as so many planes, from one to the next [`Lowering::plane_stride`] elements.
     pub(crate) fn set_planes(&mut self, act: Act, planes: u32) {
         self.planes[act.index()] = planes;
+        let most = &mut self.most_planes[act.index()];
+        *most = planes.max(*most);
+    }
+
+    /// Bytes of an activation with all planes that it ever has.
+    pub(crate) fn act_bytes(&self, act: Act) -> u64 {
+        let plane = (self.program.capacity(act) * self.program.cols(act) * 4) as u64;
+        plane * u64::from(self.most_planes[act.index()])
     }
 
     /// Elements from one plane of an activation to the next.

@@ -127,7 +127,7 @@ pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes,
     let shared = places(&lowering).bytes;
     let of_plan: u64 = lowering.kept.iter().map(|(bytes, _)| bytes).sum();
     let outputs = program.outputs.iter().filter(|&&act| program.spec(act).elem == Elem::F32);
-    let bytes = |&act: &Act| (program.capacity(act) * program.cols(act) * 4) as u64;
+    let bytes = |&act: &Act| lowering.act_bytes(act);
     let outputs = outputs.map(bytes).sum::<u64>() * KEPT_STEPS as u64;
     Ok(PlanBytes { shared, own: of_plan + outputs + Sections::of(&program, DRAWS).end })
 }
@@ -136,10 +136,7 @@ pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes,
 fn places(lowering: &Lowering<'_>) -> Places<Thing> {
     let program = lowering.program;
     let bytes = |thing: Thing| match thing {
-        Thing::Act(act) => {
-            let plane = (program.capacity(act) * program.cols(act) * 4) as u64;
-            plane * u64::from(lowering.planes(act))
-        }
+        Thing::Act(act) => lowering.act_bytes(act),
         Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
         Thing::Scratch(at) => lowering.scratch[at],
     };
@@ -173,7 +170,8 @@ impl Plan {
         let forms: Vec<Prepared> =
             (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
         let places = places(&lowering);
-        let Lowering { launches, kept, planes, .. } = lowering;
+        let output_bytes: Vec<u64> = program.outputs.iter().map(|&act| lowering.act_bytes(act)).collect();
+        let Lowering { launches, kept, .. } = lowering;
         let functions = functions(device, &launches)?;
         let kept = kept.iter().map(|&(bytes, zeroed)| {
             if zeroed || !device.poison {
@@ -184,14 +182,8 @@ impl Plan {
             Ok(buffer)
         });
         let kept = kept.collect::<Result<Vec<_>, CudaError>>()?;
-        let output = |&act: &Act| {
-            if planes[act.index()] != 1 {
-                let reason = format!("output {act} is in {} parts", planes[act.index()]);
-                return Err(CudaError::Unsupported { op: "an output", reason });
-            }
-            Output::new(device, &program, act)
-        };
-        let outputs = program.outputs.iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        let output = |(&act, bytes)| Output::new(device, &program, act, bytes);
+        let outputs = program.outputs.iter().zip(output_bytes).map(output).collect::<Result<Vec<_>, _>>()?;
         let samples = program.ops.iter().any(|op| matches!(op, Op::Sample(_)));
         let draws = if samples { DRAWS + program.picked as u64 * 48 } else { 0 };
         let sections = Sections::of(&program, draws);
@@ -504,13 +496,12 @@ impl Side {
 }
 
 impl Output {
-    fn new(device: &Device, program: &Program, act: Act) -> Result<Self, CudaError> {
-        let bytes = program.capacity(act) * program.cols(act) * 4;
+    fn new(device: &Device, program: &Program, act: Act, bytes: u64) -> Result<Self, CudaError> {
         let memory = || {
             let what = "an output";
             Ok::<_, CudaError>(match program.spec(act).elem {
-                Elem::U32 => OutputMemory::Host(HostBuffer::new(&device.context, what, bytes)?),
-                Elem::F32 => OutputMemory::Device(device.zeroed(what, bytes as u64)?),
+                Elem::U32 => OutputMemory::Host(HostBuffer::new(&device.context, what, size(bytes))?),
+                Elem::F32 => OutputMemory::Device(device.zeroed(what, bytes)?),
             })
         };
         Ok(Self { act, memory: [memory()?, memory()?] })

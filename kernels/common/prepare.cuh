@@ -25,8 +25,7 @@ struct Digits {
   uint2 mins32[4];       // [t] four halves: sums of groups of 32, 2 t and 2 t + 1, and what rounding them left
   uint2 mins16[2][4];    // [half of the block][t] likewise of groups of 16
   float sums32[8];       // sums of groups of 32
-  float scale;           // the power of two that makes up for the scaling
-  u32 unused[3];
+  float4 scale;          // x: the power of two that makes up for the scaling
 };
 
 // Two halves a value, with the scale of `Digits`.
@@ -147,12 +146,8 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
     mins[0] = a, mins[2] = b;
   }
   // Integers know no infinity and no NaN: a block that holds one is multiplied with NaN.
-  const bool finite = fabsf(sum) <= 3.4e38f;
-  if (__any_sync(~0u, !finite)) {
-    if (lane == 0) to->scale = __uint_as_float(0x7fc00000u);
-  } else if (lane == 0) {
-    to->scale = up;
-  }
+  const bool finite = __all_sync(~0u, fabsf(sum) <= 3.4e38f);
+  if (lane == 0) to->scale = make_float4(finite ? up : __uint_as_float(0x7fc00000u), 0.f, 0.f, 0.f);
 }
 
 // The same for a row of digits.

@@ -8,7 +8,8 @@
 // Weights that are halves meet two halves of a value, and a tile has four rows.
 //
 // A warp copies its weights to shared memory a few blocks ahead, in a ring of its own, so that what is on its way takes no
-// registers and waits for no other warp.
+// registers. The four warps of a block, each with 16 rows of the weight, share the bytes of the activations, in a ring too:
+// each reading its own would bring more of them through the second-level cache than of weights.
 #pragma once
 
 #include "common/copy.cuh"
@@ -20,50 +21,61 @@
 template <class W>
 constexpr int ROWS = W::SCALES == ROW ? 4 : 2;
 
-// Where the rows of `NT` tiles are. Lane (g, t) feeds column g of each tile, one of the parts of a row, and takes out the
-// sums of columns 2 t and 2 t + 1, which are of one row too. Columns know nothing of one another: where there is no row,
-// any other is fed, and nobody looks at what comes of it.
+// Rows of a tile that lane (g, t) feeds with column g of the B operand, and whose sums it takes out, columns 2 t and 2 t + 1.
+template <class W>
+__device__ __forceinline__ u32 fed_row() { return threadIdx.x % 32 / 4 / (8 / ROWS<W>); }
+template <class W>
+__device__ __forceinline__ u32 taken_row() { return threadIdx.x % 4 / (4 / ROWS<W>); }
+
+// A factor of the rows that lanes feed, for the rows that they take.
+template <class W>
+__device__ __forceinline__ float taken(float of_fed) { return __shfl_sync(~0u, of_fed, taken_row<W>() * (32 / ROWS<W>)); }
+
+// Copies blocks of up to MOST rows, one after the other, into a ring that the block of threads shares. Columns of the B
+// operand know nothing of one another: where there is no row the ring holds anything, and nobody looks at what comes of it.
+template <int MOST>
+struct RowFeed {
+  static constexpr int PIECES = sizeof(Digits) / 16, EACH = (MOST * PIECES + 127) / 128;
+  static constexpr u32 NOTHING = ~0u;
+
+  const u8* from;  // the next block of row 0
+  u32 at[EACH];    // from there to the thread's pieces of 16 bytes
+
+  // `row_of(k)` is the row of `x` that is row k of `count`.
+  template <class RowOf>
+  __device__ __forceinline__ RowFeed(const Prepared& x, u32 block, u32 count, const RowOf& row_of)
+      : from(reinterpret_cast<const u8*>(x.digits(0) + block)) {
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+      const u32 piece = threadIdx.x + 128 * k, row = piece / PIECES;
+      at[k] = row < count ? row_of(row) * x.blocks * u32(sizeof(Digits)) + piece % PIECES * 16 : NOTHING;
+    }
+  }
+  __device__ __forceinline__ void next(u8* to) {
+#pragma unroll
+    for (int k = 0; k < EACH; k++)
+      if (at[k] != NOTHING) copy16(to + (threadIdx.x + 128 * k) * 16, from + at[k]);
+    from += sizeof(Digits);
+  }
+};
+
+// Rows as halves, which lanes read where they are.
 template <class W, int NT>
-struct Lanes {
-  const u8* digits;          // those of the block, of row 0
-  const u8* halves;
-  u32 feeds[NT];  // from there to the row that the lane feeds, in blocks
+struct HalfRows {
+  const Digits* digits;
+  const Halves* halves;
+  u32 first[NT];  // block of the row that the lane feeds
 
-  // Rows of a tile that the lane feeds and takes.
-  static __device__ __forceinline__ u32 feeds_row() { return threadIdx.x % 32 / 4 / (8 / ROWS<W>); }
-  static __device__ __forceinline__ u32 takes_row() { return threadIdx.x % 4 / (4 / ROWS<W>); }
-
-  __device__ __forceinline__ Lanes(const Prepared& x)
-      : digits(x.base), halves(reinterpret_cast<const u8*>(x.halves_of(0))) {}
-
-  // What the lane feeds: 64 columns in bytes, or 32 in halves.
-  __device__ __forceinline__ uint4 bytes(int nt, u32 block, int chunk) const {
-    return __ldg(at<Digits>(digits, feeds[nt], block).words[chunk][threadIdx.x / 4 % 4] + threadIdx.x % 4);
+  template <class RowOf>
+  __device__ __forceinline__ HalfRows(const Prepared& x, u32 count, const RowOf& row_of)
+      : digits(x.digits(0)), halves(x.halves_of(0)) {
+    for (int nt = 0; nt < NT; nt++) first[nt] = row_of(::min(ROWS<W> * nt + fed_row<W>(), count - 1)) * x.blocks;
   }
   __device__ __forceinline__ uint4 parts(int nt, u32 block, u32 group) const {
-    return __ldg(at<Halves>(halves, feeds[nt], block).words[group][threadIdx.x / 4 % 2] + threadIdx.x % 4);
-  }
-  // Sums of groups, for the mins. They go with the lowest byte of a row; what other lanes feed is not looked at.
-  __device__ __forceinline__ uint2 mins(int nt, u32 block, int half) const {
-    const Digits& x = at<Digits>(digits, feeds[nt], block);
-    return __ldg((W::GROUP == 16 ? x.mins16[half] : x.mins32) + threadIdx.x % 4);
-  }
-  __device__ __forceinline__ float sum(int nt, u32 block, int group) const {
-    return taken(__ldg(&at<Digits>(digits, feeds[nt], block).sums32[group]));
+    return __ldg(halves[first[nt] + block].words[group][threadIdx.x / 4 % 2] + threadIdx.x % 4);
   }
   __device__ __forceinline__ float scale(int nt, u32 block) const {
-    return taken(__ldg(&at<Digits>(digits, feeds[nt], block).scale));
-  }
-
- private:
-  // What was read of the rows that lanes feed, for the rows that they take.
-  static __device__ __forceinline__ float taken(float of_feeds) {
-    return __shfl_sync(~0u, of_feeds, takes_row() * (32 / ROWS<W>));
-  }
-  // `block` is the same in all lanes, which makes one address of the first two.
-  template <class T>
-  static __device__ __forceinline__ const T& at(const u8* base, u32 row, u32 block) {
-    return *reinterpret_cast<const T*>(base + size_t(block) * sizeof(T) + row * u32(sizeof(T)));
+    return taken<W>(__ldg(&digits[first[nt] + block].scale.x));
   }
 };
 
@@ -74,9 +86,6 @@ struct Stage {
   static constexpr int CODES = CHUNKS * 128 * W::BITS, EXTRA = CHUNKS * 128 * W::EXTRA;
   static constexpr int SCALES = 4 * Head<W>::CHUNK + Head<W>::BLOCK, DELTAS = Head<W>::DELTAS;
   static constexpr int BYTES = CODES + EXTRA + SCALES + DELTAS;
-  // As many as four warps have room for in 48 KiB.
-  static constexpr int DEPTH = BYTES * 16 <= 49152 ? 4 : BYTES * 12 <= 49152 ? 3 : 2;
-
   const u8* at;
 
   // The lane's words of chunk `c`.
@@ -99,6 +108,17 @@ struct Stage {
   __device__ __forceinline__ const u8* deltas() const { return at + CODES + EXTRA + SCALES; }
 };
 
+// The shared memory of a block of four warps for up to MOST rows: a ring of weights for each, and one of activations.
+template <class W, int MOST>
+struct ProductMemory {
+  static constexpr int ROW_BYTES = W::SCALES == ROW ? 0 : MOST * int(sizeof(Digits));
+  static constexpr int STAGE = 4 * Stage<W>::BYTES + ROW_BYTES;
+  // Two blocks for few rows, and one for many, have room on every GPU from Ampere on.
+  static constexpr int MOST_BYTES = MOST <= 2 ? 50176 : MOST <= 4 ? 57344 : 98304;
+  static constexpr int DEPTH = 4 * STAGE <= MOST_BYTES ? 4 : 3 * STAGE <= MOST_BYTES ? 3 : 2;
+  static constexpr int BYTES = DEPTH * STAGE;
+};
+
 // Copies the steps of a tile one after the other into the stages of a ring.
 template <class W>
 struct Feed {
@@ -107,9 +127,10 @@ struct Feed {
   u32 chunks;                                 // from there to the end of the row
   u8* to;                                     // the next stage, likewise
   u8* end;                                    // of the ring, likewise
+  int turn;                                   // its bytes
 
   // `tile` counts from the first of all experts.
-  __device__ __forceinline__ Feed(u8* ring, const WeightView& w, size_t tile, u32 step) {
+  __device__ __forceinline__ Feed(u8* ring, int depth, const WeightView& w, size_t tile, u32 step) {
     const u32 lane = threadIdx.x % 32 * 16;
     const size_t chunk = tile * w.chunks + S::CHUNKS * step;
     codes = w.codes + chunk * (128 * W::BITS) + lane;
@@ -118,7 +139,8 @@ struct Feed {
     deltas = w.deltas + chunk * (S::DELTAS / 4) + lane;
     chunks = w.chunks - S::CHUNKS * step;
     to = ring + lane;
-    end = to + S::DEPTH * S::BYTES;
+    end = to + depth * S::BYTES;
+    turn = depth * S::BYTES;
   }
 
   // The first `count` of at most `MOST` bytes of a plane.
@@ -138,7 +160,7 @@ struct Feed {
     if constexpr (S::DELTAS != 0) plane<S::DELTAS>(to + S::CODES + S::EXTRA + S::SCALES, deltas, S::DELTAS);
     if constexpr (W::PARTIAL) chunks -= S::CHUNKS;
     to += S::BYTES;
-    if (to == end) to -= S::DEPTH * S::BYTES;
+    if (to == end) to -= turn;
   }
 };
 
@@ -166,13 +188,18 @@ __device__ __forceinline__ void hand_out(const Sums<NT>& sums, const Put& put) {
   }
 }
 
-// Tiles that are summed up at once: for more there are not enough registers.
+// Tiles that are summed up at once: for more there are not enough registers. NVRTC 13.0
+// needs more of them from sm_100 on.
+#if __CUDA_ARCH__ >= 1000
 constexpr int AT_ONCE = 4;
+#else
+constexpr int AT_ONCE = 8;
+#endif
 
 // Adds the mins of a block, multiplied with the sums of its groups.
 template <class W, int FIRST, int LAST, int NT>
-__device__ __forceinline__ void subtract_mins(const Head<W>& head, const Lanes<W, NT>& lanes, u32 block,
-                                              const float (&scale)[LAST - FIRST], Sums<NT>& sums) {
+__device__ __forceinline__ void subtract_mins(const Head<W>& head, const Digits* x, const float (&scale)[LAST - FIRST],
+                                              Sums<NT>& sums) {
   constexpr int halves = W::SCALES == SIX_BIT ? 1 : 2;
   u32 a[halves][4];
 #pragma unroll
@@ -184,7 +211,9 @@ __device__ __forceinline__ void subtract_mins(const Head<W>& head, const Lanes<W
     float c[4] = {};
 #pragma unroll
     for (int half = 0; half < halves; half++) {
-      const uint2 b = lanes.mins(nt, block, half);
+      // They go with the lowest byte of a row; what other lanes feed is not looked at.
+      const Digits& row = x[ROWS<W> * nt + fed_row<W>()];
+      const uint2 b = (W::GROUP == 16 ? row.mins16[half] : row.mins32)[threadIdx.x % 4];
       mma(c, a[half], b.x, b.y);
     }
     sums.g[nt] = __fmaf_rn(__fmul_rn(f0, scale[nt - FIRST]), c[0], sums.g[nt]);
@@ -220,11 +249,9 @@ struct Part {
   }
 };
 
-// Adds the products of a block of codes with tiles FIRST to LAST. `ahead` holds the lane's bytes of the block, where there
-// are registers for them.
-template <class W, int FIRST, int LAST, int NT, bool AHEAD>
-__device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, const Lanes<W, NT>& lanes, u32 block,
-                                          const uint4 (&ahead)[AHEAD ? 4 : 1][NT], Sums<NT>& sums) {
+// Adds the products of a block of codes with tiles FIRST to LAST of the rows `x`.
+template <class W, int FIRST, int LAST, int NT>
+__device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, const Digits* x, Sums<NT>& sums) {
   Head<W> head;
   head.block(stage.scales(), stage.deltas());
   Part<W> part[LAST - FIRST] = {};
@@ -242,12 +269,13 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
     bytes_of_codes<W>(codes, extra, 1, a[1]);
 #pragma unroll
     for (int nt = FIRST; nt < LAST; nt++) {
-      const uint4 b = AHEAD ? ahead[AHEAD ? c : 0][nt] : lanes.bytes(nt, block, c);
+      const Digits& row = x[ROWS<W> * nt + fed_row<W>()];
+      const uint4 b = row.words[c][threadIdx.x / 4 % 4][threadIdx.x % 4];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int group = 2 * c + h;
         const u32 first = h ? b.z : b.x, second = h ? b.w : b.y;
-        const float sum = W::SCALES == HALF_MIN ? lanes.sum(nt, block, group) : 0.f;
+        const float sum = W::SCALES == HALF_MIN ? x[ROWS<W> * nt + taken_row<W>()].sums32[group] : 0.f;
         int now[4];
         if constexpr (W::GROUP == 16) {
           mma_bytes<W::SIGNED>(now, a[h][0], a[h][1], first);
@@ -268,7 +296,7 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
   float scale[LAST - FIRST];
 #pragma unroll
   for (int nt = FIRST; nt < LAST; nt++) {
-    scale[nt - FIRST] = lanes.scale(nt, block);
+    scale[nt - FIRST] = x[ROWS<W> * nt + taken_row<W>()].scale.x;
     sums.g[nt] = __fmaf_rn(__fmul_rn(f0, scale[nt - FIRST]), part[nt - FIRST].of(0), sums.g[nt]);
     sums.above[nt] = __fmaf_rn(__fmul_rn(f1, scale[nt - FIRST]), part[nt - FIRST].of(1), sums.above[nt]);
     if constexpr (W::SCALES == HALF_MIN) {
@@ -279,12 +307,12 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
     }
   }
   if (NT > 2) __syncwarp();
-  if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, FIRST, LAST>(head, lanes, block, scale, sums);
+  if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, FIRST, LAST>(head, x, scale, sums);
 }
 
 // Adds the products of chunk `chunk` of halves.
 template <class W, int NT>
-__device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, const Lanes<W, NT>& lanes, Sums<NT>& sums) {
+__device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, const HalfRows<W, NT>& rows, Sums<NT>& sums) {
   float part[NT][4] = {}, rest[W::BITS == 32 ? NT : 1][4] = {};
   u32 codes[W::BITS];
   stage.template words<W::BITS>(codes, 0, 0);
@@ -295,7 +323,7 @@ __device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, con
     fragment<W>(codes, 2 * h + 1, a[1]);
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
-      const uint4 b = lanes.parts(nt, chunk / 4, chunk % 4 * 2 + h);
+      const uint4 b = rows.parts(nt, chunk / 4, chunk % 4 * 2 + h);
       mma(part[nt], a[0], b.x, b.y);
       mma(part[nt], a[1], b.z, b.w);
       if constexpr (W::BITS == 32) {
@@ -309,7 +337,7 @@ __device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, con
   }
 #pragma unroll
   for (int nt = 0; nt < NT; nt++) {
-    const float scale = lanes.scale(nt, chunk / 4);
+    const float scale = rows.scale(nt, chunk / 4);
     if constexpr (W::BITS == 32)
       for (int i = 0; i < 4; i++) part[nt][i] = __fmaf_rn(rest[nt][i], 1.f / 2048, part[nt][i]);
     sums.g[nt] = __fmaf_rn(scale, __fmaf_rn(part[nt][1], 1.f / 2048, part[nt][0]), sums.g[nt]);
@@ -317,57 +345,81 @@ __device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, con
   }
 }
 
-// The products of one tile with a range of its steps. Copies of weights begin at once; what is multiplied with them may
-// come into being until `finish`.
-template <class W, int NT>
+// The products of a tile of the weight with up to MOST rows, over a range of its steps. Copies of weights begin at once;
+// what is multiplied with them may come into being until `finish`. All warps of a block call both together, also one that
+// has no tile.
+template <class W, int MOST>
 struct Product {
-  static constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = Stage<W>::DEPTH, BYTES = Stage<W>::BYTES;
+  using M = ProductMemory<W, MOST>;
+  static constexpr int NT = MOST > ROWS<W> ? MOST / ROWS<W> : 1;
+  static constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = M::DEPTH, BYTES = Stage<W>::BYTES;
+  u8 *ring, *rows;  // the warp's weights, and the activations of all warps
+  bool there;
+  u32 first, end;
   Feed<W> feed;
-  u32 first, end, ahead;
 
-  // `ring` is the warp's shared memory; `tile` counts from the first of all experts.
-  __device__ __forceinline__ Product(u8* ring, const WeightView& w, size_t tile, u32 first, u32 end)
-      : feed(ring, w, tile, first), first(first), end(end), ahead(first) {
-    __syncwarp();  // all are done with what the ring held
-    for (int i = 0; i < DEPTH - 1; i++, ahead++) {
-      if (ahead < end) feed.next();
+  // `tile` counts from the first of all experts.
+  __device__ __forceinline__ Product(u8* memory, const WeightView& w, size_t tile, bool there, u32 first, u32 end)
+      : ring(memory + threadIdx.x / 32 * (DEPTH * BYTES)), rows(memory + 4 * DEPTH * BYTES), there(there), first(first),
+        end(end), feed(ring, DEPTH, w, tile, first) {
+    for (u32 i = 0; i < DEPTH - 1; i++) {
+      if (there && first + i < end) feed.next();
       copies_end();
     }
   }
 
-  __device__ __forceinline__ Sums<NT> finish(u8* ring, const WeightView& w, size_t tile, const Lanes<W, NT>& lanes) {
-    // So few rows are read before the weights are there.
-    constexpr bool AHEAD = W::SCALES != ROW && NT <= 2;
+  // `row_of(k)` is the row of `x` that is row k of `count`.
+  template <class RowOf>
+  __device__ __forceinline__ Sums<NT> finish(const WeightView& w, size_t tile, const Prepared& x, u32 count,
+                                             const RowOf& row_of) {
     Sums<NT> sums = {};
     Stage<W> stage = {ring};
-#pragma unroll 1
-    for (u32 step = first; step < end; step++, ahead++) {
-      uint4 bytes[AHEAD ? 4 : 1][NT];
-      if constexpr (AHEAD) {
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-#pragma unroll
-          for (int nt = 0; nt < NT; nt++) bytes[c][nt] = lanes.bytes(nt, step, c);
-      }
-      copies_wait<DEPTH - 2>();
-      __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
-      if (ahead < end) feed.next();
-      copies_end();
-      if constexpr (W::SCALES == ROW) add_halves<W, NT>(stage, step, lanes, sums);
-      else {
-        const u32 count = w.chunks - CHUNKS * step;
-        add_codes<W, 0, NT < AT_ONCE ? NT : AT_ONCE, NT, AHEAD>(stage, count, lanes, step, bytes, sums);
-        if constexpr (NT > AT_ONCE) {
-          __syncwarp();
-          add_codes<W, AT_ONCE, NT, NT, AHEAD>(stage, count, lanes, step, bytes, sums);
-        }
-      }
-      stage.at += BYTES;
-      if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
-    }
     if constexpr (W::SCALES == ROW) {
+      const HalfRows<W, NT> halves(x, count, row_of);
+#pragma unroll 1
+      for (u32 step = first; step < end; step++) {
+        copies_wait<DEPTH - 2>();
+        __syncwarp();  // what other lanes copied is there, and all are done with the stage that is copied to next
+        if (there && step + DEPTH - 1 < end) feed.next();
+        copies_end();
+        if (there) add_halves<W, NT>(stage, step, halves, sums);
+        stage.at += BYTES;
+        if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
+      }
       const float* scales = reinterpret_cast<const float*>(w.scales) + tile * 16 + threadIdx.x % 32 / 4;
       for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
+    } else {
+      RowFeed<MOST> row_feed(x, first, count, row_of);
+      u8 *to = rows, *from = rows;
+      const auto turn = [&](u8*& at) { at = at + M::ROW_BYTES == rows + DEPTH * M::ROW_BYTES ? rows : at + M::ROW_BYTES; };
+      for (u32 i = 0; i < DEPTH - 1; i++) {
+        if (first + i < end) row_feed.next(to);
+        turn(to);
+        copies_end();
+      }
+#pragma unroll 1
+      for (u32 step = first; step < end; step++) {
+        copies_wait<DEPTH - 2>();
+        __syncthreads();  // what others copied is there, and all are done with the stages that are copied to next
+        if (step + DEPTH - 1 < end) {
+          if (there) feed.next();
+          row_feed.next(to);
+        }
+        turn(to);
+        copies_end();
+        if (there) {
+          const u32 chunks = w.chunks - CHUNKS * step;
+          const Digits* x_rows = reinterpret_cast<const Digits*>(from);
+          add_codes<W, 0, NT < AT_ONCE ? NT : AT_ONCE>(stage, chunks, x_rows, sums);
+          if constexpr (NT > AT_ONCE) {
+            __syncwarp();
+            add_codes<W, AT_ONCE, NT>(stage, chunks, x_rows, sums);
+          }
+        }
+        turn(from);
+        stage.at += BYTES;
+        if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
+      }
     }
     return sums;
   }

@@ -66,7 +66,12 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     /// None where it cannot be done. The context is current.
+    ///
+    /// Not for other memory than mapped files: the driver refuses to copy anything to pages that it takes for read only.
     fn new(context: &Arc<Context>, bytes: &Bytes) -> Option<Self> {
+        if !bytes.is_mapped() {
+            return None;
+        }
         let first = bytes.as_ptr().addr();
         let start = first - first % PAGE;
         let length = (first + bytes.len()).next_multiple_of(PAGE) - start;

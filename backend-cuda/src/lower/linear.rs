@@ -5,6 +5,7 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
+use super::prepared::DIGITS;
 use super::{Arg, Count, Launch, Lowering, ONE, narrow, planes, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -81,6 +82,31 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
     depth * stage + heads
 }
 
+/// Bytes of dynamic shared memory of a block of products with up to `rows` rows: `ProductMemory` of
+/// `kernels/common/product.cuh`.
+pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
+    let Form { bits, extra, scales } = Form::of(dtype);
+    // Of a step, which is four chunks unless values are halves.
+    let (chunks, factors) = match scales {
+        Scales::Row => (1, 0),
+        Scales::Half => (4, 4 * 64),
+        Scales::HalfMin => (4, 4 * 128),
+        Scales::SixBit => (4, 256),
+        Scales::Byte16 => (4, 256 + 32),
+        Scales::Byte32 => (4, 128 + 32),
+        Scales::Nibble => (4, 256 + 64),
+    };
+    let of_rows = if scales == Scales::Row { 0 } else { rows * DIGITS };
+    let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + of_rows;
+    let most = match rows {
+        ..=2 => 50_176,
+        3 | 4 => 57_344,
+        _ => 98_304,
+    };
+    let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
+    depth * stage
+}
+
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     prepare::prepare("linear", op.x, cx);
     let all = op.weights.iter().map(|&weight| tiles(cx, weight)).sum();
@@ -117,7 +143,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
                 args,
                 grid,
                 block: [32 * WARPS, 1, 1],
-                shared: 0,
+                shared: product_memory(dtype, rows),
             }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();

@@ -109,7 +109,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 Arg::params(&up),
                 Arg::Step,
             ];
-            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, 0)
+            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, linear::product_memory(dtype, PAIRS))
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
             let grid = [Count::Fixed(tiles), Count::Fixed(groups), ONE];
@@ -147,7 +147,8 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
             Arg::params(&params),
             Arg::Step,
         ];
-        launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, 0)
+        let shared = linear::product_memory(down.dtype(), PAIRS);
+        launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, shared)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];
         let args = vec![prepared, views, order, lists, shares, out, Arg::params(&params)];

@@ -7,9 +7,9 @@ use super::narrow;
 /// Rows of prompts in a tile.
 const TILE: u64 = 8;
 /// Bytes of a block of a row: `Digits`, `Halves`, and one half a value.
-const DIGITS: u64 = 1168;
-const HALVES: u64 = 1024;
-const ONE_HALF: u64 = 512;
+pub(super) const DIGITS: u32 = 1168;
+const HALVES: u32 = 1024;
+const ONE_HALF: u32 = 512;
 
 /// How a value is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl Prepared {
     pub(crate) fn bytes(self) -> u64 {
         let (rows, blocks) = (u64::from(self.rows), u64::from(self.blocks));
         match self.parts {
-            Parts::Half => blocks * (rows.next_multiple_of(TILE) * ONE_HALF + rows * 4),
-            Parts::Digits => rows * blocks * DIGITS,
-            Parts::DigitsAndHalves => rows * blocks * (DIGITS + HALVES),
+            Parts::Half => blocks * (rows.next_multiple_of(TILE) * u64::from(ONE_HALF) + rows * 4),
+            Parts::Digits => rows * blocks * u64::from(DIGITS),
+            Parts::DigitsAndHalves => rows * blocks * u64::from(DIGITS + HALVES),
         }
     }
 
