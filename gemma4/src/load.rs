@@ -63,6 +63,19 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
     Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS, pool: None })
 }
 
+/// The steps of prompts that a device prefers, or shorter ones where those leave too little memory for the model.
+pub(crate) fn steps<D: Device>(device: &D, model: &Gemma4, options: Options) -> Result<Options, Failure> {
+    let mut options = options.on(device);
+    let Some(memory) = device.memory()? else { return Ok(options) };
+    while options.chunk > CHUNK {
+        match device.memory_plan(model, &options)? {
+            Some(plan) if plan.total() > memory.free => options.chunk = (options.chunk / 2).max(CHUNK),
+            _ => break,
+        }
+    }
+    Ok(options)
+}
+
 /// Puts a model on a device, with a progress bar where somebody is watching.
 ///
 /// What does not fit is refused before anything is allocated, with what would fit. A GPU that does not say how much of
