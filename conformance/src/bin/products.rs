@@ -21,8 +21,8 @@ const INPUTS: usize = 64;
 ///
 /// A line for each type of weight, shape and number of rows: microseconds of each way, all its kernels together and of
 /// the library's also the parts, what that is in TFLOP/s, and how many times faster the library is. Each number is of
-/// the run in the middle of --repeat. Weights are read from memory as in a model: runs take turns between two of them if
-/// the cache could hold one.
+/// the run in the middle of --repeat. A run multiplies two weights in turn and counts the second, which the first has
+/// brought out of the cache if that could hold one.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
