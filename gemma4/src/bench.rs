@@ -153,7 +153,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let report = device::with!(device::choose(global, Purpose::Use)?, device => {
         plan.options = match args.chunk {
             Some(chunk) => Options { chunk, ..plan.options },
-            None => load::steps(&device, &model, plan.options)?,
+            None => load::steps(&device, &model, plan.options, &drafting)?,
         };
         measure(args, name, device, (model, drafting), &plan)?
     });

@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn what_the_library_writes_has_the_size_of_its_own_types() {
-        // cublasLt.h of 12.0 and 13.1: eight words; that, a size, a status, a float and four integers.
+        // cublasLt.h of 12.0 and 13.10: eight words; that, a size, a status, a float and four integers.
         assert_eq!(size_of::<cublasLtMatmulAlgo_t>(), 64);
         assert_eq!(size_of::<cublasLtMatmulHeuristicResult_t>(), 64 + 8 + 4 + 4 + 16);
     }
@@ -394,7 +394,12 @@ mod tests {
     #[test]
     fn a_library_that_is_there_says_its_version_and_one_that_is_not_is_no_panic() {
         match version() {
-            Ok(version) => assert!(version.split('.').count() == 3, "{version}"),
+            Ok(version) => {
+                assert!(version.split('.').count() == 3, "{version}");
+                // What needs no device: the library refuses attributes of another size.
+                let described = Described::new(Shape { outputs: 64, cols: 128, stride: 192 }, 128);
+                assert!(described.is_ok() && Preference::new().is_ok());
+            }
             Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
                 assert!(error.to_string().contains("--prompts tiles"), "{error}");
             }

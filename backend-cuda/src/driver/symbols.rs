@@ -74,7 +74,7 @@ const COMPILER: [&str; 12] = [
     "nvrtcGetSupportedArchs",
 ];
 
-/// Functions of cuBLASLt that this crate calls. All of them are in 12.0 and 13.1, with the same types.
+/// Functions of cuBLASLt that this crate calls. All of them are in 12.0 and 13.10, with the same types.
 const PRODUCTS: [&str; 15] = [
     "cublasLtCreate",
     "cublasLtDestroy",
