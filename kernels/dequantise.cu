@@ -6,6 +6,7 @@
 // Values are what the file says, times 256 so that small ones stay normal halves, rounded once; those of F16 are as they
 // are. Rows have a multiple of 64 columns.
 
+#include "common/chain.cuh"
 #include "common/head.cuh"
 
 // Halves of a row of a chunk in shared memory, and what keeps rows apart so that no two lanes meet at a bank.
@@ -34,14 +35,15 @@ __device__ __forceinline__ void read(u32 (&to)[WORDS], const u8* from, size_t la
   }
 }
 
-// A pair of codes as halves. Of row g + 8 they may be multiplied with W::ABOVE, and so is what is subtracted from them.
+// Bytes `i` and `j` of a word of codes as halves of what they stand for.
 template <class W>
-__device__ __forceinline__ u32 pair(u32 codes, int above, float scale, float min) {
-  if constexpr (W::SCALES == ROW) return codes;
-  // 2^23 + code is a float whose lowest bits are the code; what is left of it is exact.
-  const float offset = 8388608.f + float(W::OFFSET) * (above ? W::ABOVE : 1.f);
-  const float low = __uint_as_float(0x4b000000u | codes & 0xffffu) - offset;
-  const float high = __uint_as_float(0x4b000000u | codes >> 16) - offset;
+__device__ __forceinline__ u32 pair(u32 codes, int i, int j, float scale, float min) {
+  // 2^23 + byte is a float whose lowest bits are the byte; what is left of it is exact. Signed bytes have their highest bit
+  // turned, which moves them by 128.
+  constexpr float offset = 8388608.f + (W::SIGNED ? 128.f : 0.f);
+  const u32 bytes = W::SIGNED ? codes ^ 0x80808080u : codes;
+  const float low = __uint_as_float(bytes_of(bytes, 0x4b000000u, 0x7440u | u32(i))) - offset;
+  const float high = __uint_as_float(bytes_of(bytes, 0x4b000000u, 0x7440u | u32(j))) - offset;
   return halves_of(fmaf(low, scale, min), fmaf(high, scale, min));
 }
 
@@ -54,8 +56,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const size_t work = size_t(blockIdx.x) * 8 + warp;
   const u32 tile = work / params.blocks, block = work % params.blocks;
-  if (tile >= w.tiles) return;
-  const u32 chunks = min(4u, w.chunks - 4 * block);
+  const u32 chunks = tile < w.tiles ? min(4u, w.chunks - 4 * block) : 0;
   const size_t first = size_t(tile) * w.chunks + 4 * block;
 
   // Narrow codes of all chunks are on their way before the first is waited for.
@@ -70,6 +71,8 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int c = 0; c < 4; c++)
       if (c < chunks) fetch(c);
   }
+  follow();
+  if (chunks == 0) return;
   Head<W> head;
   const size_t at_block = size_t(tile) * (w.chunks / 4) + block;
   head.block(w.scales + at_block * Head<W>::BLOCK, w.deltas + at_block * Head<W>::DELTAS);
@@ -81,19 +84,29 @@ extern "C" __global__ void __launch_bounds__(256)
     if constexpr (AHEAD == 1) fetch(c);
     head.chunk(w.scales + (first + c) * Head<W>::CHUNK, 0);
 #pragma unroll
-    for (int p = 0; p < 4; p++) {
+    for (int h = 0; h < 2; h++) {
       u32 a[4];
-      fragment<W>(codes[c % AHEAD], extra[c % AHEAD], p, a);
-      const int j = W::GROUP == 16 ? 4 * c + p : 2 * c + p / 2;
+      if constexpr (W::SCALES != ROW) bytes_of_codes<W>(codes[c % AHEAD], extra[c % AHEAD], h, a);
 #pragma unroll
-      for (int k = 0; k < 2; k++) {
-        // `factor` is for codes as subnormal halves, 2^-24 times what they are here.
-        const float scale = head.scale(j, k) * (head.factor(k) * (UNIT / W::UNIT));
-        float min = 0.f;
-        if constexpr (W::SCALES == HALF_MIN) min = head.min(j, k) * UNIT;
-        if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) min = -head.min_of(j, k) * UNIT;
-        const uint2 four = make_uint2(pair<W>(a[k], k, scale, min), pair<W>(a[k + 2], k, scale, min));
-        *reinterpret_cast<uint2*>(mine + (g + 8 * k) * PITCH + 16 * p + 4 * t) = four;
+      for (int i = 0; i < 2; i++) {
+        const int p = 2 * h + i, j = W::GROUP == 16 ? 4 * c + p : 2 * c + h;
+        if constexpr (W::SCALES == ROW) fragment<W>(codes[c % AHEAD], p, a);
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+          uint2 four;
+          if constexpr (W::SCALES == ROW) {
+            four = make_uint2(a[k], a[k + 2]);
+          } else {
+            const float scale = head.scale(j, k) * (head.factor(k) * UNIT);
+            float min = 0.f;
+            if constexpr (W::SCALES == HALF_MIN) min = head.min(j, k) * UNIT;
+            if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) min = -head.min_of(j, k) * UNIT;
+            // Bytes are columns 0, 2, 1 and 3 of four.
+            four.x = pair<W>(a[2 * i + k], 0, 2, scale, min);
+            four.y = pair<W>(a[2 * i + k], 1, 3, scale, min);
+          }
+          *reinterpret_cast<uint2*>(mine + (g + 8 * k) * PITCH + 16 * p + 4 * t) = four;
+        }
       }
     }
     __syncwarp();

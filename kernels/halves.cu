@@ -8,6 +8,7 @@
 //
 // A row has a multiple of 8 columns.
 
+#include "common/chain.cuh"
 #include "common/half.cuh"
 #include "gen/abi.cuh"
 
@@ -41,6 +42,7 @@ extern "C" __global__ void __launch_bounds__(256)
            u16* __restrict__ out,        // [rows, cols]
            float* __restrict__ powers,   // [rows]
            PrepareFormParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ float of_warp[8];
   const u32 row = blockIdx.x;
   if (row >= (params.picked ? step->picked : step->rows)) return;
@@ -72,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(256)
     halves__back(float* __restrict__ x,             // [rows, cols]
                  const float* __restrict__ powers,  // [rows]
                  PrepareFormParams params, const StepState* __restrict__ step) {
+  follow();
   const u32 row = blockIdx.x;
   if (row >= (params.picked ? step->picked : step->rows)) return;
   const float power = powers[row];

@@ -119,6 +119,8 @@ pub(crate) struct Device {
     pub(crate) info: DeviceInfo,
     pub(crate) compiler: Compiler,
     pub(crate) graphs: bool,
+    /// Kernels may begin while the one before them still runs, for which they wait themselves.
+    pub(crate) follows: bool,
     pub(crate) poison: bool,
     modules: Mutex<HashMap<Unit, Arc<Module>>>,
     library: Result<Library, Absent>,
@@ -156,6 +158,8 @@ impl Device {
             Prompts::Auto | Prompts::Tiles => Err(Absent::Unwanted),
         };
         info.prompts = if library.is_ok() { options.prompts } else { Prompts::Tiles };
+        // Captures know of it since CUDA 12.3.
+        let follows = compiler.follows() && driver >= (12, 3);
         Ok(Self {
             library,
             algorithms: Mutex::default(),
@@ -163,6 +167,7 @@ impl Device {
             info,
             compiler,
             graphs: options.graphs,
+            follows,
             poison: options.poison,
             modules: Mutex::default(),
             arena: Mutex::default(),

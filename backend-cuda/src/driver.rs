@@ -9,7 +9,7 @@
 //!    nowhere else, and an owner keeps the [`Context`] alive.
 //! 3. **The context is current.** Whoever calls has called [`Context::bind`] on this thread before.
 //! 4. **Addresses cover what is read and written** for as long as the device may use them: offsets are checked against
-//!    the size of the owner, host memory that the device uses later is owned by a [`Staging`] or a [`HostBuffer`], and
+//!    the size of the owner, host memory that the device uses later is owned by a [`Staging`], a [`HostBuffer`] or a [`Table`], and
 //!    memory is freed only after the device has finished everything ([`Context::finish`]).
 #![expect(unsafe_code, reason = "the driver is a C library")]
 
@@ -22,6 +22,7 @@ mod module;
 pub(crate) mod nvrtc;
 mod stream;
 pub(crate) mod symbols;
+mod table;
 
 pub use context::Memory;
 pub(crate) use context::{Context, DeviceInfo, devices};
@@ -32,3 +33,4 @@ pub(crate) use launch::Call;
 pub(crate) use memory::{Buffer, HostBuffer, Staging};
 pub(crate) use module::{Function, Module};
 pub(crate) use stream::{Event, Stream};
+pub(crate) use table::Table;

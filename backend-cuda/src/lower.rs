@@ -38,7 +38,7 @@ use crate::error::CudaError;
 use crate::kernels::Unit;
 use group::Group;
 
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{Parts, Prepared};
 pub use report::{LaunchReport, launches};
 
 /// One argument of a kernel.
@@ -276,7 +276,7 @@ impl<'a> Lowering<'a> {
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
     }
 
-    /// Whether values are two halves each in products: 22 bits. Generated and drafted rows always are, and rows of a
+    /// Whether values are four bytes each in products: 31 bits. Generated and drafted rows always are, and rows of a
     /// prompt where these are to be exact.
     pub(crate) fn split(&self) -> bool {
         self.program.class == Class::Decode || self.device.exact_prompts
@@ -284,7 +284,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether somebody reads `act` as it is: a later op other than a product that reads it prepared, or the host.
     ///
-    /// Rows that are not split have one scale each, which takes a pass of its own over the row: products read them plain.
+    /// Rows of one half a value have one scale each, which takes a pass of its own over the row: products read them plain.
     pub(crate) fn wants_plain(&self, act: Act) -> bool {
         let prepared = |op: &Op| self.split() && self.reads_prepared(op, act);
         self.program.outputs.contains(&act) || self.readers(act).any(|op| !prepared(op))
@@ -306,7 +306,23 @@ impl<'a> Lowering<'a> {
 
     /// The form of `act` for products.
     pub(crate) fn prepared_form(&self, act: Act) -> Prepared {
-        Prepared::of(self.program.capacity(act), self.program.cols(act), self.split())
+        let weights = self.program.ops.iter().flat_map(|op| match op {
+            Op::Linear(op) if op.x == act => op.weights.clone(),
+            Op::MoeFfn(op) if op.x == act => op.gate_up.weights(),
+            _ => Vec::new(),
+        });
+        let parts = self.parts(weights);
+        Prepared::of(self.program.capacity(act), self.program.cols(act), parts)
+    }
+
+    /// How values that are multiplied with `weights` are held.
+    pub(crate) fn parts(&self, weights: impl IntoIterator<Item = Weight>) -> Parts {
+        let mut weights = weights.into_iter();
+        match self.split() {
+            false => Parts::Half,
+            true if weights.any(|weight| linear::takes_halves(self.weight(weight))) => Parts::DigitsAndHalves,
+            true => Parts::Digits,
+        }
     }
 
     /// Whether `act` was written in the form of products.

@@ -271,7 +271,8 @@ impl Plan {
         match (work, function) {
             (Work::Launch(launch), Some(function)) => {
                 let arguments = launch.args.iter().map(argument).collect::<Result<Vec<_>, _>>()?;
-                Ok(Bound::Call(Call::new(function.clone(), &arguments, launch.block, launch.shared)?))
+                let (block, shared) = (launch.block, launch.shared);
+                Ok(Bound::Call(Call::new(function.clone(), &arguments, block, shared, device.follows)?))
             }
             (Work::Launch(_), None) => unreachable!("every launch has an entry point"),
             (Work::Product(product), _) => {

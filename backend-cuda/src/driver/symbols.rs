@@ -13,7 +13,7 @@ use crate::error::CudaError;
 use crate::library;
 
 /// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
-const DRIVER: [&str; 42] = [
+const DRIVER: [&str; 44] = [
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -37,13 +37,15 @@ const DRIVER: [&str; 42] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
@@ -288,6 +290,7 @@ mod tests {
             include_str!("module.rs"),
             include_str!("nvrtc.rs"),
             include_str!("stream.rs"),
+            include_str!("table.rs"),
             include_str!("../devices.rs"),
             here,
         ];

@@ -41,6 +41,11 @@ pub(super) fn reads_prepared(op: &Linear, cx: &Lowering<'_>) -> bool {
     !library::takes(op, cx)
 }
 
+/// Whether products of few rows take halves of values: where the weight is no code.
+pub(super) fn takes_halves(weight: &crate::Weight) -> bool {
+    Form::of(weight.dtype()).scales == Scales::Row
+}
+
 /// Tiles of 16 outputs.
 fn tiles(cx: &Lowering<'_>, weight: Weight) -> u32 {
     narrow(cx.weight(weight).rows()).div_ceil(16)
@@ -104,12 +109,11 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         let args =
             vec![Arg::Prepared(op.x), Arg::Views(stack), Arg::Act(op.out), Arg::params(&params), Arg::Step];
         let launch = if cx.split() {
-            // Columns of the B operand of one product are four rows in two parts.
-            let rows = narrow(cx.program.capacity(op.x)).div_ceil(4).next_power_of_two().min(4);
-            let entry = ["linear__1", "linear__2", "linear__2", "linear__4"][rows as usize - 1];
+            let rows = narrow(cx.program.capacity(op.x)).next_power_of_two().clamp(2, 16);
+            let entry = ["linear__2", "linear__4", "linear__8", "linear__16"][rows.ilog2() as usize - 1];
             let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
             let groups = Count::Fixed(tiles.div_ceil(WARPS));
-            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, 4 * rows, 1)];
+            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, rows, 1)];
             Launch {
                 op: "linear",
                 unit: unit(FILE, dtype),
