@@ -18,7 +18,7 @@ use cudarc::cublaslt::sys::{
 use super::{Context, Stream, symbols};
 use crate::error::CudaError;
 
-/// `CUBLAS_OP_T` of cublas_api.h, which cudarc's part for this library leaves out: the operand is turned.
+/// `CUBLAS_OP_T` of `cublas_api.h`, which cudarc's part for this library leaves out: the operand is turned.
 const TURNED: c_int = 1;
 
 /// Memory that a product may use on the side, in bytes: what NVIDIA recommends from Hopper on.
