@@ -1,4 +1,4 @@
-//! The CUDA driver and NVRTC as far as this crate uses them, behind types that cannot be used wrongly.
+//! The CUDA driver, NVRTC and cuBLASLt as far as this crate uses them, behind types that cannot be used wrongly.
 //!
 //! This is the only place with `unsafe`. Every call of the driver rests on the same four facts, which the comments at
 //! the calls refer to:
@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "the driver is a C library")]
 
 mod context;
+mod cublaslt;
 mod graph;
 mod launch;
 mod memory;
@@ -25,6 +26,8 @@ mod table;
 
 pub use context::Memory;
 pub(crate) use context::{Context, DeviceInfo, devices};
+pub use cublaslt::version as library_version;
+pub(crate) use cublaslt::{Algorithm, Library, Operands, Shape, WORKSPACE, padded};
 pub(crate) use graph::Graph;
 pub(crate) use launch::Call;
 pub(crate) use memory::{Buffer, HostBuffer, Staging};

@@ -14,6 +14,7 @@ mod glu;
 mod group;
 mod keep_rows;
 mod kv_append;
+pub(crate) mod library;
 mod linear;
 mod moe_ffn;
 mod norm_add;
@@ -135,6 +136,59 @@ pub(crate) struct Launch {
     pub(crate) shared: u32,
 }
 
+/// A product that NVIDIA's library does: `out[r, first + o] = factor * sum over c of x[r, c] * weight[o, c]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    /// Name of the op, for profiles.
+    pub(crate) op: &'static str,
+    /// `[rows, cols]` halves.
+    pub(crate) x: Scratch,
+    /// `[outputs, cols]` halves.
+    pub(crate) weight: Scratch,
+    /// The output, one plane.
+    pub(crate) out: Act,
+    /// Memory that the library may use.
+    pub(crate) workspace: Scratch,
+    /// Column of the first output.
+    pub(crate) first: u32,
+    pub(crate) outputs: u32,
+    pub(crate) cols: u32,
+    pub(crate) factor: f32,
+}
+
+/// One thing to enqueue.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Launch(Launch),
+    Product(Product),
+}
+
+impl Work {
+    /// The launch that it is, unless it is a product by the library.
+    pub(crate) fn launch(&self) -> Option<&Launch> {
+        match self {
+            Work::Launch(launch) => Some(launch),
+            Work::Product(_) => None,
+        }
+    }
+
+    /// Name of the op.
+    pub(crate) fn op(&self) -> &'static str {
+        match self {
+            Work::Launch(launch) => launch.op,
+            Work::Product(product) => product.op,
+        }
+    }
+
+    /// Name of the kernel, or of the library.
+    pub(crate) fn entry(&self) -> &'static str {
+        match self {
+            Work::Launch(launch) => launch.entry,
+            Work::Product(_) => "cublaslt",
+        }
+    }
+}
+
 /// A program on its way to launches.
 #[derive(Debug)]
 pub(crate) struct Lowering<'a> {
@@ -142,7 +196,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) program: &'a Program,
     pub(crate) weights: &'a [crate::Weight],
     pub(crate) states: &'a [crate::State],
-    pub(crate) launches: Vec<Launch>,
+    pub(crate) work: Vec<Work>,
     /// Bytes of each scratch buffer of ops.
     pub(crate) scratch: Vec<u64>,
     /// Bytes of each scratch buffer of the plan, and whether it starts as zeros.
@@ -170,7 +224,7 @@ impl<'a> Lowering<'a> {
             program,
             weights,
             states,
-            launches: Vec::new(),
+            work: Vec::new(),
             scratch: Vec::new(),
             kept: Vec::new(),
             planes: vec![1; program.acts.len()],
@@ -182,7 +236,12 @@ impl<'a> Lowering<'a> {
 
     /// Adds a launch.
     pub(crate) fn launch(&mut self, launch: Launch) {
-        self.launches.push(launch);
+        self.work.push(Work::Launch(launch));
+    }
+
+    /// Adds a product by the library.
+    pub(crate) fn product(&mut self, product: Product) {
+        self.work.push(Work::Product(product));
     }
 
     /// A scratch buffer of so many bytes for this op alone: others may use the same memory.
@@ -209,10 +268,9 @@ impl<'a> Lowering<'a> {
         *most = planes.max(*most);
     }
 
-    /// Bytes of an activation with all planes that it ever has.
-    pub(crate) fn act_bytes(&self, act: Act) -> u64 {
-        let plane = (self.program.capacity(act) * self.program.cols(act) * 4) as u64;
-        plane * u64::from(self.most_planes[act.index()])
+    /// The most planes that an activation ever has.
+    pub(crate) fn most_planes(&self, act: Act) -> u32 {
+        self.most_planes[act.index()]
     }
 
     /// Elements from one plane of an activation to the next.
@@ -339,6 +397,7 @@ pub(crate) fn units() -> Vec<Unit> {
         glu::units(),
         keep_rows::units(),
         kv_append::units(),
+        library::units(),
         linear::units(),
         moe_ffn::units(),
         norm_add::units(),

@@ -31,6 +31,10 @@ impl Stream {
         Ok(Self { context: Arc::clone(context), handle })
     }
 
+    pub(super) fn handle(&self) -> sys::CUstream {
+        self.handle
+    }
+
     /// Waits until all of it is done.
     pub(crate) fn finish(&self) -> Result<(), CudaError> {
         self.context.bind()?;

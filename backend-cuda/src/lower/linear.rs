@@ -1,4 +1,4 @@
-//! `linear`: a launch for each run of up to three weights of one type.
+//! `linear`: a launch for each run of up to three weights of one type, unless NVIDIA's library does it ([`library`]).
 
 use gemma4_core::abi::CudaLinearParams;
 use gemma4_core::ops::linear::Linear;
@@ -6,7 +6,7 @@ use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
 use super::prepared::DIGITS;
-use super::{Arg, Count, Launch, Lowering, ONE, narrow, planes, prepare};
+use super::{Arg, Count, Launch, Lowering, ONE, library, narrow, planes, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use crate::weights::layout::{Form, Scales};
@@ -38,8 +38,8 @@ pub(super) fn units() -> Vec<Unit> {
 }
 
 /// Whether the op reads its input in the form of products.
-pub(super) fn reads_prepared(_: &Linear, _: &Lowering<'_>) -> bool {
-    true
+pub(super) fn reads_prepared(op: &Linear, cx: &Lowering<'_>) -> bool {
+    !library::takes(op, cx)
 }
 
 /// Whether products of few rows take halves of values: where the weight is no code.
@@ -108,6 +108,10 @@ pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    if library::takes(op, cx) {
+        library::linear(op, cx);
+        return Ok(());
+    }
     prepare::prepare("linear", op.x, cx);
     let all = op.weights.iter().map(|&weight| tiles(cx, weight)).sum();
     let decode = cx.program.class == Class::Decode;

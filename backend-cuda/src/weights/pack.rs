@@ -68,7 +68,7 @@ fn lane_words(
             let codes = &blocks[g + register % 2 * 8].codes;
             let first = CHUNK * chunk + 32 * group + register / 2 * 16 + 4 * t;
             let &[a, b, c, d] = &codes[first..first + 4] else { unreachable!("four codes of a block") };
-            let four = u32::from_le_bytes([a, c, b, d]) ^ BYTES * u32::from(turned);
+            let four = u32::from_le_bytes([a, c, b, d]) ^ (BYTES * u32::from(turned));
             let (word, at) = code_place(bits, group, register);
             to[word] |= (four >> extra_bits & upper) << at;
             if extra_bits > 0 {
