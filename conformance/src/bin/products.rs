@@ -56,7 +56,7 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let sizes = text.split_once('x').and_then(|(cols, outputs)| Some((cols.parse(), outputs.parse())));
+        let sizes = text.split_once('x').map(|(cols, outputs)| (cols.parse(), outputs.parse()));
         match sizes {
             Some((Ok(cols), Ok(outputs))) if cols > 0 && outputs > 0 => Ok(Self { cols, outputs }),
             _ => Err(format!("`{text}` is no shape, such as 5376x43008")),
