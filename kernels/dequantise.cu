@@ -3,15 +3,15 @@
 // Spec    none: the form of operands is a matter of the lowering (backend-cuda/src/lower/library.rs)
 // Launch  grid (ceil(tiles of 16 rows * blocks of 256 columns / 8)), block (256): a warp for each block of a tile. A unit
 //         for each type but F32 and BF16, whose values halves may not hold.
-// Values are what the file says, times 256 so that small ones stay normal halves, rounded once; those of F16 are as they
-// are. Rows have a multiple of 64 columns.
+// Values are what the file says, times 64 so that small ones stay normal halves and those up to 1023 finite, rounded
+// once; those of F16 are as they are. Rows have a multiple of 64 columns.
 
 #include "common/chain.cuh"
 #include "common/head.cuh"
 
 // Halves of a row of a chunk in shared memory, and what keeps rows apart so that no two lanes meet at a bank.
 constexpr u32 PITCH = 64 + 16;
-constexpr float UNIT = 256.f;
+constexpr float UNIT = 64.f;
 
 // `WORDS` words that a lane has to itself.
 template <int WORDS>

@@ -40,14 +40,17 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
   });
 }
 
+// As many blocks as have room for their registers: fewer where codes take more to put together.
+constexpr int FEWER =
+    type::WEIGHT::EXTRA != 0 || type::WEIGHT::GROUP == 16 || type::WEIGHT::SCALES == BYTE32 || __CUDA_ARCH__ == 800;
+
 #define LINEAR(MOST, BLOCKS)                                                                         \
   extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                          \
       linear__##MOST(Prepared x, Stack stack, float* __restrict__ out, CudaLinearParams params,      \
                      const StepState* __restrict__ step) {                                           \
     run<MOST>(x, stack, out, params, step);                                                          \
   }
-// As many blocks as have room for their registers.
-LINEAR(2, 4)
-LINEAR(4, 4)
-LINEAR(8, 3)
+LINEAR(2, 6 - FEWER)
+LINEAR(4, 5 - FEWER)
+LINEAR(8, 4 - FEWER)
 LINEAR(16, 2)

@@ -113,8 +113,9 @@ template <class W, int MOST>
 struct ProductMemory {
   static constexpr int ROW_BYTES = W::SCALES == ROW ? 0 : MOST * int(sizeof(Digits));
   static constexpr int STAGE = 4 * Stage<W>::BYTES + ROW_BYTES;
-  // Two blocks for few rows, and one for many, have room on every GPU from Ampere on.
-  static constexpr int MOST_BYTES = MOST <= 2 ? 50176 : MOST <= 4 ? 57344 : 98304;
+  // Two blocks for few rows, and one for many, have room on every GPU from Ampere on; on larger ones as many as registers
+  // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once.
+  static constexpr int MOST_BYTES = MOST <= 2 ? 41984 : MOST <= 4 ? 48128 : MOST <= 8 ? 58368 : 98304;
   static constexpr int DEPTH = 4 * STAGE <= MOST_BYTES ? 4 : 3 * STAGE <= MOST_BYTES ? 3 : 2;
   static constexpr int BYTES = DEPTH * STAGE;
 };

@@ -74,8 +74,9 @@ struct TileSums {
   float at[2][8][4];
 };
 
-// Scales are 2^8 times what they are, so that small ones stay normal halves; the sums are divided at the end.
-constexpr float TILE_UNIT = 256.f;
+// Scales are 2^6 times what they are, so that small ones stay normal halves and weights up to 1023 finite; the sums are
+// divided at the end.
+constexpr float TILE_UNIT = 64.f;
 
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   u32 d;

@@ -99,8 +99,9 @@ pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
     let of_rows = if scales == Scales::Row { 0 } else { rows * DIGITS };
     let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + of_rows;
     let most = match rows {
-        ..=2 => 50_176,
-        3 | 4 => 57_344,
+        ..=2 => 41_984,
+        3 | 4 => 48_128,
+        5..=8 => 58_368,
         _ => 98_304,
     };
     let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
