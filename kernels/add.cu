@@ -3,6 +3,7 @@
 // Spec    core/src/ops/add.rs
 // Launch  x: blocks of ELEMENT_THREADS threads, 4 columns each; y: rows
 
+#include "common/chain.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -10,6 +11,7 @@ add(float* __restrict__ x,        // [rows, cols], in place
     const float* __restrict__ y,  // [rows, cols]
     CudaElementParams params,
     const StepState* __restrict__ step) {
+  follow();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= (params.picked ? step->picked : step->rows)) return;
   x += size_t(blockIdx.y) * cols;

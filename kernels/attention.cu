@@ -12,6 +12,7 @@
 
 #define EXACT 1
 #include "common/attend.cuh"
+#include "common/chain.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
 
@@ -177,12 +178,14 @@ __device__ __forceinline__ void split(
       const u32 *__restrict__ tables, CudaAttentionParams params, const StepState *__restrict__ step
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(ARGUMENTS) {
+  follow();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   split<1, ONE_STAGES>(q, cache, Output{out, prepared, params.heads}, records, arrived, rows, params, blockIdx.z, 1);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(ARGUMENTS) {
+  follow();
   if (blockIdx.z >= step->rows) return;
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};

@@ -6,6 +6,7 @@
 // A block takes a query through its keys in tiles of 256 at absolute positions: a thread makes the logit of a key, then
 // adds up one or two columns of all values of the tile.
 
+#include "common/chain.cuh"
 #include "common/kv_any.cuh"
 #include "common/prepare.cuh"
 #include "common/rotate.cuh"
@@ -32,6 +33,7 @@ extern "C" __global__ void __launch_bounds__(KEYS, 1) attention__any(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
+  follow();
   __shared__ float query[DIM_MAX], weights[KEYS], across[KEYS / 32];
   const u32 head = blockIdx.y, row = blockIdx.x, lane = threadIdx.x % 32, dim = params.dim;
   if (row >= step->rows) return;

@@ -9,6 +9,7 @@
 // the rows. common/attend_logits.cuh says why a row's bits do not depend on the others, nor on how a prompt is cut.
 
 #include "common/attend.cuh"
+#include "common/chain.cuh"
 
 template <u32 TILES, u32 STAGES>
 __device__ __forceinline__ void prefill(
@@ -54,6 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
+  follow();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<EXACT ? MANY_TILES : 4, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
@@ -66,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,
     Prepared prepared, const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaAttentionParams params,
     const StepState* __restrict__ step) {
+  follow();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<WIDE_TILES, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }

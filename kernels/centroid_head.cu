@@ -4,6 +4,7 @@
 // Launch  x: blocks of CENTROID_WARPS warps, a token each; y: rows. A unit for each type of the table.
 // Differs from the spec in f32 arithmetic: a lane has every 32nd column.
 
+#include "common/chain.cuh"
 #include "common/reduce.cuh"
 #include "common/weight_at.cuh"
 
@@ -18,6 +19,7 @@ centroid_head(const float* __restrict__ x,          // [rows, hidden]
               float* __restrict__ found,            // [rows, top_k * each]
               CudaCentroidParams params,
               const StepState* __restrict__ step) {
+  follow();
   const unsigned row = blockIdx.y, count = params.top_k * params.each, i = blockIdx.x * CENTROID_WARPS + warp_id();
   if (row >= (params.picked ? step->picked : step->rows) || i >= count) return;
   const unsigned cluster = chosen[size_t(row) * params.top_k + i / params.each];

@@ -7,6 +7,7 @@
 //   centroid_head__fill    the logits that were found, and the smallest of them less 1 for every other token
 //                          grid: slices of CENTROID_SLICE logits, rows; CENTROID_THREADS a block
 
+#include "common/chain.cuh"
 #include "common/half.cuh"
 #include "common/reduce.cuh"
 
@@ -28,6 +29,7 @@ centroid_head__choose(const float* __restrict__ scores,  // [rows, clusters]
                       unsigned* __restrict__ chosen,     // [rows, top_k]
                       CudaCentroidParams params,
                       const StepState* __restrict__ step) {
+  follow();
   constexpr unsigned WARPS = CENTROID_THREADS / WARP;
   __shared__ u64 of_warp[2][WARPS];
   const unsigned row = blockIdx.x;
@@ -59,6 +61,7 @@ centroid_head__fill(const float* __restrict__ ordering,   // [vocab]
                     float* __restrict__ out,              // [rows, vocab]
                     CudaCentroidParams params,
                     const StepState* __restrict__ step) {
+  follow();
   __shared__ float partial[CENTROID_THREADS / WARP];
   const unsigned row = blockIdx.y, count = params.top_k * params.each, first = blockIdx.x * CENTROID_SLICE;
   if (row >= (params.picked ? step->picked : step->rows)) return;

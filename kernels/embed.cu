@@ -7,6 +7,7 @@
 //   embed             as above
 //   embed__rms_norm   and its norm, for rows that fit the registers of a block
 
+#include "common/chain.cuh"
 #include "common/row.cuh"
 #include "common/weight_at.cuh"
 
@@ -30,6 +31,7 @@ embed(const WeightView table,                // [vocab, cols]
       Prepared prepared,                     // out for products
       CudaEmbedParams params,
       const StepState* __restrict__ step) {
+  follow();
   const unsigned row = blockIdx.x, cols = params.cols;
   if (row >= step->rows) return;
   const unsigned token = token_of(rows[row], sampled, params.vocab);
@@ -54,6 +56,7 @@ embed__rms_norm(const WeightView table,                // [vocab, cols]
                 Prepared next_prepared,                // next for products
                 CudaEmbedParams params,
                 const StepState* __restrict__ step) {
+  follow();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), cols = params.cols;
   if (row >= step->rows) return;

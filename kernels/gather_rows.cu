@@ -3,6 +3,7 @@
 // Spec    core/src/ops/gather_rows.rs
 // Launch  x: blocks of ELEMENT_THREADS threads, 4 columns each; y: picked rows
 
+#include "common/chain.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -11,6 +12,7 @@ gather_rows(const float* __restrict__ x,          // [rows, cols]
             float* __restrict__ out,              // [picked, cols]
             CudaElementParams params,
             const StepState* __restrict__ step) {
+  follow();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= step->picked) return;
   x += size_t(picked[blockIdx.y]) * cols;

@@ -6,6 +6,7 @@
 
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
+#include "common/chain.cuh"
 #include "common/row.cuh"
 
 template <bool QUADS>
@@ -32,6 +33,7 @@ glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gat
     Prepared prepared,               // out for products
     CudaGluParams params,
     const StepState* __restrict__ step) {
+  follow();
   const unsigned widths = params.cols | params.gate_cols | params.gate_start | params.up_cols | params.up_start;
   if (widths % 4 == 0) {
     glu_block<true>(gate, up, out, prepared, params, step);

@@ -4,6 +4,7 @@
 // Launch  x: blocks of RING_WARPS warps, 256 columns each; y: rows
 // A row that a later one of its slot would overwrite is left out, so no two blocks write to one place.
 
+#include "common/chain.cuh"
 #include "common/row.cuh"
 
 extern "C" __global__ void __launch_bounds__(RING_WARPS * WARP)
@@ -13,6 +14,7 @@ keep_rows(const float* __restrict__ x,          // [rows, cols]
           float* __restrict__ ring,             // [slots, params.rows, stride]
           RingParams params,
           const StepState* __restrict__ step) {
+  follow();
   const unsigned at = blockIdx.y, c = column_of(blockIdx.x * RING_WARPS + warp_id()), cols = params.cols;
   if (at >= (params.picked ? step->picked : step->rows)) return;
   const RowInfo info = rows[params.picked ? picked[at] : at];

@@ -4,6 +4,7 @@
 // Launch  grid (groups of 128 rows, groups of 128 outputs), block (256), TileMemory dynamic
 // Differs from the spec in that x and the weight are halves (11 bits), and sums are f32.
 
+#include "common/chain.cuh"
 #include "common/tiles.cuh"
 
 // Weights whose outputs follow one another.
@@ -14,6 +15,7 @@ struct Stack {
 extern "C" __global__ void __launch_bounds__(256, 1)
     linear__tiles(Prepared x, Stack stack, float* __restrict__ out,  // [rows, out_cols]
                   CudaLinearParams params, const StepState* __restrict__ step) {
+  follow();
   extern __shared__ __align__(16) u8 memory[];
   __shared__ u32 columns[TILE_COLUMNS], row_of[TILE_COLUMNS];
   const u32 rows = params.picked ? step->picked : step->rows, start = blockIdx.x * TILE_COLUMNS;

@@ -10,6 +10,7 @@
 // adds planes up in order. Differs from the spec as `linear` does.
 
 #include "common/activation.cuh"
+#include "common/chain.cuh"
 #include "common/product.cuh"
 
 struct Stack {
@@ -27,6 +28,7 @@ extern "C" __global__ void __launch_bounds__(1024)
                    u32* __restrict__ order,          // [pairs]
                    PairTile* __restrict__ tiles,     // [params.tiles], filled up with empty ones
                    CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ u32 counts[ROUTE_EXPERTS], starts[ROUTE_EXPERTS], first_tile[ROUTE_EXPERTS], all_tiles;
   const u32 pairs = (params.picked ? step->picked : step->rows) * params.top_k;
   for (u32 e = threadIdx.x; e < params.experts; e += 1024) counts[e] = 0;
@@ -57,38 +59,42 @@ __device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* 
   return tiles ? tiles[blockIdx.z] : PairTile{experts[blockIdx.z], blockIdx.z, 1, 0};
 }
 
-// Products of a tile of pairs with 16 outputs. `divisor` pairs share a row of x.
+// Products of a tile of at most `MOST` pairs with 16 outputs of each warp. `divisor` pairs share a row of x.
+template <int MOST, class Store>
+__device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 tile, bool there, const Prepared& x,
+                                         const PairTile& pairs, const u32* order, u32 divisor, const Store& store) {
+  using W = type::WEIGHT;
+  const auto pair = [&](u32 k) { return order ? order[pairs.start + k] : pairs.start + k; };
+  const size_t at = size_t(pairs.expert) * w.tiles + (there ? tile : 0);
+  const u32 steps = steps_of<W>(w);
+  Product<W, MOST> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  const auto sums = product.finish(w, at, x, min(pairs.count, u32(MOST)), [&](u32 k) { return pair(k) / divisor; });
+  if (!there) return;
+  hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
+    const u32 k = ROWS<W> * nt + of_tile;
+    if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);
+  });
+}
+
+// The same for any tile of pairs, with the weight that this warp's outputs are of.
 template <class Store>
 __device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, const CudaMoeParams& params, const PairTile& pairs,
                                          const u32* order, u32 divisor, const Store& store) {
+  extern __shared__ __align__(16) u8 memory[];
   u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
   for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
-  if (i == params.weights) return;
-  const WeightView w = stack.weights[i];
-  const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const auto pair = [&](u32 k) {
-    const u32 at = pairs.start + min(k, pairs.count - 1);
-    return order ? order[at] : at;
-  };
-  Lanes<1> lanes;
-  lanes.set(0, x, type::WEIGHT::GROUP == 16, pair(g / 2) / divisor, g / 2 < pairs.count, pair(t) / divisor);
-  using W = type::WEIGHT;
-  __shared__ __align__(16) u8 rings[4][Stage<W>::DEPTH * Stage<W>::BYTES];
-  u8* ring = rings[threadIdx.x / 32];
-  const size_t at = size_t(pairs.expert) * w.tiles + tile;
-  const u32 steps = steps_of<W>(w);
-  Product<W, 1> product(ring, w, at, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
-  const Sums<1> sums = product.finish(ring, w, at, lanes);
-  if (t >= pairs.count) return;
-  const u32 output = tile * 16 + g;
-  if (output < w.rows) store(pair(t), first + output, sums.g[0]);
-  if (output + 8 < w.rows) store(pair(t), first + output + 8, sums.above[0]);
+  const bool there = i < params.weights;
+  const WeightView w = stack.weights[there ? i : 0];
+  const auto put = [&](u32 pair, u32 output, float value) { store(pair, first + output, value); };
+  if (pairs.count <= 2) multiply<2>(memory, w, tile, there, x, pairs, order, divisor, put);
+  else multiply<4>(memory, w, tile, there, x, pairs, order, divisor, put);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                 const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
                 CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   out += size_t(blockIdx.y) * params.pairs * (2 * params.ffn);
@@ -100,6 +106,7 @@ extern "C" __global__ void __launch_bounds__(256)
     moe_ffn__act(const float* __restrict__ both,  // [splits][pairs, 2 ffn]
                  Prepared out,                    // [pairs, ffn]
                  CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ float of_warp[8];
   const u32 pair = blockIdx.x, warp = threadIdx.x / 32;
   if (pair >= (params.picked ? step->picked : step->rows) * params.top_k) return;
@@ -138,6 +145,7 @@ extern "C" __global__ void __launch_bounds__(128, 4)
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]
                   CudaMoeParams params, const StepState* __restrict__ step) {
+  follow();
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return;
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {

@@ -4,6 +4,7 @@
 // Launch  moe_ffn__up_tiles, moe_ffn__down_tiles: grid (tiles of pairs, groups of 128 outputs), block (256), TileMemory
 // Differs from the spec as linear_tiles.cu does.
 
+#include "common/chain.cuh"
 #include "common/tiles.cuh"
 
 struct Stack {
@@ -53,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     moe_ffn__up_tiles(Prepared x, Stack stack, const u32* __restrict__ order, const PairTile* __restrict__ tiles,
                       float* __restrict__ out,  // [pairs, 2 ffn]
                       CudaMoeParams params) {
+  follow();
   const PairTile pairs = tiles[blockIdx.x];
   if (pairs.count == 0) return;
   multiply(x, stack, params, pairs, order, params.top_k,
@@ -64,6 +66,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
                         const float* __restrict__ shares,  // [rows, top_k]
                         float* __restrict__ out,           // [top_k][rows, cols]
                         CudaMoeParams params) {
+  follow();
   const PairTile pairs = tiles[blockIdx.x];
   if (pairs.count == 0) return;
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {

@@ -12,6 +12,7 @@
 //   norm_add__wide        as the first, rows of any width, read twice
 
 #include "gen/abi.cuh"
+#include "common/chain.cuh"
 #include "common/row.cuh"
 
 // A norm of the new residual.
@@ -79,6 +80,7 @@ norm_add(const float* __restrict__ y,   // [planes][rows, cols]
          Prepared prepared,             // residual for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
+  follow();
   const Next none[1] = {};
   if (params.cols % 4 == 0) {
     row_of<true, 0>(y, w, none, residual, prepared, params, step);
@@ -96,6 +98,7 @@ norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
                    Prepared next_prepared,            // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
+  follow();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 1>(y, w, all, residual, Prepared{}, params, step);
@@ -116,6 +119,7 @@ norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
                     Prepared other_prepared,            // other for products
                     CudaNormParams params,
                     const StepState* __restrict__ step) {
+  follow();
   const Next all[3] = {{next_w, next, next_prepared}, {other_w, other, other_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 2>(y, w, all, residual, Prepared{}, params, step);
@@ -160,6 +164,7 @@ norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, c
                    Prepared next_prepared,             // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
+  follow();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     branches_of<true>(dense, dense_w, x, x_w, w, all, residual, params, step);
@@ -175,6 +180,7 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
                Prepared prepared,             // residual for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
+  follow();
   __shared__ float partial[WARP];
   const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (blockIdx.x >= (params.picked ? step->picked : step->rows)) return;

@@ -3,12 +3,14 @@
 // Spec    none: planes are how kernels split a sum, and no op knows of them
 // Launch  grid (rows, groups of 1024 columns), block (256)
 
+#include "common/chain.cuh"
 #include "common/half.cuh"
 #include "gen/abi.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
     planes(float* __restrict__ x,  // [planes][rows, cols]
            PrepareFormParams params, const StepState* __restrict__ step) {
+  follow();
   const u32 row = blockIdx.x;
   if (row >= (params.picked ? step->picked : step->rows)) return;
   for (u32 i = 0; i < 4; i++) {

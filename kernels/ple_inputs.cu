@@ -9,6 +9,7 @@
 // else: each read crosses the bus. The bytes around it are read too, up to the 16 bytes that it begins and ends in: memory is
 // mapped by the page.
 
+#include "common/chain.cuh"
 #include "common/raw.cuh"
 #include "common/row.cuh"
 
@@ -94,6 +95,7 @@ ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
            float* __restrict__ out,               // [rows, layers, ple]
            CudaPleInputsParams params,
            const StepState* __restrict__ step) {
+  follow();
   __shared__ __align__(16) u8 windows[PLE_WARPS][Window::BYTES];
   u8* bytes = windows[warp_id()];
   const unsigned row = blockIdx.y, layer = blockIdx.x * PLE_WARPS + warp_id();

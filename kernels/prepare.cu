@@ -4,6 +4,7 @@
 // Launch  grid (rows), block (256): a warp takes every eighth block of 256 columns
 // Where the kernel that writes an activation cannot end in this form, this one follows it.
 
+#include "common/chain.cuh"
 #include "common/prepare.cuh"
 #include "gen/abi.cuh"
 
@@ -21,6 +22,7 @@ __device__ __forceinline__ void read(float (&v)[8], const float* x, const Prepar
 extern "C" __global__ void __launch_bounds__(256)
     prepare(const float* __restrict__ x,  // [planes][rows, cols]
             Prepared out, PrepareFormParams params, const StepState* __restrict__ step) {
+  follow();
   __shared__ float of_warp[8];
   const u32 row = blockIdx.x, warp = threadIdx.x / 32;
   if (row >= (params.picked ? step->picked : step->rows)) return;

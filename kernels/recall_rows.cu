@@ -3,6 +3,7 @@
 // Spec    core/src/ops/recall_rows.rs
 // Launch  x: blocks of RING_WARPS warps, 256 columns each; y: rows
 
+#include "common/chain.cuh"
 #include "common/row.cuh"
 
 template <bool QUADS>
@@ -22,6 +23,7 @@ recall_rows(const float* __restrict__ ring,    // [slots, params.rows, stride]
             Prepared prepared,                 // out for products
             RingParams params,
             const StepState* __restrict__ step) {
+  follow();
   if (blockIdx.y >= step->rows) return;
   const RowInfo info = rows[blockIdx.y];
   ring += (size_t(info.slot) * params.rows + (info.position - params.back) % params.rows) * params.stride;

@@ -9,6 +9,7 @@
 //   rms_norm__wide         rows of any width, read twice
 
 #include "gen/abi.cuh"
+#include "common/chain.cuh"
 #include "common/row.cuh"
 
 template <bool QUADS, bool PICKED>
@@ -41,6 +42,7 @@ rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
          Prepared prepared,            // y for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
+  follow();
   if (params.cols % 4 == 0) {
     norm_row<true, false>(x, nullptr, w, nullptr, y, prepared, params, step);
   } else {
@@ -57,6 +59,7 @@ gather_rows__rms_norm(const float* __restrict__ x,          // [rows, cols]
                       Prepared prepared,                    // y for products
                       CudaNormParams params,
                       const StepState* __restrict__ step) {
+  follow();
   if (params.cols % 4 == 0) {
     norm_row<true, true>(x, picked, w, gathered, y, prepared, params, step);
   } else {
@@ -71,6 +74,7 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
                Prepared prepared,            // y for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
+  follow();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
   if (row >= (params.picked ? step->picked : step->rows)) return;

@@ -8,6 +8,7 @@
 // square instead of each factor, so that one pass over the row gives both sums. The sums of a row are in one order for
 // every number of rows: columns of a thread, lanes, warps (route); columns in blocks of 32 (route__tile).
 
+#include "common/chain.cuh"
 #include "common/reduce.cuh"
 #include "common/weight_at.cuh"
 
@@ -128,6 +129,7 @@ route(const float* __restrict__ x,             // [rows, cols]
       float* __restrict__ shares,              // [rows, top_k]
       CudaRouteParams params,
       const StepState* __restrict__ step) {
+  follow();
   // Quads of a thread that are in flight at once.
   constexpr unsigned QUADS = 3;
   __shared__ float2 partial[ROUTE_ROWS][ROUTE_WARPS];
@@ -187,6 +189,7 @@ route__tile(const float* __restrict__ x,             // [rows, cols]
             float* __restrict__ shares,              // [rows, top_k]
             CudaRouteParams params,
             const StepState* __restrict__ step) {
+  follow();
   // A warp has 4 rows and a lane 4 experts. In shared memory the quads of experts of column c trade places by c / 4, so
   // that lanes neither read nor write the same banks.
   constexpr unsigned DEPTH = 32, WEIGHTS = ROUTE_TILE_EXPERTS * DEPTH / 4 / ROUTE_THREADS;

@@ -20,6 +20,7 @@
 
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
+#include "common/chain.cuh"
 #include "common/choose.cuh"
 
 // The tokens of a warp: the best of them, and the mass of all relative to it where top-p alone needs it.
@@ -241,6 +242,7 @@ sample(float* logits,                        // [picked, vocab], capped in place
        unsigned* __restrict__ sampled,       // [PLACES, SLOTS]
        CudaSampleParams params,
        const StepState* __restrict__ step) {
+  follow();
   __shared__ Choice choice;
   const unsigned row = blockIdx.y, slices = gridDim.x;
   if (row >= step->picked) return;

@@ -6,11 +6,13 @@
 
 #include "gen/abi.cuh"
 #include "common/activation.cuh"
+#include "common/chain.cuh"
 
 extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
 softcap(float* __restrict__ x,  // [rows, cols], in place
         CudaElementParams params,
         const StepState* __restrict__ step) {
+  follow();
   const unsigned cols = params.cols, c = 4 * (blockIdx.x * ELEMENT_THREADS + threadIdx.x);
   if (blockIdx.y >= (params.picked ? step->picked : step->rows)) return;
   x += size_t(blockIdx.y) * cols;

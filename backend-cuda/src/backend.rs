@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::Pod;
 use gemma4_core::abi;
 use gemma4_core::backend::{Backend, Drawn, Step, Ticket};
+use gemma4_core::cache::PAGE;
 use gemma4_core::program::{Act, Program, StateSpec};
 use gemma4_core::tensor::Tensor;
 
 use crate::bandwidth;
-use crate::device::{Device, Options};
+use crate::device::{Device, Options, Prompts};
 use crate::devices::DeviceReport;
-use crate::driver::{Buffer, Memory};
+use crate::driver::{self, Buffer, Memory};
 use crate::error::CudaError;
 use crate::plan::{self, Plan, PlanBytes, Span};
 use crate::{State, Weight};
@@ -52,6 +53,34 @@ impl Cuda {
         self.device.compiler.title()
     }
 
+    /// What decides how it computes, for reports and for whoever keeps what was computed.
+    #[must_use]
+    pub fn features(&self) -> Vec<String> {
+        let info = &self.device.info;
+        let prompts = match (info.exact_prompts, info.prompts) {
+            (true, _) => "prompts exact to f32".to_owned(),
+            (false, Prompts::Tiles) => "prompts in f16".to_owned(),
+            (false, prompts) => {
+                let version = driver::library_version().unwrap_or_else(|_| "unknown".to_owned());
+                let how = if prompts == Prompts::Auto { " where that is faster" } else { "" };
+                format!("prompts in f16 by cuBLASLt {version}{how}")
+            }
+        };
+        vec![self.compiler(), prompts]
+    }
+
+    /// Why NVIDIA's library does not multiply prompts although it was measured to be faster.
+    #[must_use]
+    pub fn library_obstacle(&self) -> Option<String> {
+        self.device.library_obstacle().map(ToString::to_string)
+    }
+
+    /// Products that NVIDIA's library has done so far.
+    #[must_use]
+    pub fn library_products(&self) -> u64 {
+        self.device.library().map_or(0, driver::Library::products)
+    }
+
     /// Its memory, as far as it may be used.
     ///
     /// # Errors
@@ -68,6 +97,12 @@ impl Cuda {
     /// If an op has no kernel for what it is asked.
     pub fn needs(&self, program: &Program) -> Result<PlanBytes, CudaError> {
         plan::needs(&self.device.info, program)
+    }
+
+    /// Memory that it takes whatever the model is, in bytes: kernels and captured steps.
+    #[must_use]
+    pub fn fixed_bytes(&self) -> u64 {
+        plan::FIXED_BYTES + if self.device.library().is_ok() { plan::LIBRARY_BYTES } else { 0 }
     }
 
     /// Bytes a second that it reads from its memory, measured; `None` if the driver cannot time it.
@@ -106,6 +141,11 @@ impl Backend for Cuda {
 
     /// The first step is launched piece by piece; the next two are captured, one for each side.
     const WARM: usize = 3;
+
+    /// Tiles are at their best from here on; and where weights become halves for a library, they do so once a step.
+    fn chunk(&self) -> usize {
+        8 * PAGE
+    }
 
     fn upload(&self, tensor: &Tensor) -> Result<Weight, CudaError> {
         Weight::upload(&self.device, tensor)

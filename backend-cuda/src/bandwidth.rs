@@ -29,7 +29,7 @@ pub(crate) fn measure(device: &Device) -> Result<Option<f64>, CudaError> {
     let address = |buffer: &Buffer| buffer.address().to_ne_bytes().to_vec();
     let params = bytemuck::bytes_of(&BandwidthParams { quads }).to_vec();
     let arguments = [address(&memory), address(&sink), params];
-    let call = Call::new(module.function(FILE)?, &arguments, [THREADS, 1, 1], 0)?;
+    let call = Call::new(module.function(FILE)?, &arguments, [THREADS, 1, 1], 0, false)?;
     let grid = [device.info.multiprocessors.max(1) * BLOCKS, 1, 1];
     let (mut start, mut end) = (Event::timed(&device.context)?, Event::timed(&device.context)?);
     let mut best: Option<f64> = None;

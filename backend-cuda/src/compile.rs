@@ -30,6 +30,8 @@ pub struct Arch(u32);
 impl Arch {
     /// What kernels are written to.
     pub const LEAST: Self = Self(80);
+    /// From here on kernels can wait for the one before them.
+    const FOLLOWS: Self = Self(90);
 
     /// The one of a device.
     pub(crate) fn of((major, minor): (u32, u32)) -> Self {
@@ -72,6 +74,7 @@ impl FromStr for Arch {
 /// What code is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
+    arch: Arch,
     /// `sm_86`, `sm_90a`, `compute_86`.
     name: String,
     output: Output,
@@ -103,11 +106,11 @@ impl Target {
     }
 
     fn machine(arch: Arch) -> Self {
-        Self { name: arch.machine(), output: Output::Machine }
+        Self { arch, name: arch.machine(), output: Output::Machine }
     }
 
     fn ptx(arch: Arch) -> Self {
-        Self { name: arch.ptx(), output: Output::Ptx }
+        Self { arch, name: arch.ptx(), output: Output::Ptx }
     }
 }
 
@@ -173,6 +176,11 @@ impl Compiler {
         }
         let target = Target::choose(device, limit, &nvrtc::architectures()?)?;
         Ok(Self { target, version, cache: Cache::open(folder), progress })
+    }
+
+    /// Whether kernels wait for the one before them themselves: `follow` of `kernels/common/chain.cuh`.
+    pub(crate) fn follows(&self) -> bool {
+        self.target.arch >= Arch::FOLLOWS
     }
 
     /// What code is made for, and by which NVRTC.

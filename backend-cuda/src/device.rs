@@ -1,14 +1,41 @@
 //! The opened GPU: its queues, its compiled kernels, and the scratch memory that plans share.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::compile::{Arch, Compiler, Folder, Progress};
 use crate::devices::{self, Choice, DeviceReport};
-use crate::driver::{Buffer, Context, DeviceInfo, Module, Stream, symbols};
+use crate::driver::{Algorithm, Buffer, Context, DeviceInfo, Library, Module, Shape, Stream, symbols};
 use crate::error::CudaError;
 use crate::kernels::{self, Unit};
+use crate::lower::library;
 use crate::weights::Uploader;
+
+/// Who multiplies prompts, where their products are of halves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prompts {
+    /// Whoever was measured to be faster on the architecture, for each shape of a weight.
+    #[default]
+    Auto,
+    /// Kernels of this program, on the blocks of the file.
+    Tiles,
+    /// NVIDIA's cuBLASLt, on weights that are made halves for it, wherever it can.
+    Library,
+}
+
+impl FromStr for Prompts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "tiles" => Ok(Self::Tiles),
+            "cublaslt" => Ok(Self::Library),
+            other => Err(format!("`{other}` is none of auto, tiles and cublaslt")),
+        }
+    }
+}
 
 /// How the device is opened.
 #[derive(Clone, Debug)]
@@ -21,6 +48,8 @@ pub struct Options {
     pub vram_limit: Option<u64>,
     /// Products of prompts are exact to `f32`; otherwise their operands are halves, with errors of some parts in a thousand.
     pub exact_prompts: bool,
+    /// Who multiplies prompts that are not exact.
+    pub prompts: Prompts,
     /// Decoding steps are captured and replayed; otherwise kernels are always launched one by one.
     pub graphs: bool,
     /// Scratch is NaN when a step begins, so that a value that was never written is noticed: for tests.
@@ -38,6 +67,7 @@ impl Default for Options {
             arch_limit: None,
             vram_limit: None,
             exact_prompts: false,
+            prompts: Prompts::Auto,
             graphs: true,
             poison: false,
             cache: Folder::User,
@@ -73,6 +103,15 @@ impl Arena {
     }
 }
 
+/// Why there is no library.
+#[derive(Debug)]
+pub(crate) enum Absent {
+    /// Nobody wants it.
+    Unwanted,
+    /// It does not work, and nobody insists on it.
+    Missing(CudaError),
+}
+
 /// An opened GPU.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -80,8 +119,13 @@ pub(crate) struct Device {
     pub(crate) info: DeviceInfo,
     pub(crate) compiler: Compiler,
     pub(crate) graphs: bool,
+    /// Kernels may begin while the one before them still runs, for which they wait themselves.
+    pub(crate) follows: bool,
     pub(crate) poison: bool,
     modules: Mutex<HashMap<Unit, Arc<Module>>>,
+    library: Result<Library, Absent>,
+    /// One for each shape, so that all plans multiply it alike.
+    algorithms: Mutex<HashMap<Shape, Algorithm>>,
     arena: Mutex<Arena>,
     pub(crate) uploader: Mutex<Option<Uploader>>,
     /// Where steps run.
@@ -101,11 +145,29 @@ impl Device {
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
         let context = Context::open(info.ordinal, options.vram_limit)?;
+        info.kernels = options.arch_limit.map_or(report.arch(), |limit| limit.min(report.arch()));
+        let library = match options.prompts {
+            _ if options.exact_prompts => Err(Absent::Unwanted),
+            Prompts::Library => Ok(Library::open(&context)?),
+            Prompts::Auto if library::is_faster_on(info.kernels) => match Library::open(&context) {
+                Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
+                    Err(Absent::Missing(error))
+                }
+                opened => Ok(opened?),
+            },
+            Prompts::Auto | Prompts::Tiles => Err(Absent::Unwanted),
+        };
+        info.prompts = if library.is_ok() { options.prompts } else { Prompts::Tiles };
+        // Captures know of it since CUDA 12.3.
+        let follows = compiler.follows() && driver >= (12, 3);
         Ok(Self {
+            library,
+            algorithms: Mutex::default(),
             report,
             info,
             compiler,
             graphs: options.graphs,
+            follows,
             poison: options.poison,
             modules: Mutex::default(),
             arena: Mutex::default(),
@@ -136,6 +198,34 @@ impl Device {
             modules.extend(missing.into_iter().zip(loaded));
         }
         Ok(units.iter().map(|unit| Arc::clone(&modules[unit])).collect())
+    }
+
+    /// NVIDIA's library of products.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there: then no lowering asks for it.
+    pub(crate) fn library(&self) -> Result<&Library, CudaError> {
+        self.library.as_ref().map_err(|_| CudaError::Library("it was not opened".to_owned()))
+    }
+
+    /// Why the library is not used although it was measured to be faster.
+    pub(crate) fn library_obstacle(&self) -> Option<&CudaError> {
+        match &self.library {
+            Err(Absent::Missing(error)) => Some(error),
+            Err(Absent::Unwanted) | Ok(_) => None,
+        }
+    }
+
+    /// How the library multiplies a shape.
+    pub(crate) fn algorithm(&self, shape: Shape) -> Result<Algorithm, CudaError> {
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&algorithm) = algorithms.get(&shape) {
+            return Ok(algorithm);
+        }
+        let algorithm = self.library()?.choose(shape)?;
+        algorithms.insert(shape, algorithm);
+        Ok(algorithm)
     }
 
     /// The scratch memory of plans, which stays where it is as long as the guard lives.

@@ -50,6 +50,20 @@ pub enum CudaError {
         /// What pip calls a newer one.
         package: &'static str,
     },
+    /// There is no library of products.
+    #[error(
+        "cuBLASLt, NVIDIA's library of matrix products, is not found ({searched}); install it with `pip install {package}`, \
+         or do without it (--prompts tiles)"
+    )]
+    NoLibrary {
+        /// Where it was looked for.
+        searched: String,
+        /// What pip calls it.
+        package: &'static str,
+    },
+    /// The library of products does not do what it should.
+    #[error("cuBLASLt: {0}; do without it (--prompts tiles)")]
+    Library(String),
     /// The compiler makes code that the driver cannot read.
     #[error(
         "NVRTC {compiler} makes code that the NVIDIA driver (CUDA {driver}) cannot run; update the driver, or install an \

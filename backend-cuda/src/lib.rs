@@ -4,8 +4,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `library` | where NVRTC is when the loader does not know it |
-//! | `driver` | the driver and NVRTC behind safe types; all `unsafe` is there |
+//! | `library` | where NVRTC and cuBLASLt are when the loader does not know them |
+//! | `driver` | the driver, NVRTC and cuBLASLt behind safe types; all `unsafe` is there |
 //! | `devices`, `device` | which GPUs there are and which is taken; the opened one: queues, kernels, scratch memory |
 //! | `kernels`, `compile` | the CUDA C++ files and what they are compiled as; the compiler and its cache on disk |
 //! | `weights` | file blocks to device layouts, through pinned memory |
@@ -33,10 +33,10 @@ mod weights;
 
 pub use backend::Cuda;
 pub use compile::{Arch, Folder, Progress};
-pub use device::Options;
-pub use driver::Memory;
+pub use device::{Options, Prompts};
+pub use driver::{Memory, library_version};
 pub use error::CudaError;
 pub use lower::{LaunchReport, launches};
-pub use plan::{FIXED_BYTES, Plan, PlanBytes, Span};
+pub use plan::{Plan, PlanBytes, Span};
 pub use state::State;
 pub use weights::{Weight, device_bytes};

@@ -1,4 +1,4 @@
-//! Where NVRTC may be when the loader does not find it.
+//! Where NVRTC and cuBLASLt may be when the loader does not find them.
 //!
 //! On Linux CUDA is often there without the loader knowing: as a toolkit below `/usr/local`, or as packages of pip,
 //! which `PyTorch` brings along. On Windows the loader's own search (`PATH`, into which CUDA's installer writes) is all.
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Folders below the root of a toolkit.
 const OF_TOOLKIT: [&str; 3] = ["lib64", "targets/*/lib", "lib"];
-/// Folders below `site-packages`: of CUDA 13, and of CUDA 12.
-const OF_PIP: [&str; 2] = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"];
+/// Folders below `site-packages`: of CUDA 13, and two of CUDA 12.
+const OF_PIP: [&str; 3] = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib", "nvidia/cublas/lib"];
 /// Where a Python below a prefix has its packages.
 const OF_PREFIX: [&str; 4] = [
     "lib/python3*/site-packages",
@@ -19,7 +19,7 @@ const OF_PREFIX: [&str; 4] = [
     "lib/python3*/dist-packages",
     "lib/python3/dist-packages",
 ];
-/// Major versions of NVRTC that cudarc finds once they are loaded, the newest first.
+/// Major versions that cudarc finds once they are loaded, the newest first.
 const MAJORS: [u32; 2] = [13, 12];
 
 /// What the search goes by.
@@ -77,35 +77,56 @@ impl Surroundings {
         folders
     }
 
-    /// Files of NVRTC, those of major version `prefer` first.
-    fn compilers(&self, prefer: Option<u32>) -> Vec<PathBuf> {
+    /// Files of `libNAME.so`, those of major version `prefer` first.
+    fn files(&self, name: &str, prefer: Option<u32>) -> Vec<PathBuf> {
         let folders = self.folders();
-        let mut majors = MAJORS.to_vec();
-        majors.sort_by_key(|major| Some(*major) != prefer);
-        let files = majors.iter().flat_map(|major| {
-            let name = format!("libnvrtc.so.{major}");
-            folders.iter().map(move |folder| folder.join(&name))
+        let files = majors(prefer).into_iter().flat_map(|major| {
+            let file = file(name, major);
+            folders.iter().map(move |folder| folder.join(&file)).collect::<Vec<_>>()
         });
         files.filter(|file| file.is_file()).collect()
     }
 }
 
-/// Files of NVRTC that the loader does not know, the best first, and where they were looked for.
-pub(crate) fn compilers(driver_major: Option<u32>) -> (Vec<PathBuf>, String) {
-    if cfg!(windows) {
-        return (Vec::new(), "nvrtc64_*.dll is in no folder of PATH".to_owned());
-    }
-    let found = Surroundings::of_this_process().compilers(driver_major);
-    let searched = "libnvrtc.so.13 or .so.12 is neither known to the loader nor below CUDA_HOME, /usr/local/cuda*, \
-                    the virtual environment or the packages of python3";
-    (found, searched.to_owned())
+/// Major versions, `prefer` first.
+fn majors(prefer: Option<u32>) -> [u32; 2] {
+    let mut majors = MAJORS;
+    majors.sort_by_key(|major| Some(*major) != prefer);
+    majors
 }
 
-/// What an NVRTC opens by its name when it compiles: a library that lies beside it, where the loader does not look.
-pub(crate) fn companions(compiler: &Path) -> Vec<PathBuf> {
-    let major = compiler.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let start = format!("libnvrtc-builtins.so.{major}.");
-    let entries = compiler.parent().and_then(|folder| folder.read_dir().ok());
+/// What a library is called on Linux.
+fn file(name: &str, major: u32) -> String {
+    format!("lib{name}.so.{major}")
+}
+
+/// The names that a loader may know a library by, the best first; none on Windows, where there are too many.
+pub(crate) fn names(name: &str, driver_major: Option<u32>) -> Vec<String> {
+    if cfg!(windows) {
+        return Vec::new();
+    }
+    majors(driver_major).map(|major| file(name, major)).into()
+}
+
+/// Files of a library that the loader does not know, the best first, and where they were looked for.
+pub(crate) fn files(name: &str, driver_major: Option<u32>) -> (Vec<PathBuf>, String) {
+    if cfg!(windows) {
+        return (Vec::new(), format!("{name}64_*.dll is in no folder of PATH"));
+    }
+    let found = Surroundings::of_this_process().files(name, driver_major);
+    let searched = format!(
+        "lib{name}.so.13 or .so.12 is neither known to the loader nor below CUDA_HOME, /usr/local/cuda*, the virtual \
+         environment or the packages of python3"
+    );
+    (found, searched)
+}
+
+/// What a library opens by its name, as an NVRTC does when it compiles: one that lies beside it, where the loader does not
+/// look.
+pub(crate) fn companions(name: &str, path: &Path) -> Vec<PathBuf> {
+    let major = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let start = format!("lib{name}-builtins.so.{major}.");
+    let entries = path.parent().and_then(|folder| folder.read_dir().ok());
     let files = entries.into_iter().flatten().flatten();
     files
         .filter(|file| file.file_name().to_str().is_some_and(|name| name.starts_with(&start)))
@@ -185,10 +206,26 @@ mod tests {
             path: vec![root.join("bin"), root.join("opt/python/bin")],
             home: Some(root.join("home")),
         };
-        assert_eq!(here.compilers(None), files);
-        assert_eq!(here.compilers(Some(13)), files);
+        assert_eq!(here.files("nvrtc", None), files);
+        assert_eq!(here.files("nvrtc", Some(13)), files);
         let (newer, older) = files.split_at(7);
-        assert_eq!(here.compilers(Some(12)), [older, newer].concat());
+        assert_eq!(here.files("nvrtc", Some(12)), [older, newer].concat());
+    }
+
+    #[test]
+    fn pip_has_a_folder_for_each_library_of_cuda_12_and_one_for_all_of_13() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let packages = "env/lib/python3.12/site-packages/nvidia";
+        let files = [
+            touch(root, &format!("{packages}/cublas/lib/libcublasLt.so.12")),
+            touch(root, &format!("{packages}/cu13/lib/libcublasLt.so.13")),
+        ];
+        touch(root, &format!("{packages}/cublas/lib/libcublas.so.12"));
+        let environments = vec![root.join("env")];
+        let here = Surroundings { root: root.to_owned(), environments, ..Surroundings::default() };
+        assert_eq!(here.files("cublasLt", Some(12)), files);
+        assert_eq!(names("cublasLt", Some(12))[0], "libcublasLt.so.12");
     }
 
     #[test]
@@ -198,13 +235,13 @@ mod tests {
         let beside = touch(folder.path(), "libnvrtc-builtins.so.13.0");
         touch(folder.path(), "libnvrtc-builtins.so.12.9");
         touch(folder.path(), "libnvrtc-builtins.alt.so.13.0");
-        assert_eq!(companions(&compiler), [beside]);
+        assert_eq!(companions("nvrtc", &compiler), [beside]);
     }
 
     #[test]
     fn nothing_is_found_where_nothing_is() {
         let folder = tempfile::tempdir().unwrap();
         let here = Surroundings { root: folder.path().to_owned(), ..Surroundings::default() };
-        assert!(here.compilers(Some(13)).is_empty());
+        assert!(here.files("nvrtc", Some(13)).is_empty());
     }
 }

@@ -14,6 +14,7 @@ mod glu;
 mod group;
 mod keep_rows;
 mod kv_append;
+pub(crate) mod library;
 mod linear;
 mod moe_ffn;
 mod norm_add;
@@ -37,7 +38,7 @@ use crate::error::CudaError;
 use crate::kernels::Unit;
 use group::Group;
 
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{Parts, Prepared};
 pub use report::{LaunchReport, launches};
 
 /// One argument of a kernel.
@@ -135,6 +136,59 @@ pub(crate) struct Launch {
     pub(crate) shared: u32,
 }
 
+/// A product that NVIDIA's library does: `out[r, first + o] = factor * sum over c of x[r, c] * weight[o, c]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    /// Name of the op, for profiles.
+    pub(crate) op: &'static str,
+    /// `[rows, cols]` halves.
+    pub(crate) x: Scratch,
+    /// `[outputs, cols]` halves.
+    pub(crate) weight: Scratch,
+    /// The output, one plane.
+    pub(crate) out: Act,
+    /// Memory that the library may use.
+    pub(crate) workspace: Scratch,
+    /// Column of the first output.
+    pub(crate) first: u32,
+    pub(crate) outputs: u32,
+    pub(crate) cols: u32,
+    pub(crate) factor: f32,
+}
+
+/// One thing to enqueue.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Launch(Launch),
+    Product(Product),
+}
+
+impl Work {
+    /// The launch that it is, unless it is a product by the library.
+    pub(crate) fn launch(&self) -> Option<&Launch> {
+        match self {
+            Work::Launch(launch) => Some(launch),
+            Work::Product(_) => None,
+        }
+    }
+
+    /// Name of the op.
+    pub(crate) fn op(&self) -> &'static str {
+        match self {
+            Work::Launch(launch) => launch.op,
+            Work::Product(product) => product.op,
+        }
+    }
+
+    /// Name of the kernel, or of the library.
+    pub(crate) fn entry(&self) -> &'static str {
+        match self {
+            Work::Launch(launch) => launch.entry,
+            Work::Product(_) => "cublaslt",
+        }
+    }
+}
+
 /// A program on its way to launches.
 #[derive(Debug)]
 pub(crate) struct Lowering<'a> {
@@ -142,13 +196,15 @@ pub(crate) struct Lowering<'a> {
     pub(crate) program: &'a Program,
     pub(crate) weights: &'a [crate::Weight],
     pub(crate) states: &'a [crate::State],
-    pub(crate) launches: Vec<Launch>,
+    pub(crate) work: Vec<Work>,
     /// Bytes of each scratch buffer of ops.
     pub(crate) scratch: Vec<u64>,
     /// Bytes of each scratch buffer of the plan, and whether it starts as zeros.
     pub(crate) kept: Vec<(u64, bool)>,
-    /// Planes of each activation.
-    pub(crate) planes: Vec<u32>,
+    /// Planes of each activation as it is now.
+    planes: Vec<u32>,
+    /// The most planes that each ever has: what its memory must hold.
+    most_planes: Vec<u32>,
     /// Activations that were written in the form of products.
     pub(crate) prepared: Vec<bool>,
     /// The first op after those that are being lowered.
@@ -168,10 +224,11 @@ impl<'a> Lowering<'a> {
             program,
             weights,
             states,
-            launches: Vec::new(),
+            work: Vec::new(),
             scratch: Vec::new(),
             kept: Vec::new(),
             planes: vec![1; program.acts.len()],
+            most_planes: vec![1; program.acts.len()],
             prepared: vec![false; program.acts.len()],
             next: 0,
         }
@@ -179,7 +236,12 @@ impl<'a> Lowering<'a> {
 
     /// Adds a launch.
     pub(crate) fn launch(&mut self, launch: Launch) {
-        self.launches.push(launch);
+        self.work.push(Work::Launch(launch));
+    }
+
+    /// Adds a product by the library.
+    pub(crate) fn product(&mut self, product: Product) {
+        self.work.push(Work::Product(product));
     }
 
     /// A scratch buffer of so many bytes for this op alone: others may use the same memory.
@@ -202,6 +264,13 @@ impl<'a> Lowering<'a> {
     /// Says that `act` is written as so many planes, from one to the next [`Lowering::plane_stride`] elements.
     pub(crate) fn set_planes(&mut self, act: Act, planes: u32) {
         self.planes[act.index()] = planes;
+        let most = &mut self.most_planes[act.index()];
+        *most = planes.max(*most);
+    }
+
+    /// The most planes that an activation ever has.
+    pub(crate) fn most_planes(&self, act: Act) -> u32 {
+        self.most_planes[act.index()]
     }
 
     /// Elements from one plane of an activation to the next.
@@ -217,7 +286,7 @@ impl<'a> Lowering<'a> {
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
     }
 
-    /// Whether values are two halves each in products: 22 bits. Generated and drafted rows always are, and rows of a
+    /// Whether values are four bytes each in products: 31 bits. Generated and drafted rows always are, and rows of a
     /// prompt where these are to be exact.
     pub(crate) fn split(&self) -> bool {
         self.program.class == Class::Decode || self.device.exact_prompts
@@ -225,7 +294,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether somebody reads `act` as it is: a later op other than a product that reads it prepared, or the host.
     ///
-    /// Rows that are not split have one scale each, which takes a pass of its own over the row: products read them plain.
+    /// Rows of one half a value have one scale each, which takes a pass of its own over the row: products read them plain.
     pub(crate) fn wants_plain(&self, act: Act) -> bool {
         let prepared = |op: &Op| self.split() && self.reads_prepared(op, act);
         self.program.outputs.contains(&act) || self.readers(act).any(|op| !prepared(op))
@@ -247,7 +316,23 @@ impl<'a> Lowering<'a> {
 
     /// The form of `act` for products.
     pub(crate) fn prepared_form(&self, act: Act) -> Prepared {
-        Prepared::of(self.program.capacity(act), self.program.cols(act), self.split())
+        let weights = self.program.ops.iter().flat_map(|op| match op {
+            Op::Linear(op) if op.x == act => op.weights.clone(),
+            Op::MoeFfn(op) if op.x == act => op.gate_up.weights(),
+            _ => Vec::new(),
+        });
+        let parts = self.parts(weights);
+        Prepared::of(self.program.capacity(act), self.program.cols(act), parts)
+    }
+
+    /// How values that are multiplied with `weights` are held.
+    pub(crate) fn parts(&self, weights: impl IntoIterator<Item = Weight>) -> Parts {
+        let mut weights = weights.into_iter();
+        match self.split() {
+            false => Parts::Half,
+            true if weights.any(|weight| linear::takes_halves(self.weight(weight))) => Parts::DigitsAndHalves,
+            true => Parts::Digits,
+        }
     }
 
     /// Whether `act` was written in the form of products.
@@ -312,6 +397,7 @@ pub(crate) fn units() -> Vec<Unit> {
         glu::units(),
         keep_rows::units(),
         kv_append::units(),
+        library::units(),
         linear::units(),
         moe_ffn::units(),
         norm_add::units(),

@@ -13,9 +13,12 @@ use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Class, Elem, Program, Rows};
 
 use crate::device::{Arena, Device};
-use crate::driver::{Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Staging, Stream};
+use crate::driver::{
+    self, Algorithm, Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Operands, Shape, Staging,
+    Stream,
+};
 use crate::error::CudaError;
-use crate::lower::{self, Arg, Count, Launch, Lowering, Prepared, Scratch};
+use crate::lower::{self, Arg, Count, Lowering, Prepared, Product, Scratch, Work};
 
 use memory::Places;
 
@@ -34,8 +37,9 @@ pub struct Plan {
     /// Before everything that their graphs name.
     sides: [Side; KEPT_STEPS],
     pub(crate) program: Arc<Program>,
-    launches: Vec<Launch>,
-    functions: Vec<Function>,
+    work: Vec<Work>,
+    /// The entry point of each launch; none of products.
+    functions: Vec<Option<Function>>,
     /// Forms of prepared activations.
     forms: Vec<Prepared>,
     places: Places<Thing>,
@@ -66,11 +70,18 @@ enum Thing {
 #[derive(Debug)]
 struct Side {
     graph: Option<Graph>,
-    calls: Vec<Call>,
+    calls: Vec<Bound>,
     staging: Staging,
     /// After its last step.
     done: Event,
     kept: Option<Kept>,
+}
+
+/// A launch or a product with all its addresses.
+#[derive(Debug)]
+enum Bound {
+    Call(Call),
+    Product { shape: Shape, algorithm: Algorithm, operands: Operands },
 }
 
 /// A step whose outputs are still there.
@@ -115,7 +126,10 @@ pub struct PlanBytes {
 }
 
 /// Memory that a device takes for the code of all kernels and for captured steps, in bytes, as measured.
-pub const FIXED_BYTES: u64 = 96 << 20;
+pub(crate) const FIXED_BYTES: u64 = 96 << 20;
+
+/// Memory that a device takes for NVIDIA's library and the code of its kernels, in bytes: an estimate.
+pub(crate) const LIBRARY_BYTES: u64 = 64 << 20;
 
 /// What a plan of `program` will take.
 pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes, CudaError> {
@@ -127,23 +141,28 @@ pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes,
     let shared = places(&lowering).bytes;
     let of_plan: u64 = lowering.kept.iter().map(|(bytes, _)| bytes).sum();
     let outputs = program.outputs.iter().filter(|&&act| program.spec(act).elem == Elem::F32);
-    let bytes = |&act: &Act| (program.capacity(act) * program.cols(act) * 4) as u64;
+    let bytes = |&act: &Act| act_bytes(&lowering, act);
     let outputs = outputs.map(bytes).sum::<u64>() * KEPT_STEPS as u64;
     Ok(PlanBytes { shared, own: of_plan + outputs + Sections::of(&program, DRAWS).end })
+}
+
+/// Bytes of an activation with all planes that it ever has; the library writes whole groups of rows.
+fn act_bytes(lowering: &Lowering<'_>, act: Act) -> u64 {
+    let by_library = |work: &Work| matches!(work, Work::Product(product) if product.out == act);
+    let capacity = lower::narrow(lowering.program.capacity(act));
+    let rows = if lowering.work.iter().any(by_library) { driver::padded(capacity) } else { capacity };
+    u64::from(rows) * lowering.program.cols(act) as u64 * 4 * u64::from(lowering.most_planes(act))
 }
 
 /// Where everything is that launches name.
 fn places(lowering: &Lowering<'_>) -> Places<Thing> {
     let program = lowering.program;
     let bytes = |thing: Thing| match thing {
-        Thing::Act(act) => {
-            let plane = (program.capacity(act) * program.cols(act) * 4) as u64;
-            plane * u64::from(lowering.planes(act))
-        }
+        Thing::Act(act) => act_bytes(lowering, act),
         Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
         Thing::Scratch(at) => lowering.scratch[at],
     };
-    Places::of(lowering.launches.iter().map(|launch| things(program, launch)), bytes)
+    Places::of(lowering.work.iter().map(|work| things(program, work)), bytes)
 }
 
 /// Time that one launch took.
@@ -173,8 +192,9 @@ impl Plan {
         let forms: Vec<Prepared> =
             (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
         let places = places(&lowering);
-        let Lowering { launches, kept, planes, .. } = lowering;
-        let functions = functions(device, &launches)?;
+        let output_bytes: Vec<u64> = program.outputs.iter().map(|&act| act_bytes(&lowering, act)).collect();
+        let Lowering { work, kept, .. } = lowering;
+        let functions = functions(device, &work)?;
         let kept = kept.iter().map(|&(bytes, zeroed)| {
             if zeroed || !device.poison {
                 return device.zeroed("memory of a step", bytes);
@@ -184,14 +204,8 @@ impl Plan {
             Ok(buffer)
         });
         let kept = kept.collect::<Result<Vec<_>, CudaError>>()?;
-        let output = |&act: &Act| {
-            if planes[act.index()] != 1 {
-                let reason = format!("output {act} is in {} parts", planes[act.index()]);
-                return Err(CudaError::Unsupported { op: "an output", reason });
-            }
-            Output::new(device, &program, act)
-        };
-        let outputs = program.outputs.iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        let output = |(&act, bytes)| Output::new(device, act, program.spec(act).elem, bytes);
+        let outputs = program.outputs.iter().zip(output_bytes).map(output).collect::<Result<Vec<_>, _>>()?;
         let samples = program.ops.iter().any(|op| matches!(op, Op::Sample(_)));
         let draws = if samples { DRAWS + program.picked as u64 * 48 } else { 0 };
         let sections = Sections::of(&program, draws);
@@ -199,7 +213,7 @@ impl Plan {
         let mut plan = Self {
             sides: [side()?, side()?],
             step: Buffer::new(&device.context, "a step", sections.end)?,
-            launches,
+            work,
             functions,
             forms,
             places,
@@ -232,17 +246,46 @@ impl Plan {
         let base = memory.address();
         for at in 0..KEPT_STEPS {
             self.sides[at].graph = None;
-            let mut calls = Vec::with_capacity(self.launches.len());
-            for (launch, function) in self.launches.iter().zip(&self.functions) {
-                let arguments =
-                    launch.args.iter().map(|arg| self.argument(device, arg, (launch.entry, base, at)));
-                let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-                calls.push(Call::new(function.clone(), &arguments, launch.block, launch.shared)?);
-            }
-            self.sides[at].calls = calls;
+            let calls = self.work.iter().zip(&self.functions);
+            let calls = calls.map(|(work, function)| self.bind(device, work, function.as_ref(), (base, at)));
+            self.sides[at].calls = calls.collect::<Result<Vec<_>, _>>()?;
         }
         self.generation = generation;
         Ok(())
+    }
+
+    /// A launch or a product with all its addresses on one side, with scratch memory at `base`.
+    fn bind(
+        &self,
+        device: &Device,
+        work: &Work,
+        function: Option<&Function>,
+        (base, side): (u64, usize),
+    ) -> Result<Bound, CudaError> {
+        let argument = |arg: &Arg| self.argument(device, arg, (work.entry(), base, side));
+        match (work, function) {
+            (Work::Launch(launch), Some(function)) => {
+                let arguments = launch.args.iter().map(argument).collect::<Result<Vec<_>, _>>()?;
+                let (block, shared) = (launch.block, launch.shared);
+                Ok(Bound::Call(Call::new(function.clone(), &arguments, block, shared, device.follows)?))
+            }
+            (Work::Launch(_), None) => unreachable!("every launch has an entry point"),
+            (Work::Product(product), _) => {
+                let address = |arg: &Arg| {
+                    let bytes = argument(arg)?.try_into().expect("an address has eight bytes");
+                    Ok::<_, CudaError>(u64::from_ne_bytes(bytes))
+                };
+                let &Product { outputs, cols, .. } = product;
+                let shape = Shape { outputs, cols, stride: lower::narrow(self.program.cols(product.out)) };
+                let operands = Operands {
+                    weight: address(&Arg::Scratch(product.weight))?,
+                    x: address(&Arg::Scratch(product.x))?,
+                    out: address(&Arg::Act(product.out))? + u64::from(product.first) * 4,
+                    workspace: address(&Arg::Scratch(product.workspace))?,
+                };
+                Ok(Bound::Product { shape, algorithm: device.algorithm(shape)?, operands })
+            }
+        }
     }
 
     /// The bytes of an argument of `entry` on one side, with scratch memory at `base`.
@@ -331,7 +374,7 @@ impl Plan {
             if captured {
                 plan.replay(device, side, poison)
             } else {
-                plan.launch(&device.stream, poison, side, |rows| actual(step, rows), |_| Ok(()))
+                plan.launch((device, &device.stream), poison, side, |rows| actual(step, rows), |_| Ok(()))
             }
         })
     }
@@ -366,7 +409,7 @@ impl Plan {
                 Rows::Picked => self.program.picked,
             };
             let stream = &device.recorder;
-            let launch = || self.launch(stream, poison, side, capacity, |_| Ok(()));
+            let launch = || self.launch((device, stream), poison, side, capacity, |_| Ok(()));
             let graph = stream.capture(launch)?;
             self.sides[side].graph = Some(graph);
         }
@@ -380,7 +423,7 @@ impl Plan {
     /// `poison` is scratch memory that is to be NaN before.
     fn launch(
         &self,
-        stream: &Stream,
+        (device, stream): (&Device, &Stream),
         poison: Option<&Buffer>,
         side: usize,
         rows: impl Fn(Rows) -> usize,
@@ -393,14 +436,26 @@ impl Plan {
             Count::Fixed(n) => n,
             Count::Rows { of, per, times } => lower::narrow(rows(of)).div_ceil(per) * times,
         };
-        for (at, (launch, call)) in self.launches.iter().zip(&self.sides[side].calls).enumerate() {
+        for (at, (work, call)) in self.work.iter().zip(&self.sides[side].calls).enumerate() {
             mark(at)?;
-            let grid = launch.grid.map(count);
-            if !grid.contains(&0) {
-                stream.launch(call, grid)?;
+            match (work, call) {
+                (Work::Launch(launch), Bound::Call(call)) => {
+                    let grid = launch.grid.map(count);
+                    if !grid.contains(&0) {
+                        stream.launch(call, grid)?;
+                    }
+                }
+                (Work::Product(product), Bound::Product { shape, algorithm, operands }) => {
+                    let now = lower::narrow(rows(self.program.spec(product.out).rows));
+                    if now > 0 {
+                        let with = (*shape, algorithm);
+                        device.library()?.multiply(stream, with, now, *operands, product.factor)?;
+                    }
+                }
+                _ => unreachable!("calls are made of the work beside them"),
             }
         }
-        mark(self.launches.len())
+        mark(self.work.len())
     }
 
     /// Makes what a step leaves behind NaN before the next one.
@@ -456,11 +511,11 @@ impl Plan {
         device: &Device,
         step: &Step<'_>,
     ) -> Result<Option<Vec<Span>>, CudaError> {
-        let events = (0..=self.launches.len()).map(|_| Event::timed(&device.context));
+        let events = (0..=self.work.len()).map(|_| Event::timed(&device.context));
         let mut events = events.collect::<Result<Vec<_>, _>>()?;
         self.begin(device, step, |plan, side, poison| {
             let mark = |at: usize| device.stream.record(&mut events[at]);
-            plan.launch(&device.stream, poison, side, |rows| actual(step, rows), mark)
+            plan.launch((device, &device.stream), poison, side, |rows| actual(step, rows), mark)
         })?;
         device.stream.finish()?;
         let mut times = Vec::with_capacity(events.len());
@@ -468,9 +523,9 @@ impl Plan {
             let Some(milliseconds) = event.since(&events[0])? else { return Ok(None) };
             times.push(milliseconds * 1e6);
         }
-        let spans = self.launches.iter().zip(times.windows(2)).map(|(launch, times)| Span {
-            op: launch.op,
-            entry: launch.entry,
+        let spans = self.work.iter().zip(times.windows(2)).map(|(work, times)| Span {
+            op: work.op(),
+            entry: work.entry(),
             start_ns: times[0],
             end_ns: times[1],
         });
@@ -480,7 +535,7 @@ impl Plan {
     /// Launches of a step.
     #[must_use]
     pub fn launches(&self) -> usize {
-        self.launches.len()
+        self.work.len()
     }
 
     /// Bytes of scratch memory that a step needs; plans of a device share it.
@@ -503,13 +558,12 @@ impl Side {
 }
 
 impl Output {
-    fn new(device: &Device, program: &Program, act: Act) -> Result<Self, CudaError> {
-        let bytes = program.capacity(act) * program.cols(act) * 4;
+    fn new(device: &Device, act: Act, elem: Elem, bytes: u64) -> Result<Self, CudaError> {
         let memory = || {
             let what = "an output";
-            Ok::<_, CudaError>(match program.spec(act).elem {
-                Elem::U32 => OutputMemory::Host(HostBuffer::new(&device.context, what, bytes)?),
-                Elem::F32 => OutputMemory::Device(device.zeroed(what, bytes as u64)?),
+            Ok::<_, CudaError>(match elem {
+                Elem::U32 => OutputMemory::Host(HostBuffer::new(&device.context, what, size(bytes))?),
+                Elem::F32 => OutputMemory::Device(device.zeroed(what, bytes)?),
             })
         };
         Ok(Self { act, memory: [memory()?, memory()?] })
@@ -517,21 +571,31 @@ impl Output {
 }
 
 /// The entry point of each launch.
-fn functions(device: &Device, launches: &[Launch]) -> Result<Vec<Function>, CudaError> {
-    let units: Vec<_> = launches.iter().map(|launch| launch.unit.clone()).collect();
-    let modules = device.modules(&units)?;
-    launches.iter().zip(modules).map(|(launch, module)| module.function(launch.entry)).collect()
+fn functions(device: &Device, work: &[Work]) -> Result<Vec<Option<Function>>, CudaError> {
+    let units: Vec<_> = work.iter().filter_map(Work::launch).map(|launch| launch.unit.clone()).collect();
+    let mut modules = device.modules(&units)?.into_iter();
+    let function = |work: &Work| {
+        let module = work.launch().and_then(|launch| Some((launch, modules.next()?)));
+        module.map(|(launch, module)| module.function(launch.entry)).transpose()
+    };
+    work.iter().map(function).collect()
 }
 
-/// What a launch names that has a place in scratch memory.
-fn things(program: &Program, launch: &Launch) -> Vec<Thing> {
+/// What a launch or a product names that has a place in scratch memory.
+fn things(program: &Program, work: &Work) -> Vec<Thing> {
     let thing = |arg: &Arg| match *arg {
         Arg::Act(act) if !program.outputs.contains(&act) => Some(Thing::Act(act)),
         Arg::Prepared(act) => Some(Thing::Prepared(act)),
         Arg::Scratch(Scratch::Op(at)) | Arg::PreparedIn(Scratch::Op(at), _) => Some(Thing::Scratch(at)),
         _ => None,
     };
-    launch.args.iter().filter_map(thing).collect()
+    match work {
+        Work::Launch(launch) => launch.args.iter().filter_map(thing).collect(),
+        Work::Product(product) => {
+            let scratch = [product.x, product.weight, product.workspace].map(Arg::Scratch);
+            scratch.iter().chain(&[Arg::Act(product.out)]).filter_map(thing).collect()
+        }
+    }
 }
 
 /// Rows of a step.

@@ -20,7 +20,7 @@ use gemma4_core::quant;
 use gemma4_core::tensor::{DType, Tensor};
 
 use crate::device::Device;
-use crate::driver::{Buffer, HostBuffer};
+use crate::driver::{Buffer, Table};
 use crate::error::CudaError;
 
 pub(crate) use layout::Layout;
@@ -46,7 +46,7 @@ struct Inner {
     /// The forms that it has: the usual one since it was loaded, another since a plan asked for it.
     vector: OnceLock<Buffer>,
     matrix: OnceLock<(Layout, Buffer)>,
-    table: OnceLock<HostBuffer>,
+    table: OnceLock<Table>,
 }
 
 /// Whether a weight is the table of per-layer embeddings: its name in GGUF files, or in folders.

@@ -297,7 +297,7 @@ pub fn open_cuda(options: &gemma4_cuda::Options) -> Result<Covered, String> {
 #[must_use]
 pub fn cuda_title(cuda: &Cuda) -> String {
     let report = cuda.report();
-    format!("{}, driver for {}, kernels for {}", report.title(), report.driver, cuda.compiler())
+    format!("{}, driver for {}, kernels for {}", report.title(), report.driver, cuda.features().join(", "))
 }
 
 fn cpu() -> Covered {

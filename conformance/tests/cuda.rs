@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use gemma4_conformance::backends::{self, Covered, Device};
+use gemma4_conformance::cases::library_cases;
 use gemma4_conformance::compare::same_bits;
 use gemma4_conformance::invariance::{Subject, feed};
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
@@ -13,7 +14,7 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::Taps;
 use gemma4_core::program::Class;
 use gemma4_core::sample::{Draw, Edit, Sampling};
-use gemma4_cuda::{Cuda, CudaError, Folder, Options};
+use gemma4_cuda::{Cuda, CudaError, Folder, Options, Prompts};
 
 /// The device of this run, if it has one.
 fn covered() -> Option<(&'static Covered, &'static Cuda)> {
@@ -197,4 +198,55 @@ fn compiled_kernels_are_kept_and_damaged_ones_made_anew() {
     assert!(files(folder.path()) == kept, "the same code was made again");
     drop(turn);
     at.report("cache of kernels", first.len());
+}
+
+/// The variable that makes a missing library of products a failure.
+const REQUIRE_LIBRARY: &str = "REQUIRE_CUBLASLT";
+
+/// The device with halves in prompts, multiplied by NVIDIA's library wherever it can; none where that is missing.
+fn with_library() -> Option<Cuda> {
+    match Cuda::new(&Options { exact_prompts: false, prompts: Prompts::Library, ..options() }) {
+        Ok(cuda) => Some(cuda),
+        Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
+            let required = std::env::var(REQUIRE_LIBRARY).is_ok_and(|value| value == "1");
+            assert!(!required, "{REQUIRE_LIBRARY} is set, and {error}");
+            backends::say(format_args!("{}skipped: cublaslt: {error}", backends::LINE));
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn products_by_the_library_lose_no_more_than_halves_may_and_know_no_company() {
+    let Some((at, _)) = covered() else { return };
+    let turn = at.turn();
+    let Some(cuda) = with_library() else { return };
+    let (mut compared, mut share) = (0, 0.0f64);
+    for mut case in library_cases() {
+        let before = cuda.library_products();
+        let got = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert!(cuda.library_products() > before, "{}: the library did nothing", case.name);
+        let agreement = case.compare(&got).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        compared += agreement.count;
+        share = share.max(agreement.share);
+        // The same rows in plans of other sizes, whose products have other numbers of rows.
+        let rows = std::mem::take(&mut case.rows);
+        let cols = got.len() / rows.len();
+        for (some, want) in rows.chunks(37).zip(got.chunks(37 * cols)) {
+            for capacity in [some.len().next_power_of_two(), 512] {
+                case.rows = some.to_vec();
+                case.picked = (0..some.len()).map(|row| u32::try_from(row).expect("few")).collect();
+                case.settings.truncate(some.len());
+                (case.program.rows, case.program.picked) = (capacity, capacity);
+                let again = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                same_bits(want, &again).unwrap_or_else(|error| {
+                    panic!("{}, {} rows of {capacity}: {error}", case.name, some.len())
+                });
+                compared += again.len();
+            }
+        }
+    }
+    drop(turn);
+    at.report_with("products by the library", compared, &format!("{:.1} % of the bound", 100.0 * share));
 }

@@ -18,7 +18,7 @@ use gemma4_core::ops::Op;
 use gemma4_core::program::Program;
 use gemma4_cuda::compile::{self, KernelReport};
 use gemma4_cuda::kernels::{self, Unit};
-use gemma4_cuda::{Arch, LaunchReport, launches};
+use gemma4_cuda::{Arch, LaunchReport, Prompts, launches};
 
 /// The variable that makes a missing compiler a failure.
 const REQUIRE: &str = "REQUIRE_NVRTC";
@@ -138,8 +138,9 @@ fn every_kernel_compiles_and_neither_spills_nor_needs_more_shared_memory_than_a_
 /// Programs of small models in both classes with every type of cache, and those of the cases: every op, with every type of
 /// weight and whatever else it may be asked.
 fn programs() -> Vec<Program> {
+    let library = cases::library_cases();
     let mut programs: Vec<Program> =
-        Op::ALL.iter().flat_map(|op| cases::of(op)).map(|case| case.program).collect();
+        Op::ALL.iter().flat_map(|op| cases::of(op)).chain(library).map(|case| case.program).collect();
     for tiny in Tiny::all() {
         for kv in KvType::ALL {
             let model = tiny.model();
@@ -198,8 +199,8 @@ fn every_program_becomes_launches_that_their_kernels_take_and_a_3090_can_run() {
     let listed = kernels::units();
     let (mut count, mut complaints) = (0, BTreeSet::new());
     for program in programs() {
-        for exact in [true, false] {
-            match launches(&program, exact) {
+        for (exact, prompts) in [(true, Prompts::Tiles), (false, Prompts::Tiles), (false, Prompts::Library)] {
+            match launches(&program, exact, prompts) {
                 Ok(launches) => {
                     count += launches.len();
                     complaints.extend(launches.iter().filter_map(|launch| complain(launch, &listed)));

@@ -126,6 +126,7 @@ pub struct Bytes {
 #[derive(Clone)]
 enum Owner {
     Static(&'static [u8]),
+    Mapped(Arc<dyn AsRef<[u8]> + Send + Sync>),
     Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
@@ -139,6 +140,17 @@ impl Bytes {
     /// Bytes of `owner`, which lives as long as any part of them.
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         Self { range: 0..owner.as_ref().len(), owner: Owner::Shared(Arc::new(owner)) }
+    }
+
+    /// Bytes of a mapped file, whose pages hold nothing else.
+    pub fn from_mapped(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self { range: 0..owner.as_ref().len(), owner: Owner::Mapped(Arc::new(owner)) }
+    }
+
+    /// Whether they are those of a mapped file: nobody writes to the pages they lie in.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.owner, Owner::Mapped(_))
     }
 
     /// The part `range`, counted from the start of this part; `None` if it reaches past the end.
@@ -156,7 +168,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
             Owner::Static(bytes) => bytes,
-            Owner::Shared(owner) => (**owner).as_ref(),
+            Owner::Mapped(owner) | Owner::Shared(owner) => (**owner).as_ref(),
         };
         &all[self.range.clone()]
     }

@@ -151,8 +151,10 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let wanted = DraftArgs { draft: args.draft.draft.clone(), ..DraftArgs::default() };
     let drafting = wanted.open(&model.config, None)?;
     let report = device::with!(device::choose(global, Purpose::Use)?, device => {
-        plan.options = plan.options.on(&device);
-        plan.options.chunk = args.chunk.unwrap_or(plan.options.chunk);
+        plan.options = match args.chunk {
+            Some(chunk) => Options { chunk, ..plan.options },
+            None => load::steps(&device, &model, plan.options, &drafting)?,
+        };
         measure(args, name, device, (model, drafting), &plan)?
     });
     if args.json {

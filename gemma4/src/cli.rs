@@ -57,6 +57,10 @@ pub(crate) struct Global {
     /// Compile CUDA kernels for no newer architecture than this, such as `sm_86` of an RTX 3090; for tests and reports
     #[arg(long, global = true, value_name = "sm_NN", help_heading = MODEL, hide_short_help = true)]
     pub(crate) arch_limit: Option<String>,
+    /// Who multiplies prompts on CUDA, in 16-bit floats: kernels of this program (tiles), NVIDIA's library wherever it can
+    /// (cublaslt), or whoever was measured to be faster (auto, the default)
+    #[arg(long, global = true, value_enum, value_name = "HOW", help_heading = MODEL, hide_short_help = true)]
+    pub(crate) prompts: Option<Prompts>,
     /// Use an NVIDIA GPU as if it had no more memory than this, such as 24GiB
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = MODEL)]
     #[arg(hide_short_help = true)]
@@ -82,6 +86,7 @@ impl Global {
             with: Vec::new(),
             without: Vec::new(),
             arch_limit: None,
+            prompts: None,
             vram_limit: None,
             model: None,
             threads: None,
@@ -120,6 +125,17 @@ pub(crate) enum Lossy {
     F16,
     /// 8-bit integers
     Int8,
+}
+
+/// Who multiplies prompts on CUDA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Prompts {
+    /// Whoever was measured to be faster
+    Auto,
+    /// Kernels of this program
+    Tiles,
+    /// NVIDIA's library
+    Cublaslt,
 }
 
 /// How the cache is laid out.

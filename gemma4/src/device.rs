@@ -124,6 +124,7 @@ pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
                 (!global.with.is_empty(), "--with"),
                 (!global.without.is_empty(), "--without"),
                 (global.arch_limit.is_some(), "--arch-limit"),
+                (global.prompts.is_some(), "--prompts"),
                 (global.vram_limit.is_some(), "--vram-limit"),
             ];
             for (given, flag) in flags {
@@ -139,14 +140,19 @@ pub(crate) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
             None => gpu_or_cpu(global, purpose),
         },
         BackendName::Wgpu => {
-            if global.arch_limit.is_some() || global.vram_limit.is_some() {
+            if only_cuda(global) {
                 return Err(Failure::usage(
-                    "--arch-limit and --vram-limit are about CUDA, not --backend wgpu",
+                    "--arch-limit, --vram-limit and --prompts are about CUDA, not --backend wgpu",
                 ));
             }
             gpu_or_cpu(global, purpose)
         }
     }
+}
+
+/// Whether the user asks for what only CUDA has.
+fn only_cuda(global: &Global) -> bool {
+    global.arch_limit.is_some() || global.vram_limit.is_some() || global.prompts.is_some()
 }
 
 #[cfg(feature = "cuda")]
@@ -166,8 +172,7 @@ fn insist_on_cuda(_: &Global, _: Purpose) -> Result<Chosen, Failure> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda_if_it_works(global: &Global, _: Purpose) -> Result<Option<Chosen>, Failure> {
-    let asked = global.arch_limit.is_some() || global.vram_limit.is_some();
-    if asked { Err(no_cuda()) } else { Ok(None) }
+    if only_cuda(global) { Err(no_cuda()) } else { Ok(None) }
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use gemma4_core::engine::{DraftKind, DraftOptions, Engine, Warm};
+use gemma4_core::engine::{DraftKind, DraftOptions, Engine, Options, Warm};
 use gemma4_core::model::config::Config;
 use gemma4_core::model::drafter::{OpenDraft, synthetic};
 use gemma4_core::model::gemma4::KvTypes;
@@ -120,13 +120,18 @@ impl DraftArgs {
 }
 
 impl Drafting {
+    /// Bytes that the drafters take beside a model with such options.
+    pub(crate) fn bytes(&self, options: &Options, kv: KvTypes) -> u64 {
+        self.files.iter().map(|open| draft_bytes(&open.file, options, kv)).sum()
+    }
+
     /// Puts the drafters beside the model, before its first sequence is opened.
     pub(crate) fn attach<D: Device>(
         self,
         engine: &mut Engine<D>,
         kv: KvTypes,
     ) -> Result<Option<Settings>, Failure> {
-        let needs: u64 = self.files.iter().map(|open| draft_bytes(&open.file, engine.options(), kv)).sum();
+        let needs = self.bytes(engine.options(), kv);
         if let (Target::Cpu, Some(free)) = (D::TARGET, load::free_memory())
             && needs > free
         {

@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{CacheArgs, Global};
 use crate::device::{Device, remark};
+use crate::draft::Drafting;
 use crate::failure::Failure;
 
 /// Tokens of a sequence unless the user says otherwise.
@@ -61,6 +62,27 @@ pub(crate) fn options(model: &Gemma4, cache: &CacheArgs) -> Result<Options, Fail
         }
     }
     Ok(Options { context, sequences: 1, kv_local, kv_global, chunk: CHUNK, snapshots: BORDERS, pool: None })
+}
+
+/// The steps of prompts that a device prefers, or shorter ones where those leave too little memory for the model and the
+/// drafters beside it.
+pub(crate) fn steps<D: Device>(
+    device: &D,
+    model: &Gemma4,
+    options: Options,
+    drafting: &Drafting,
+) -> Result<Options, Failure> {
+    let mut options = options.on(device);
+    let Some(memory) = device.memory()? else { return Ok(options) };
+    while options.chunk > CHUNK {
+        match device.memory_plan(model, &options)? {
+            Some(plan) if plan.total() + drafting.bytes(&options, options.kv_global) > memory.free => {
+                options.chunk = (options.chunk / 2).max(CHUNK);
+            }
+            _ => break,
+        }
+    }
+    Ok(options)
 }
 
 /// Puts a model on a device, with a progress bar where somebody is watching.

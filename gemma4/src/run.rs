@@ -188,7 +188,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global) -> Result<ExitCode, Failure> 
     check(&task, &speaker, &options)?;
     let shown = Shown { name: model_name(global), json: args.json };
     device::with!(device::choose(global, Purpose::Use)?, device => {
-        let options = options.on(&device);
+        let options = load::steps(&device, &model, options, &drafting)?;
         let mut engine = load::engine(device, model, options)?;
         settings.draft = drafting.attach(&mut engine, options.kv_global)?;
         start(engine, &speaker, settings, task, &shown)

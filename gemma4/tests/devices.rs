@@ -11,15 +11,21 @@ use call::gemma4;
 
 #[test]
 fn what_does_not_go_together_is_said() {
-    let rows: [(&[&str], &str); 9] = [
+    let rows: [(&[&str], &str); 12] = [
         (
             &["bench", "--backend", "cpu", "--vram-limit", "1GiB"],
             "--vram-limit is about GPUs, and --backend cpu",
         ),
         (
             &["bench", "--backend", "wgpu", "--arch-limit", "sm_86"],
-            "--arch-limit and --vram-limit are about CUDA",
+            "--arch-limit, --vram-limit and --prompts are about CUDA",
         ),
+        (&["bench", "--backend", "wgpu", "--prompts", "tiles"], "--prompts are about CUDA"),
+        (
+            &["bench", "--backend", "cpu", "--prompts", "cublaslt"],
+            "--prompts is about GPUs, and --backend cpu",
+        ),
+        (&["bench", "--prompts", "cublas"], "invalid value 'cublas'"),
         (&["bench", "--vram-limit", "24 apples"], "invalid value '24 apples'"),
         (
             &["logits", "--text", "a", "--backend", "cpu", "--device", "0"],
@@ -66,6 +72,12 @@ fn cuda_without_a_device_ends_in_one_sentence() {
         b"",
         2,
         "--arch-limit: `sm_70`",
+    );
+    fails(
+        &["logits", "--text", "a", "--backend", "cuda", "--prompts", "cublaslt", "--without", "f16"],
+        b"",
+        2,
+        "--without f16 has none",
     );
 }
 

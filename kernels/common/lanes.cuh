@@ -3,13 +3,6 @@
 
 #include "common/half.cuh"
 
-// Four bytes of the eight of `a` and `b` (bytes 4 to 7), chosen by the nibbles of `select`.
-__device__ __forceinline__ u32 bytes_of(u32 a, u32 b, u32 select) {
-  u32 d;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(select));
-  return d;
-}
-
 // a - b and a * b of two halves.
 __device__ __forceinline__ u32 minus2(u32 a, u32 b) {
   u32 d;

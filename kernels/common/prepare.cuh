@@ -1,40 +1,55 @@
 // The form in which products on tensor cores read activations.
 //
 // A row is cut into blocks of 256 columns. The values of a block are scaled by a power of two, so that the largest lies
-// in [512, 1024), and become halves: one (`split` = 0), or two whose sum has 22 bits (`split` = 1: x = high + low / 2048,
-// within 2^-22 of x as long as x is at least 2^-24 of the largest). Each part of each row is a column of the B operand of
-// `mma`; columns come in tiles of 8, and the 32 halves of a group of 32 values lie as the lanes of `mma` want them: 16
-// bytes for each lane, of which the first 8 are its share of the group's first 16 values.
+// in [512, 1024).
 //
-//   parts   [tiles][groups of 32][8 columns][4 t][2][4] halves: t, h, i hold value 16 h + 4 t + i of the group
-//   mins32  [tiles][blocks][8 columns][4 t][4] halves: sums of groups 2t, 2t+1, and what rounding them left
-//   mins16  [tiles][blocks][2][8 columns][4 t][4] halves: likewise of groups of 16, of each half of the block
-//   sums32  [row tiles][groups of 32][tile rows] floats, sums16 likewise: sums of scaled values
+// Rows that are exact (`split` = 1) become whole numbers of 2^-20, which four signed bytes hold: within 2^-31 of the
+// block's largest value. A product of integers takes each byte of a row as a column of the B operand of its own. For
+// weights that are not codes but halves, values are also two halves, whose sum has 22 bits: x = high + low / 2048. Both
+// forms hold what a lane of `mma` wants in one load, see `Digits` and `Halves`:
+//
+//   [rows][blocks] Digits, then [rows][blocks] Halves, if `halves` = 1
+//
+// Rows of prompts (`split` = 0) are one half a value, and all blocks of a row have one scale, that of the row's largest
+// value. Rows come in tiles of 8, which are columns of the B operand:
+//
+//   parts   [tiles][groups of 32][8 rows][4 t][2][4] halves: t, h, i hold value 16 h + 4 t + i of the group
 //   scales  [rows][blocks] floats: the power of two that makes up for the scaling
-//
-// All blocks of a row of single halves have one scale, that of the row's largest value; split rows have one a block.
-// Sums are those of what is multiplied, so that offsets of codes cancel exactly. A tile has 8 rows, or 4 if they are split.
 #pragma once
 
 #include "common/half.cuh"
 
+// Of one block of a row.
+struct Digits {
+  uint4 words[4][4][4];  // [64 columns][byte d, lowest first][t]: of columns 16 j + 4 t, + 2, + 1, + 3 for j = 0 to 3
+  uint2 mins32[4];       // [t] four halves: sums of groups of 32, 2 t and 2 t + 1, and what rounding them left
+  uint2 mins16[2][4];    // [half of the block][t] likewise of groups of 16
+  float sums32[8];       // sums of groups of 32
+  float4 scale;          // x: the power of two that makes up for the scaling
+};
+
+// Two halves a value, with the scale of `Digits`.
+struct Halves {
+  uint4 words[8][2][4];  // [32 columns][high, low][t]: of columns 4 t to 4 t + 3, and the same 16 columns on
+};
+
+constexpr float DIGIT = 1.f / 1048576;  // what the lowest byte counts
+
 struct Prepared {
   u8* base;    // 0 if nobody wants it
-  u32 tiles;   // of 8 columns of the B operand
+  u32 rows;    // that there is room for
   u32 blocks;  // of 256 values of a row
-  u32 split;   // 1: two columns a row
-  u32 unused;
+  u32 split;   // 1: digits
+  u32 halves;  // 1: halves too
 
   __device__ u32 groups() const { return blocks * 8; }
-  __device__ u32 tile_rows() const { return split ? 4 : 8; }
-  __device__ u16* parts() const { return reinterpret_cast<u16*>(base); }
-  __device__ u16* mins32() const { return parts() + size_t(tiles) * blocks * 2048; }
-  __device__ u16* mins16() const { return mins32() + size_t(tiles) * blocks * 128; }
-  __device__ float* sums32() const { return reinterpret_cast<float*>(mins16() + size_t(tiles) * blocks * 256); }
-  __device__ float* sums16() const { return sums32() + size_t(tiles) * tile_rows() * blocks * 8; }
-  __device__ float* scales() const { return sums16() + size_t(tiles) * tile_rows() * blocks * 16; }
-  // First half of group 0 of a column.
-  __device__ u16* column(u32 n) const { return parts() + (size_t(n / 8) * groups() * 8 + n % 8) * 32; }
+  __device__ Digits* digits(u32 row) const { return reinterpret_cast<Digits*>(base) + size_t(row) * blocks; }
+  __device__ Halves* halves_of(u32 row) const { return reinterpret_cast<Halves*>(digits(rows)) + size_t(row) * blocks; }
+  // First half of group 0 of a row of a prompt.
+  __device__ u16* column(u32 row) const {
+    return reinterpret_cast<u16*>(base) + (size_t(row / 8) * groups() * 8 + row % 8) * 32;
+  }
+  __device__ float* scales() const { return reinterpret_cast<float*>(base + size_t((rows + 7) / 8) * groups() * 512); }
 };
 
 // The largest magnitude of a block, in all lanes of the warp that holds it as `prepare256` wants it.
@@ -47,6 +62,50 @@ __device__ __forceinline__ float largest_of(const float (&v)[8]) {
   return largest;
 }
 
+// Byte `d` of each of four words.
+__device__ __forceinline__ u32 digit_of(const u32* words, u32 d) {
+  const u32 pick = d | (4 + d) << 4;
+  return bytes_of(bytes_of(words[0], words[1], pick), bytes_of(words[2], words[3], pick), 0x5410u);
+}
+
+// Eight values of a block, scaled by `down`, as digits: of columns 8 l to 8 l + 7, for lane l.
+__device__ __forceinline__ void put_digits(const float (&x)[8], Digits* to) {
+  const u32 lane = threadIdx.x % 32;
+  u32 words[2][4];
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    // Each byte but the highest is 128 too large at first; flipping its highest bit makes it signed.
+    const u32 q = (u32(__float2int_rn(x[i] * (1.f / DIGIT))) + 0x00808080u) ^ 0x00808080u;
+    constexpr int place[4] = {0, 2, 1, 3};
+    words[i / 4][place[i % 4]] = q;
+  }
+  // Of 64 columns, lanes 2 j and 2 j + 1 hold those of product j.
+  u32* at = reinterpret_cast<u32*>(to->words[lane / 8]) + lane % 8 / 2;
+#pragma unroll
+  for (u32 d = 0; d < 4; d++)
+#pragma unroll
+    for (u32 k = 0; k < 2; k++) at[(d * 4 + lane % 2 * 2 + k) * 4] = digit_of(words[k], d);
+}
+
+// The same as two halves each.
+__device__ __forceinline__ void put_halves(const float (&x)[8], Halves* to) {
+  const u32 lane = threadIdx.x % 32;
+  uint2* high = reinterpret_cast<uint2*>(to->words[lane / 4][0]) + lane % 4 / 2;
+  uint2* low = reinterpret_cast<uint2*>(to->words[lane / 4][1]) + lane % 4 / 2;
+#pragma unroll
+  for (u32 k = 0; k < 2; k++) {
+    u32 first[2], left[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const float a = x[4 * k + 2 * i], b = x[4 * k + 2 * i + 1];
+      first[i] = halves_of(a, b);
+      left[i] = halves_of((a - low_half(first[i])) * 2048.f, (b - high_half(first[i])) * 2048.f);
+    }
+    high[(lane % 2 * 2 + k) * 2] = make_uint2(first[0], first[1]);
+    low[(lane % 2 * 2 + k) * 2] = make_uint2(left[0], left[1]);
+  }
+}
+
 // Writes one block of a row whose largest magnitude is `largest`. All lanes of a warp call it together; lane l holds
 // values 8 l to 8 l + 7 of the block, zeros past the width of the row.
 __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block, float largest) {
@@ -55,64 +114,43 @@ __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& 
   int e = int(__float_as_uint(largest) >> 23) - 127 - 9;
   if (e > 118) e = 0;
   if (e < -100) e = -100;
-  const float down = __uint_as_float(u32(127 - e) << 23);
+  const float down = __uint_as_float(u32(127 - e) << 23), up = __uint_as_float(u32(127 + e) << 23);
 
-  u16 high[8], low[8];
-  float sum = 0.f;
+  float x[8], sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const float x = v[i] * down;
-    high[i] = half_of(x);
-    const float rest = x - float_of(high[i]);
-    low[i] = half_of(rest * 2048.f);
-    sum += out.split ? x : float_of(high[i]);
+  for (int i = 0; i < 8; i++) x[i] = v[i] * down, sum += x[i];
+  if (!out.split) {
+    u16* to = out.column(row) + size_t(block * 8 + lane / 4) * 256 + lane % 2 * 16 + lane % 4 / 2 * 4;
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+      *reinterpret_cast<uint2*>(to + 8 * k) =
+          make_uint2(halves_of(x[4 * k], x[4 * k + 1]), halves_of(x[4 * k + 2], x[4 * k + 3]));
+    if (lane == 0) out.scales()[size_t(row) * out.blocks + block] = up;
+    return;
   }
+
+  Digits* to = out.digits(row) + block;
+  put_digits(x, to);
+  if (out.halves) put_halves(x, out.halves_of(row) + block);
   const float sum16 = sum + __shfl_xor_sync(~0u, sum, 1);
   const float sum32 = sum16 + __shfl_xor_sync(~0u, sum16, 2);
-
-  const u32 group = block * 8 + lane / 4, h = lane % 4 / 2, t = lane % 2 * 2;
-  const u32 columns = out.split ? 2 : 1;
-#pragma unroll
-  for (u32 part = 0; part < 2; part++) {
-    if (part == columns) break;
-    const u32 n = row * columns + part;
-    u16* to = out.column(n) + size_t(group) * 256 + t * 8 + h * 4;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      u32 words[2];
-#pragma unroll
-      for (int k = 0; k < 2; k++) {
-        const int at = 4 * i + 2 * k;
-        words[k] = part ? low[at] | u32(low[at + 1]) << 16 : high[at] | u32(high[at + 1]) << 16;
-      }
-      *reinterpret_cast<uint2*>(to + 8 * i) = make_uint2(words[0], words[1]);
-    }
-    // The sums belong to the first part; the second adds nothing to them.
-    const u32 at = (n / 8) * out.blocks + block;
-    if (lane % 4 == 0) {
-      const u16 a = part ? u16(0) : half_of(sum32), b = part ? u16(0) : half_of(sum32 - float_of(a));
-      u16* mins = out.mins32() + (size_t(at) * 8 + n % 8) * 16 + lane / 8 * 4 + lane / 4 % 2;
-      mins[0] = a;
-      mins[2] = b;
-    }
-    if (lane % 2 == 0) {
-      const u16 a = part ? u16(0) : half_of(sum16), b = part ? u16(0) : half_of(sum16 - float_of(a));
-      const u32 j = lane / 2;
-      u16* mins = out.mins16() + ((size_t(at) * 2 + j / 8) * 8 + n % 8) * 16 + j % 8 / 2 * 4 + j % 2;
-      mins[0] = a;
-      mins[2] = b;
-    }
+  if (lane % 4 == 0) {
+    const u16 a = half_of(sum32), b = half_of(sum32 - float_of(a));
+    u16* mins = reinterpret_cast<u16*>(to->mins32 + lane / 8) + lane / 4 % 2;
+    mins[0] = a, mins[2] = b;
+    to->sums32[lane / 4] = sum32;
   }
-  const u32 rows = out.tile_rows();
-  if (lane % 4 == 0) out.sums32()[(size_t(row / rows) * out.groups() + group) * rows + row % rows] = sum32;
   if (lane % 2 == 0) {
-    const u32 at = block * 16 + lane / 2;
-    out.sums16()[(size_t(row / rows) * out.groups() * 2 + at) * rows + row % rows] = sum16;
+    const u16 a = half_of(sum16), b = half_of(sum16 - float_of(a));
+    u16* mins = reinterpret_cast<u16*>(to->mins16[lane / 16] + lane / 4 % 4) + lane / 2 % 2;
+    mins[0] = a, mins[2] = b;
   }
-  if (lane == 0) out.scales()[size_t(row) * out.blocks + block] = __uint_as_float(u32(127 + e) << 23);
+  // Integers know no infinity and no NaN: a block that holds one is multiplied with NaN.
+  const bool finite = __all_sync(~0u, fabsf(sum) <= 3.4e38f);
+  if (lane == 0) to->scale = make_float4(finite ? up : __uint_as_float(0x7fc00000u), 0.f, 0.f, 0.f);
 }
 
-// The same for a row of split parts.
+// The same for a row of digits.
 __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block) {
   prepare256(v, out, row, block, largest_of(v));
 }

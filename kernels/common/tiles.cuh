@@ -74,8 +74,9 @@ struct TileSums {
   float at[2][8][4];
 };
 
-// Scales are 2^8 times what they are, so that small ones stay normal halves; the sums are divided at the end.
-constexpr float TILE_UNIT = 256.f;
+// Scales are 2^6 times what they are, so that small ones stay normal halves and weights up to 1023 finite; the sums are
+// divided at the end.
+constexpr float TILE_UNIT = 64.f;
 
 __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   u32 d;
@@ -83,15 +84,15 @@ __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) {
   return d;
 }
 
-// Codes of `fragment` as the values they stand for. 1024 + code is a half whose lowest bits are the code.
+// Bytes of codes (of rows g and g + 8, 16 columns) as the values they stand for, in the registers of a product of halves.
+// 1024 + byte is a half whose lowest bits are the byte, a signed one with its highest bit turned; steps of a half there are 1.
 template <class W>
-__device__ __forceinline__ void values(u32 (&a)[4], const u32 (&scale)[2], const u32 (&min)[2]) {
-  // Minus 1024 and the offset, for rows g and g + 8: 0xe400 is -1024, and steps of a half there are 1.
-  constexpr u32 left[2] = {twice(0xe400u + W::OFFSET), twice(0xe400u + W::OFFSET * u32(W::ABOVE))};
+__device__ __forceinline__ void values(u32 g, u32 above, u32 (&a)[4], const u32 (&scale)[2], const u32 (&min)[2]) {
+  constexpr u32 one = twice(W::SIGNED ? 0x6480u : 0x6400u), left = twice(W::SIGNED ? 0xe480u : 0xe400u);
 #pragma unroll
   for (int r = 0; r < 4; r++) {
-    const u32 code = add2(a[r] | 0x64006400u, left[r % 2]);
-    a[r] = fma2(code, scale[r % 2], min[r % 2]);
+    const u32 bytes = (r / 2 ? (r % 2 ? above : g) >> 8 : r % 2 ? above : g) & 0x00ff00ffu;
+    a[r] = fma2(add2(bytes ^ one, left), scale[r % 2], min[r % 2]);
   }
 }
 
@@ -140,29 +141,30 @@ __device__ __forceinline__ TileSums tile_product(u8* memory, const WeightView& w
           for (int i = 0; i < W::BITS; i++) codes[i] = from[i];
 #pragma unroll
           for (int i = 0; i < W::EXTRA; i++) extra[i] = above[i];
+          u32 bytes[4];
+          if constexpr (W::SCALES != ROW) bytes_of_codes<W>(codes, extra, h, bytes);
 #pragma unroll
           for (int i = 0; i < 2; i++) {
             u32 a[4];
-            fragment<W>(codes, extra, 2 * h + i, a);
+            if constexpr (W::SCALES == ROW) fragment<W>(codes, 2 * h + i, a);
             if constexpr (W::SCALES != ROW) {
               const int j = W::GROUP == 16 ? (2 * c + h) * 2 + i : 2 * c + h;
               u32 scale[2], min[2];
 #pragma unroll
               for (int k = 0; k < 2; k++) {
-                // `factor` is for codes as products take them.
-                const float s = head[mt].scale(j, k) * (head[mt].factor(k) * (TILE_UNIT / W::UNIT));
+                const float s = head[mt].scale(j, k) * (head[mt].factor(k) * TILE_UNIT);
                 scale[k] = halves_of(s, s);
                 float m = 0.f;
                 if constexpr (W::SCALES == HALF_MIN) m = head[mt].min(j, k) * TILE_UNIT;
                 if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) m = -head[mt].min_of(j, k) * TILE_UNIT;
                 min[k] = halves_of(m, m);
               }
-              values<W>(a, scale, min);
+              values<W>(bytes[2 * i], bytes[2 * i + 1], a, scale, min);
             }
 #pragma unroll
             for (int nt = 0; nt < 8; nt++) mma(sums.at[mt][nt], a, i ? b[nt].z : b[nt].x, i ? b[nt].w : b[nt].y);
             if constexpr (W::BITS == 32) {
-              fragment<W>(codes + 16, extra, 2 * h + i, a);
+              fragment<W>(codes + 16, 2 * h + i, a);
               // 2^-11 of what the first halves left out, which the rounding of x drowns: added where it is not.
 #pragma unroll
               for (int r = 0; r < 4; r++) a[r] = fma2(a[r], twice(0x1000u), 0u);

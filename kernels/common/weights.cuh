@@ -1,11 +1,8 @@
 // Weights as `backend-cuda/src/weights.rs` lays them out, and how a warp takes them apart for tensor cores.
 //
-// Codes become halves without arithmetic: a code in the lowest bits of a half is a subnormal number, 2^-24 times the
-// code, which `mma` multiplies exactly. The scale of a group makes up for it, once for each sum of 16 or 32 products.
-//
-// Codes are not negative. Products are by so many times the sum of x too large as is subtracted from a code, which their
-// sum begins with: what `mma` cuts off is then relative to that. Numbers of a codebook may be 128 times smaller than what
-// makes them positive (MXFP4 has 0 to 12), so products take those as they are, see `in_products`.
+// Codes are bytes: a product of integers takes them as they are, and sums of 16 or 32 of them are exact. Types whose
+// codes are moved by an offset are packed so that the byte is a signed number, a power of two times the code without its
+// offset; the others are unsigned. The factor of a group makes up for the power of two.
 #pragma once
 
 #include "common/half.cuh"
@@ -24,46 +21,47 @@ struct WeightView {
 
 enum Scales { ROW, HALF, HALF_MIN, SIX_BIT, BYTE16, BYTE32, NIBBLE };
 
-// What is subtracted from codes, or how else they become numbers.
-enum Codes { PLAIN, IQ4, MX };
+// How codes become bytes: as they are, moved by an offset, or through a codebook.
+enum Codes { PLAIN, MOVED, IQ4, MX };
 
-template <int BITS_, int EXTRA_, Scales SCALES_, int OFFSET_, Codes CODES_ = PLAIN, bool BRAIN_ = false>
+template <int BITS_, int EXTRA_, Scales SCALES_, Codes CODES_ = PLAIN, bool BRAIN_ = false>
 struct Type {
   static constexpr int BITS = BITS_;
   static constexpr int EXTRA = EXTRA_;
   static constexpr Scales SCALES = SCALES_;
-  static constexpr int OFFSET = OFFSET_;      // of codes
   static constexpr Codes CODES = CODES_;
-  static constexpr bool BRAIN = BRAIN_;       // 16-bit scales are bfloat16
+  static constexpr bool BRAIN = BRAIN_;  // 16-bit scales are bfloat16
+  static constexpr bool SIGNED = CODES_ != PLAIN;
   // Columns of a scale.
   static constexpr int GROUP = SCALES_ == ROW ? 256 : SCALES_ == BYTE16 || SCALES_ == NIBBLE ? 16 : 32;
-  // Rows g + 8 come multiplied with this.
-  static constexpr float ABOVE = SCALES_ == ROW || CODES_ != PLAIN ? 1.f : BITS_ == 4 ? 16.f : BITS_ == 2 ? 4.f : 1.f;
-  // What the numbers of subnormal halves are multiplied with to be codes.
-  static constexpr float UNIT = SCALES_ == ROW || CODES_ != PLAIN ? 1.f : 16777216.f;
-  // What products are by so many times the sum of x too large.
-  static constexpr int EXCESS = CODES_ == PLAIN ? OFFSET_ : 0;
+  // Whether scales are whole numbers, so that the sum of a block is one.
+  static constexpr bool WHOLE = SCALES_ == SIX_BIT || SCALES_ == BYTE16 || SCALES_ == BYTE32 || SCALES_ == NIBBLE;
+  // What the bytes of rows g and g + 8 are so many times larger than codes. Signed codes begin at the highest bit.
+  static constexpr int TIMES = CODES_ == MOVED || EXTRA_ != 0 ? 1 << (8 - BITS_ - EXTRA_) : 1;
+  static constexpr int TIMES_ABOVE = BITS_ == 4 && CODES_ == PLAIN && EXTRA_ == 0   ? 16
+                                     : BITS_ == 2 && CODES_ == PLAIN && EXTRA_ == 0 ? 4
+                                                                                    : TIMES;
   // Whether rows end anywhere but at the end of a block.
   static constexpr bool PARTIAL = SCALES_ == ROW || SCALES_ == HALF || SCALES_ == HALF_MIN;
 };
 
 namespace type {
-using F32 = Type<32, 0, ROW, 0>;
-using F16 = Type<16, 0, ROW, 0>;
-using BF16 = Type<16, 0, ROW, 0>;
-using Q4_0 = Type<4, 0, HALF, 8>;
-using Q4_1 = Type<4, 0, HALF_MIN, 0>;
-using Q5_0 = Type<4, 1, HALF, 16>;
-using Q5_1 = Type<4, 1, HALF_MIN, 0>;
-using Q8_0 = Type<8, 0, HALF, 128>;
-using Q2_K = Type<2, 0, NIBBLE, 0>;
-using Q3_K = Type<2, 1, BYTE16, 4>;
-using Q4_K = Type<4, 0, SIX_BIT, 0>;
-using Q5_K = Type<4, 1, SIX_BIT, 0>;
-using Q6_K = Type<4, 2, BYTE16, 32>;
-using IQ4_NL = Type<4, 0, HALF, 128, IQ4>;
-using IQ4_XS = Type<4, 0, BYTE32, 128, IQ4>;
-using MXFP4 = Type<4, 0, HALF, 128, MX, true>;
+using F32 = Type<32, 0, ROW>;
+using F16 = Type<16, 0, ROW>;
+using BF16 = Type<16, 0, ROW>;
+using Q4_0 = Type<4, 0, HALF, MOVED>;
+using Q4_1 = Type<4, 0, HALF_MIN>;
+using Q5_0 = Type<4, 1, HALF, MOVED>;
+using Q5_1 = Type<4, 1, HALF_MIN>;
+using Q8_0 = Type<8, 0, HALF, MOVED>;
+using Q2_K = Type<2, 0, NIBBLE>;
+using Q3_K = Type<2, 1, BYTE16, MOVED>;
+using Q4_K = Type<4, 0, SIX_BIT>;
+using Q5_K = Type<4, 1, SIX_BIT>;
+using Q6_K = Type<4, 2, BYTE16, MOVED>;
+using IQ4_NL = Type<4, 0, HALF, IQ4>;
+using IQ4_XS = Type<4, 0, BYTE32, IQ4>;
+using MXFP4 = Type<4, 0, HALF, MX, true>;
 }  // namespace type
 
 __device__ __forceinline__ uint4 stream16(const void* p) {
@@ -82,10 +80,10 @@ __device__ __forceinline__ u32 stream4(const void* p) {
   return v;
 }
 
-// Four consecutive entries of a codebook, each 128 higher, as bytes.
+// Four consecutive entries of a codebook as bytes.
 __device__ constexpr u32 book(const int (&values)[16], int i) {
-  return u32(values[4 * i] + 128) | u32(values[4 * i + 1] + 128) << 8 | u32(values[4 * i + 2] + 128) << 16 |
-         u32(values[4 * i + 3] + 128) << 24;
+  return u32(values[4 * i] & 255) | u32(values[4 * i + 1] & 255) << 8 | u32(values[4 * i + 2] & 255) << 16 |
+         u32(values[4 * i + 3] & 255) << 24;
 }
 
 // The entries of four nibbles, a byte each.
@@ -100,70 +98,54 @@ __device__ __forceinline__ u32 look_up(u32 nibbles) {
   return __byte_perm(lower, upper, 0x3210u | (nibbles & 0x8888u) >> 1);
 }
 
-__device__ __forceinline__ u32 shifted(u32 word, int right) { return right >= 0 ? word >> right : word << -right; }
+__device__ __forceinline__ u32 moved(u32 word, int left) { return left >= 0 ? word << left : word >> -left; }
 
-// The four registers of product `j` of a chunk: rows of codes as halves. `codes` and `extra` are the lane's words of it.
+// The codes of group `h` (32 columns) of a chunk, a byte each: a[0] and a[1] are rows g and g + 8 of its first 16 columns,
+// a[2] and a[3] of the others. The bytes are columns 4t, 4t + 2, 4t + 1 and 4t + 3. `codes` and `extra` are the lane's words
+// of the chunk.
 template <class W>
-__device__ __forceinline__ void fragment(const u32* codes, const u32* extra, int j, u32 (&a)[4]) {
-  if constexpr (W::SCALES == ROW) {
-    for (int r = 0; r < 4; r++) a[r] = codes[4 * j + r];
-  } else if constexpr (W::CODES != PLAIN) {
-    const u32 x = look_up<W::CODES>(codes[j] & 0xffffu), y = look_up<W::CODES>(codes[j] >> 16);
-    const u32 p = __byte_perm(x, y, 0x5410), q = __byte_perm(x, y, 0x7632);
-    a[0] = p & 0x00ff00ffu;
-    a[1] = p >> 8 & 0x00ff00ffu;
-    a[2] = q & 0x00ff00ffu;
-    a[3] = q >> 8 & 0x00ff00ffu;
-  } else if constexpr (W::BITS == 8) {
-    for (int r = 0; r < 4; r++) a[r] = codes[2 * j + r / 2] >> (r % 2 * 8) & 0x00ff00ffu;
-  } else if constexpr (W::BITS == 4) {
-    const u32 w = codes[j], v = w >> 8;
-    a[0] = w & 0x000f000fu;
-    a[1] = w & 0x00f000f0u;
-    a[2] = v & 0x000f000fu;
-    a[3] = v & 0x00f000f0u;
-  } else {
-    const u32 w = codes[j / 2] >> (j % 2 * 8), v = w >> 4;
-    a[0] = w & 0x00030003u;
-    a[1] = w & 0x000c000cu;
-    a[2] = v & 0x00030003u;
-    a[3] = v & 0x000c000cu;
-  }
-  if constexpr (W::EXTRA != 0) {
-    // Two registers share a shift: their upper bits are as far apart as their places (`pack.rs`).
-    constexpr u32 mask = W::EXTRA == 2 ? 0x00300030u : W::BITS == 4 ? 0x00100010u : 0x00040004u;
-    for (int pair = 0; pair < 2; pair++) {
-      int first, word = 0;
-      if constexpr (W::EXTRA == 2) {
-        const int k = 2 * (j % 2) + pair;
-        first = k < 2 ? 2 * k : 2 * k + 4;
-        word = j / 2;
+__device__ __forceinline__ void bytes_of_codes(const u32* codes, const u32* extra, int h, u32 (&a)[4]) {
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    if constexpr (W::BITS == 8) {
+      a[r] = codes[4 * h + r];
+    } else if constexpr (W::BITS == 4) {
+      const u32 w = codes[2 * h + r / 2];
+      if constexpr (W::CODES == IQ4 || W::CODES == MX) {
+        const u32 x = look_up<W::CODES>(w & 0xffffu), y = look_up<W::CODES>(w >> 16);
+        a[r] = bytes_of(x, y, r % 2 ? 0x7531u : 0x6420u);
+      } else if constexpr (W::TIMES == 1) {
+        a[r] = w & (r % 2 ? 0xf0f0f0f0u : 0x0f0f0f0fu);
       } else {
-        const int k = 2 * j + pair;
-        first = W::BITS == 2 ? k / 2 * 4 + k % 2 : k < 4 ? k : k + 4;
+        a[r] = (r % 2 ? w : w << 4) & 0xf0f0f0f0u;
       }
-      const u32 bits = shifted(extra[word], first - W::BITS);
-      a[2 * pair] |= bits & mask;
-      a[2 * pair + 1] |= bits & mask << W::BITS;
+    } else if constexpr (W::TIMES == 1) {
+      // Row g + 8 lies two bits above row g.
+      a[r] = (r / 2 ? codes[h] >> 4 : codes[h]) & (r % 2 ? 0x0c0c0c0cu : 0x03030303u);
+    } else {
+      a[r] = codes[h] << (6 - 2 * r) & 0xc0c0c0c0u;
+    }
+    // The lowest bits of codes, just below the others.
+    if constexpr (W::EXTRA == 2) a[r] |= moved(extra[h], 2 - 2 * r) & 0x0c0c0c0cu;
+    if constexpr (W::EXTRA == 1) {
+      constexpr int bit = 7 - W::BITS;
+      a[r] |= moved(extra[0], bit - (4 * h + r)) & 0x01010101u << bit;
     }
   }
 }
 
-// Registers of `fragment` as products take them: numbers of a codebook without their offset. 1024 + code is a half whose
-// lowest bits are the code; 0xe400 is -1024, and steps of a half there are 1.
+// The four registers of product `j` (16 columns) of a chunk, as halves of types that are not codes.
 template <class W>
-__device__ __forceinline__ void in_products(u32 (&a)[4]) {
-  if constexpr (W::CODES != PLAIN) {
-    for (int r = 0; r < 4; r++) a[r] = add2(a[r] | 0x64006400u, twice(0xe400u + W::OFFSET));
-  }
+__device__ __forceinline__ void fragment(const u32* codes, int j, u32 (&a)[4]) {
+  static_assert(W::SCALES == ROW, "codes are bytes");
+#pragma unroll
+  for (int r = 0; r < 4; r++) a[r] = codes[4 * j + r];
 }
 
 // A small unsigned integer as f32: exact, and cheaper than a conversion.
 __device__ __forceinline__ float small(u32 code) { return __uint_as_float(0x4b000000u | code) - 8388608.f; }
-// The same of byte `i` of a word of signed bytes.
-__device__ __forceinline__ float signed_byte(u32 word, int i) {
-  return __uint_as_float(__byte_perm(word ^ 0x80808080u, 0x4b000000u, 0x7440u | i)) - 8388736.f;
-}
+// The same of a signed one.
+__device__ __forceinline__ float small_signed(int code) { return __int_as_float(0x4b400000 + code) - 12582912.f; }
 template <class W>
 __device__ __forceinline__ float scale16(u32 bits) {
   return W::BRAIN ? __uint_as_float(bits << 16) : float_of(u16(bits));

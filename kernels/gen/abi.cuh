@@ -638,6 +638,15 @@ struct CudaLinearParams {
 };
 static_assert(sizeof(CudaLinearParams) == 20, "CudaLinearParams must have no padding");
 
+// `dequantise`, which is no op of its own: it makes halves of a weight for products by a library.
+struct DequantiseParams {
+    // Row of the output that the first row of the weight becomes.
+    unsigned int first;
+    // Blocks of 256 columns of a row, the last one perhaps not whole.
+    unsigned int blocks;
+};
+static_assert(sizeof(DequantiseParams) == 8, "DequantiseParams must have no padding");
+
 // `prepare`, which is no op of its own: it puts activations into the form that products read.
 struct PrepareFormParams {
     // Elements of a row.

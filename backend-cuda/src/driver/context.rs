@@ -8,6 +8,8 @@ use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use super::symbols;
+use crate::compile::Arch;
+use crate::device::Prompts;
 use crate::error::CudaError;
 
 /// What an error of the driver is called, and what it means.
@@ -44,6 +46,10 @@ pub(crate) struct DeviceInfo {
     pub(crate) cache: u64,
     /// Whether products of prompts are exact to `f32`; an option, not a property.
     pub(crate) exact_prompts: bool,
+    /// Who multiplies prompts that are not; an option too, and never the library where that is not there.
+    pub(crate) prompts: Prompts,
+    /// What kernels are compiled for at most: the device, or an option.
+    pub(crate) kernels: Arch,
 }
 
 /// All devices, in the driver's order: the fastest first.
@@ -77,18 +83,21 @@ fn info(ordinal: i32) -> Result<DeviceInfo, CudaError> {
         succeed("asking a device", unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) })?;
         Ok::<_, CudaError>(u32::try_from(value).unwrap_or(0))
     };
+    let capability = (
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
     Ok(DeviceInfo {
         ordinal,
         name,
-        capability: (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        ),
+        capability,
         memory: memory as u64,
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
         exact_prompts: false,
+        prompts: Prompts::Tiles,
+        kernels: Arch::of(capability),
     })
 }
 

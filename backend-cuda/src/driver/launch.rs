@@ -15,10 +15,12 @@ pub(crate) struct Call {
     starts: Vec<usize>,
     pub(super) block: [u32; 3],
     pub(super) shared: u32,
+    /// It may begin while the kernel before it still runs, for which it waits itself.
+    pub(super) follows: bool,
 }
 
 impl Call {
-    /// Puts arguments, given as their bytes, to a kernel.
+    /// Puts arguments, given as their bytes, to a kernel; `follows` says that it waits for the one before it.
     ///
     /// # Errors
     ///
@@ -28,6 +30,7 @@ impl Call {
         arguments: &[Vec<u8>],
         block: [u32; 3],
         shared: u32,
+        follows: bool,
     ) -> Result<Self, CudaError> {
         let threads = block.iter().try_fold(1u32, |threads, &side| threads.checked_mul(side)).unwrap_or(0);
         function.allow(threads, shared)?;
@@ -47,7 +50,7 @@ impl Call {
             });
             storage.extend(words);
         }
-        Ok(Self { function, storage, starts, block, shared })
+        Ok(Self { function, storage, starts, block, shared, follows })
     }
 
     /// The addresses of the arguments, as a launch takes them. They are valid as long as `self` is not changed.

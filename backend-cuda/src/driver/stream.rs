@@ -31,6 +31,10 @@ impl Stream {
         Ok(Self { context: Arc::clone(context), handle })
     }
 
+    pub(super) fn handle(&self) -> sys::CUstream {
+        self.handle
+    }
+
     /// Waits until all of it is done.
     pub(crate) fn finish(&self) -> Result<(), CudaError> {
         self.context.bind()?;
@@ -116,26 +120,38 @@ impl Stream {
         Ok(())
     }
 
-    /// Launches a kernel on a grid of blocks, none of whose sides is 0.
+    /// Launches a kernel on a grid of blocks, none of whose sides is 0. Unless it follows (see [`Call`]), it begins when
+    /// everything before it is done.
     pub(crate) fn launch(&self, call: &Call, [x, y, z]: [u32; 3]) -> Result<(), CudaError> {
         self.context.bind()?;
         let mut arguments = call.arguments();
         let [a, b, c] = call.block;
+        let mut attributes = [sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        }];
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: a,
+            blockDimY: b,
+            blockDimZ: c,
+            sharedMemBytes: call.shared,
+            hStream: self.handle,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(call.follows),
+        };
         // SAFETY: facts 1 to 3. `Call::new` has compared number and sizes of the arguments with what the kernel takes. What
         // the kernel reads and writes lies within buffers that the plan owns or shares: their sizes are what the lowering
         // of the op has asked for, kernels stay within them for any step that `Step::check` lets through, and buffers are
-        // freed only behind everything that was enqueued (fact 4). Arguments are copied before the call returns.
+        // freed only behind everything that was enqueued (fact 4). Arguments and attributes are copied before the call
+        // returns.
         let result = unsafe {
-            sys::cuLaunchKernel(
+            sys::cuLaunchKernelEx(
+                &raw const config,
                 call.function.handle(),
-                x,
-                y,
-                z,
-                a,
-                b,
-                c,
-                call.shared,
-                self.handle,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )

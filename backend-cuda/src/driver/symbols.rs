@@ -1,8 +1,10 @@
 //! Whether the libraries are there and have what is called.
 
 use std::ffi::c_int;
+use std::path::Path;
 use std::sync::OnceLock;
 
+use cudarc::cublaslt::sys as cublaslt;
 use cudarc::driver::sys as cuda;
 use cudarc::nvrtc::sys as nvrtc;
 use libloading::Library;
@@ -11,7 +13,7 @@ use crate::error::CudaError;
 use crate::library;
 
 /// Functions of the driver that this crate calls. All of them are in drivers for CUDA 12.0.
-const DRIVER: [&str; 42] = [
+const DRIVER: [&str; 44] = [
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -35,13 +37,15 @@ const DRIVER: [&str; 42] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
@@ -70,6 +74,25 @@ const COMPILER: [&str; 12] = [
     "nvrtcGetProgramLog",
     "nvrtcGetProgramLogSize",
     "nvrtcGetSupportedArchs",
+];
+
+/// Functions of cuBLASLt that this crate calls. All of them are in 12.0 and 13.10, with the same types.
+const PRODUCTS: [&str; 15] = [
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtGetVersion",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
+    "cublasLtMatmulAlgoConfigGetAttribute",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
 ];
 
 /// What pip calls the newest NVRTC that this build of cudarc finds.
@@ -142,22 +165,8 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
     if FOUND.get().is_some() {
         return Ok(());
     }
-    if !compiler_present() {
-        let driver = driver().ok().map(|(major, _)| major);
-        let (found, searched) = library::compilers(driver);
-        for path in found {
-            for companion in library::companions(&path) {
-                preload(&companion);
-            }
-            preload(&path);
-            if compiler_present() {
-                break;
-            }
-        }
-        if !compiler_present() {
-            return Err(CudaError::NoCompiler { searched, package: package(driver) });
-        }
-    }
+    locate("nvrtc", compiler_present)
+        .map_err(|(searched, driver)| CudaError::NoCompiler { searched, package: package(driver) })?;
     // SAFETY: it was there a moment ago, and its initialisers may be run at any time.
     let library = unsafe { nvrtc::culib() };
     if let Some(symbol) = COMPILER.into_iter().find(|symbol| !has(library, symbol)) {
@@ -169,6 +178,58 @@ pub(crate) fn compiler() -> Result<(), CudaError> {
     }
     FOUND.get_or_init(|| ());
     Ok(())
+}
+
+/// Makes sure that the loader finds a library; otherwise says where it was looked for, and the driver's major version.
+fn locate(name: &str, present: fn() -> bool) -> Result<(), (String, Option<u32>)> {
+    if present() {
+        return Ok(());
+    }
+    let driver = driver().ok().map(|(major, _)| major);
+    let (found, searched) = library::files(name, driver);
+    for path in found {
+        for companion in library::companions(name, &path) {
+            preload(&companion);
+        }
+        preload(&path);
+        if present() {
+            return Ok(());
+        }
+    }
+    Err((searched, driver))
+}
+
+/// Makes sure that every function of cuBLASLt is there, as [`compiler`] does for NVRTC.
+///
+/// # Errors
+///
+/// [`CudaError::NoLibrary`], or [`CudaError::Library`] if it is too old.
+pub(super) fn library() -> Result<(), CudaError> {
+    static FOUND: OnceLock<()> = OnceLock::new();
+    if FOUND.get().is_some() {
+        return Ok(());
+    }
+    // It is half a gigabyte, which takes a tenth of a second to load: kept, so that asking whether it is there does not
+    // load it again.
+    let driver = driver().ok().map(|(major, _)| major);
+    let _ = library::names("cublasLt", driver).iter().any(|name| preload(Path::new(name)));
+    locate("cublasLt", library_present).map_err(|(searched, driver)| {
+        let package =
+            if driver.is_some_and(|major| major < 13) { "nvidia-cublas-cu12" } else { "nvidia-cublas" };
+        CudaError::NoLibrary { searched, package }
+    })?;
+    // SAFETY: it was there a moment ago, and its initialisers may be run at any time.
+    let library = unsafe { cublaslt::culib() };
+    if let Some(symbol) = PRODUCTS.into_iter().find(|symbol| !has(library, symbol)) {
+        return Err(CudaError::Library(format!("it is too old and has no {symbol}")));
+    }
+    FOUND.get_or_init(|| ());
+    Ok(())
+}
+
+fn library_present() -> bool {
+    // SAFETY: opens and closes cuBLASLt, whose initialisers NVIDIA writes to be run at any time.
+    unsafe { cublaslt::is_culib_present() }
 }
 
 /// What pip calls the NVRTC for a driver.
@@ -184,20 +245,21 @@ fn compiler_present() -> bool {
     unsafe { nvrtc::is_culib_present() }
 }
 
-/// Loads a library for the rest of the process, so that the loader finds it by its name.
+/// Loads a library for the rest of the process, so that the loader finds it by its name; says whether it could.
 #[cfg(unix)]
-fn preload(path: &std::path::Path) {
+fn preload(path: &Path) -> bool {
     use libloading::os::unix;
-    // SAFETY: as in `compiler_present`; the path is a file of that name in a folder where NVRTC is installed.
+    // SAFETY: as in `compiler_present`; the path is a file of that name in a folder where NVIDIA's libraries are installed,
+    // or a name that the loader knows one by.
     let opened = unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_GLOBAL) };
     // One that does not load is passed over; the search ends with an error if there is no other.
-    if let Ok(library) = opened {
-        std::mem::forget(library);
-    }
+    opened.map(std::mem::forget).is_ok()
 }
 
 #[cfg(not(unix))]
-fn preload(_: &std::path::Path) {}
+fn preload(_: &Path) -> bool {
+    false
+}
 
 fn has(library: &Library, symbol: &str) -> bool {
     // SAFETY: the address is compared with nothing and never called.
@@ -221,12 +283,14 @@ mod tests {
         let here = include_str!("symbols.rs").split("#[cfg(test)]").next().expect("there is a beginning");
         let sources = [
             include_str!("context.rs"),
+            include_str!("cublaslt.rs"),
             include_str!("graph.rs"),
             include_str!("launch.rs"),
             include_str!("memory.rs"),
             include_str!("module.rs"),
             include_str!("nvrtc.rs"),
             include_str!("stream.rs"),
+            include_str!("table.rs"),
             include_str!("../devices.rs"),
             here,
         ];
@@ -246,7 +310,10 @@ mod tests {
 
     #[test]
     fn what_is_called_is_what_is_looked_for() {
-        let called_driver = called("cu");
+        let (called_products, called_driver): (BTreeSet<_>, BTreeSet<_>) =
+            called("cu").into_iter().partition(|name| name.starts_with("cublas"));
+        let functions = called_products.into_iter().filter(|name| !name.ends_with("_t"));
+        assert_eq!(functions.collect::<Vec<_>>(), PRODUCTS);
         for name in &called_driver {
             let looked_for = DRIVER.contains(name) || OPTIONAL.contains(name);
             assert!(looked_for || *name == "culib", "{name} is called and not looked for");

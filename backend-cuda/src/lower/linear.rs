@@ -1,11 +1,12 @@
-//! `linear`: a launch for each run of up to three weights of one type.
+//! `linear`: a launch for each run of up to three weights of one type, unless NVIDIA's library does it ([`library`]).
 
 use gemma4_core::abi::CudaLinearParams;
 use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::{Arg, Count, Launch, Lowering, ONE, narrow, planes, prepare};
+use super::prepared::DIGITS;
+use super::{Arg, Count, Launch, Lowering, ONE, library, narrow, planes, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use crate::weights::layout::{Form, Scales};
@@ -37,8 +38,13 @@ pub(super) fn units() -> Vec<Unit> {
 }
 
 /// Whether the op reads its input in the form of products.
-pub(super) fn reads_prepared(_: &Linear, _: &Lowering<'_>) -> bool {
-    true
+pub(super) fn reads_prepared(op: &Linear, cx: &Lowering<'_>) -> bool {
+    !library::takes(op, cx)
+}
+
+/// Whether products of few rows take halves of values: where the weight is no code.
+pub(super) fn takes_halves(weight: &crate::Weight) -> bool {
+    Form::of(weight.dtype()).scales == Scales::Row
 }
 
 /// Tiles of 16 outputs.
@@ -76,7 +82,37 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
     depth * stage + heads
 }
 
+/// Bytes of dynamic shared memory of a block of products with up to `rows` rows: `ProductMemory` of
+/// `kernels/common/product.cuh`.
+pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
+    let Form { bits, extra, scales } = Form::of(dtype);
+    // Of a step, which is four chunks unless values are halves.
+    let (chunks, factors) = match scales {
+        Scales::Row => (1, 0),
+        Scales::Half => (4, 4 * 64),
+        Scales::HalfMin => (4, 4 * 128),
+        Scales::SixBit => (4, 256),
+        Scales::Byte16 => (4, 256 + 32),
+        Scales::Byte32 => (4, 128 + 32),
+        Scales::Nibble => (4, 256 + 64),
+    };
+    let of_rows = if scales == Scales::Row { 0 } else { rows * DIGITS };
+    let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + of_rows;
+    let most = match rows {
+        ..=2 => 41_984,
+        3 | 4 => 48_128,
+        5..=8 => 58_368,
+        _ => 98_304,
+    };
+    let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
+    depth * stage
+}
+
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    if library::takes(op, cx) {
+        library::linear(op, cx);
+        return Ok(());
+    }
     prepare::prepare("linear", op.x, cx);
     let all = op.weights.iter().map(|&weight| tiles(cx, weight)).sum();
     let decode = cx.program.class == Class::Decode;
@@ -100,12 +136,11 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         let args =
             vec![Arg::Prepared(op.x), Arg::Views(stack), Arg::Act(op.out), Arg::params(&params), Arg::Step];
         let launch = if cx.split() {
-            // Columns of the B operand of one product are four rows in two parts.
-            let rows = narrow(cx.program.capacity(op.x)).div_ceil(4).next_power_of_two().min(4);
-            let entry = ["linear__1", "linear__2", "linear__2", "linear__4"][rows as usize - 1];
+            let rows = narrow(cx.program.capacity(op.x)).next_power_of_two().clamp(2, 16);
+            let entry = ["linear__2", "linear__4", "linear__8", "linear__16"][rows.ilog2() as usize - 1];
             let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
             let groups = Count::Fixed(tiles.div_ceil(WARPS));
-            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, 4 * rows, 1)];
+            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, rows, 1)];
             Launch {
                 op: "linear",
                 unit: unit(FILE, dtype),
@@ -113,7 +148,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
                 args,
                 grid,
                 block: [32 * WARPS, 1, 1],
-                shared: 0,
+                shared: product_memory(dtype, rows),
             }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();

@@ -1,7 +1,7 @@
 //! `moe_ffn`: pairs sorted by expert, products with gate and up, the gate, products with down.
 
 use gemma4_core::abi::CudaMoeParams;
-use gemma4_core::ops::moe_ffn::{GateUp, MoeFfn};
+use gemma4_core::ops::moe_ffn::MoeFfn;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
@@ -38,10 +38,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let tile = if cx.split() { PAIRS } else { linear::TILE };
     // Full tiles, and one that is not full for each expert.
     let tiles = pairs.min(pairs / tile + experts.min(pairs));
-    let ups = match op.gate_up {
-        GateUp::Fused(both) => vec![both],
-        GateUp::Split { gate, up } => vec![gate, up],
-    };
+    let ups = op.gate_up.weights();
     let tiles_of = |cx: &Lowering<'_>, weight: Weight| narrow(cx.weight(weight).rows()).div_ceil(16);
     let splits = if cx.program.class == Class::Decode {
         let all: u32 = ups.iter().map(|&weight| tiles_of(cx, weight)).sum();
@@ -67,7 +64,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let order = cx.scratch(bytes(pairs));
     let lists = cx.scratch(bytes(tiles) * 4);
     let both = cx.scratch(bytes(splits * 2 * ffn) * u64::from(pairs));
-    let form = Prepared::of(capacity * top_k as usize, ffn as usize, cx.split());
+    let form = Prepared::of(capacity * top_k as usize, ffn as usize, cx.parts([op.down]));
     let act = cx.scratch(form.bytes());
     let of_down = unit(FILE, down.dtype());
 
@@ -112,7 +109,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 Arg::params(&up),
                 Arg::Step,
             ];
-            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, 0)
+            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, linear::product_memory(dtype, PAIRS))
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
             let grid = [Count::Fixed(tiles), Count::Fixed(groups), ONE];
@@ -150,7 +147,8 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
             Arg::params(&params),
             Arg::Step,
         ];
-        launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, 0)
+        let shared = linear::product_memory(down.dtype(), PAIRS);
+        launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, shared)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];
         let args = vec![prepared, views, order, lists, shares, out, Arg::params(&params)];

@@ -4,8 +4,23 @@ use gemma4_core::abi::PREPARED_BLOCK;
 
 use super::narrow;
 
-/// Columns of a tile of the operand.
+/// Rows of prompts in a tile.
 const TILE: u64 = 8;
+/// Bytes of a block of a row: `Digits`, `Halves`, and one half a value.
+pub(super) const DIGITS: u32 = 1168;
+const HALVES: u32 = 1024;
+const ONE_HALF: u32 = 512;
+
+/// How a value is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// As one half.
+    Half,
+    /// As four bytes.
+    Digits,
+    /// As four bytes, and as two halves for weights that are no codes.
+    DigitsAndHalves,
+}
 
 /// The shape of a prepared activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +29,7 @@ pub(crate) struct Prepared {
     rows: u32,
     /// Blocks of [`PREPARED_BLOCK`] columns of a row; the last one is filled up with zeros.
     blocks: u32,
-    /// Whether a value is two halves, and a row two columns of the operand.
-    split: bool,
+    parts: Parts,
 }
 
 /// Bytes of the struct as kernels take it: an address and four integers.
@@ -23,27 +37,26 @@ pub(crate) const BYTES: usize = 24;
 
 impl Prepared {
     /// The form of `[rows, cols]`.
-    pub(crate) fn of(rows: usize, cols: usize, split: bool) -> Self {
-        Self { rows: narrow(rows), blocks: narrow(cols).div_ceil(PREPARED_BLOCK), split }
+    pub(crate) fn of(rows: usize, cols: usize, parts: Parts) -> Self {
+        Self { rows: narrow(rows), blocks: narrow(cols).div_ceil(PREPARED_BLOCK), parts }
     }
 
-    fn tiles(self) -> u64 {
-        (u64::from(self.rows) * if self.split { 2 } else { 1 }).div_ceil(TILE)
-    }
-
-    /// Bytes of all of it: parts and sums of a tile, sums of its rows, and a scale for each block of a row.
+    /// Bytes of all of it.
     pub(crate) fn bytes(self) -> u64 {
-        let (tiles, blocks) = (self.tiles(), u64::from(self.blocks));
-        let tile_rows = if self.split { TILE / 2 } else { TILE };
-        let parts = tiles * blocks * (2048 + 128 + 256) * 2;
-        parts + tiles * tile_rows * blocks * (8 + 16) * 4 + u64::from(self.rows) * blocks * 4
+        let (rows, blocks) = (u64::from(self.rows), u64::from(self.blocks));
+        match self.parts {
+            Parts::Half => blocks * (rows.next_multiple_of(TILE) * u64::from(ONE_HALF) + rows * 4),
+            Parts::Digits => rows * blocks * u64::from(DIGITS),
+            Parts::DigitsAndHalves => rows * blocks * u64::from(DIGITS + HALVES),
+        }
     }
 
     /// The struct by value, of memory at `address`.
     pub(crate) fn argument(self, address: u64) -> Vec<u8> {
-        let tiles = u32::try_from(self.tiles()).expect("rows fit 32 bits");
         let mut bytes = address.to_ne_bytes().to_vec();
-        for number in [tiles, self.blocks, u32::from(self.split), 0] {
+        let digits = u32::from(self.parts != Parts::Half);
+        let halves = u32::from(self.parts == Parts::DigitsAndHalves);
+        for number in [self.rows, self.blocks, digits, halves] {
             bytes.extend_from_slice(&number.to_ne_bytes());
         }
         bytes
@@ -61,13 +74,12 @@ mod tests {
 
     #[test]
     fn its_size_is_that_of_its_parts() {
-        // A tile of 4 split rows, 2 blocks.
-        let one = Prepared::of(3, 300, true);
-        assert_eq!(one.bytes(), 2 * (2432 * 2 + 4 * 24 * 4) + 3 * 2 * 4);
-        // Two tiles of 8 rows.
-        let two = Prepared::of(9, 256, false);
-        assert_eq!(two.bytes(), 2 * (2432 * 2 + 8 * 24 * 4) + 9 * 4);
-        assert_eq!(one.argument(7).len(), BYTES);
+        let digits = Prepared::of(3, 300, Parts::Digits);
+        assert_eq!(digits.bytes(), 3 * 2 * 1168);
+        assert_eq!(Prepared::of(3, 300, Parts::DigitsAndHalves).bytes(), 3 * 2 * (1168 + 1024));
+        // Two tiles of 8 rows, and a scale for each row and block.
+        assert_eq!(Prepared::of(9, 256, Parts::Half).bytes(), 2 * 8 * 512 + 9 * 4);
+        assert_eq!(digits.argument(7).len(), BYTES);
         assert_eq!(Prepared::none().len(), BYTES);
     }
 }

@@ -2,7 +2,9 @@
 
 use gemma4_core::program::Program;
 
-use super::{Arg, Lowering, lower, prepared};
+use super::{Arg, Lowering, Work, lower, prepared};
+use crate::compile::Arch;
+use crate::device::Prompts;
 use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -24,36 +26,44 @@ pub struct LaunchReport {
     pub shared: u32,
 }
 
-/// The launches of a program on an RTX 3090; `exact_prompts` as in [`Options`](crate::Options).
+/// The launches of a program on an RTX 3090; `exact_prompts` and `prompts` as in [`Options`](crate::Options). Products by
+/// a library are none.
 ///
 /// # Errors
 ///
 /// If an op has no kernel for what it is asked.
-pub fn launches(program: &Program, exact_prompts: bool) -> Result<Vec<LaunchReport>, CudaError> {
+pub fn launches(
+    program: &Program,
+    exact_prompts: bool,
+    prompts: Prompts,
+) -> Result<Vec<LaunchReport>, CudaError> {
+    let capability = (8, 6);
     let device = DeviceInfo {
         ordinal: 0,
         name: "NVIDIA GeForce RTX 3090".to_owned(),
-        capability: (8, 6),
+        capability,
         memory: 24 << 30,
         multiprocessors: 82,
         shared: 99 << 10,
         cache: 6 << 20,
         exact_prompts,
+        prompts,
+        kernels: Arch::of(capability),
     };
     let program = program.ordered();
     let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
     let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
     let mut lowering = Lowering::new(&device, &program, &weights, &states);
     lower(&mut lowering)?;
-    let report = |launch: super::Launch| LaunchReport {
+    let report = |launch: &super::Launch| LaunchReport {
         op: launch.op,
-        unit: launch.unit,
+        unit: launch.unit.clone(),
         entry: launch.entry,
         arguments: launch.args.iter().map(bytes).collect(),
         threads: launch.block.iter().product(),
         shared: launch.shared,
     };
-    Ok(lowering.launches.into_iter().map(report).collect())
+    Ok(lowering.work.iter().filter_map(Work::launch).map(report).collect())
 }
 
 /// Bytes of an argument.

@@ -1,13 +1,13 @@
 //! Weights as kernels read them: 16 rows by 64 columns at a time, in the order of the lanes of a tensor-core product.
 //!
 //! A matrix is cut into tiles of 16 rows, and a tile into chunks of 64 columns. Of lane `l` of a warp, with `g = l / 4`
-//! and `t = l % 4`, product `j` of a chunk takes columns `16 j + 4 t` to `16 j + 4 t + 3` of rows `g` and `g + 8`. Codes
+//! and `t = l % 4`, a chunk's columns `16 j + 4 t` to `16 j + 4 t + 3` of rows `g` and `g + 8`, for `j` from 0 to 3. Codes
 //! stay as narrow as in the file. A tile has four planes, each contiguous over the tiles of all experts:
 //!
 //! | plane | of a chunk (or a block of 256 columns) |
 //! |---|---|
-//! | codes | `[32 lanes][bits]` words: the lower bits of codes, or halves |
-//! | extra | `[32 lanes][extra]` words: upper bits; for `F32` the values as they are, row by row |
+//! | codes | `[32 lanes][bits]` words: the upper bits of codes, or halves |
+//! | extra | `[32 lanes][extra]` words: lower bits; for `F32` the values as they are, row by row |
 //! | scales | see [`Scales`] |
 //! | deltas | f16 factors of a block: `[16 rows]`, or `[16 rows][2]` with those of mins |
 //!

@@ -1,9 +1,15 @@
 //! Codes and factors put where the lanes of a product find them.
 //!
-//! A product takes 16 columns. Lane `(g, t)` holds four registers of two halves: registers 0 and 2 are row `g`, 1 and 3
-//! row `g + 8`; 0 and 1 are columns `4 t` and `4 t + 1`, 2 and 3 columns `4 t + 2` and `4 t + 3`. A register's second
-//! half is sixteen bits above its first, so that one mask takes both codes out of a word. In words of narrow codes row
-//! `g + 8` lies just above row `g`: the mask leaves it multiplied by `2^bits`, which the kernel makes good with the scale.
+//! Codes are bytes in products of integers. A group is 32 columns; of it lane `(g, t)` has four registers of four bytes:
+//! 0 and 1 are rows `g` and `g + 8` of the first 16 columns, 2 and 3 of the others. The bytes of a register are columns
+//! `4 t`, `4 t + 2`, `4 t + 1` and `4 t + 3`, so that every other byte makes a register of a product of halves.
+//!
+//! Of narrow codes several registers share a word: a mask, and for some a shift, takes one out of it. Codes with extra bits
+//! have their lowest there, and the others in the plane of codes. Codes that an offset moves have their highest bit turned,
+//! which makes them signed numbers once they end at the top of a byte.
+//!
+//! A product of halves takes 16 columns of types that are no codes. Its registers have two halves: 0 and 2 are row `g`, 1
+//! and 3 row `g + 8`; 0 and 1 are columns `4 t` and `4 t + 1`, 2 and 3 columns `4 t + 2` and `4 t + 3`.
 
 use gemma4_core::quant;
 use gemma4_core::tensor::DType;
@@ -11,7 +17,7 @@ use gemma4_core::tensor::DType;
 use super::blocks::Block;
 use super::layout::{BLOCK, CHUNK, Layout, PLANES, Scales, TILE};
 
-/// Products in a chunk.
+/// Products of halves in a chunk.
 const PRODUCTS: usize = CHUNK / 16;
 
 /// Packs one tile of a block type.
@@ -19,6 +25,7 @@ pub(super) fn codes(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [u
     let [codes, extra, scales, deltas] = out;
     let (bits, extra_bits) = (layout.form.bits, layout.form.extra);
     let dtype = layout.dtype;
+    let turned = turned(dtype);
     let block_bytes = BLOCK / dtype.block_len() * dtype.block_bytes();
     let mut blocks: [Block; TILE] = std::array::from_fn(|_| Block::zero());
     for first in 0..layout.blocks() {
@@ -33,85 +40,78 @@ pub(super) fn codes(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [u
             for lane in 0..32 {
                 let words = &mut codes[(at * 32 + lane) * bits * 4..][..bits * 4];
                 let extras = &mut extra[(at * 32 + lane) * extra_bits * 4..][..extra_bits * 4];
-                lane_words(&blocks, chunk, lane, (bits, words), (extra_bits, extras));
+                lane_words(&blocks, (chunk, lane, turned), (bits, words), (extra_bits, extras));
             }
         }
         factors(layout.form.scales, &blocks, first, chunks, scales, deltas);
     }
 }
 
-/// The words of one lane for one chunk of a block.
+/// Columns of the four bytes of a register, from its first.
+const ORDER: [usize; 4] = [0, 2, 1, 3];
+/// A byte, four times.
+const BYTES: u32 = 0x0101_0101;
+
+/// The words of one lane for one chunk of a block: four codes at a time.
 fn lane_words(
     blocks: &[Block; TILE],
-    chunk: usize,
-    lane: usize,
+    (chunk, lane, turned): (usize, usize, u8),
     (bits, words): (usize, &mut [u8]),
     (extra_bits, extras): (usize, &mut [u8]),
 ) {
     let (g, t) = (lane / 4, lane % 4);
-    let four = |row: usize, product: usize| {
-        let at = CHUNK * chunk + 16 * product + 4 * t;
-        let &[a, b, c, d] = &blocks[row].codes[at..at + 4] else { unreachable!("four codes of a block") };
-        [a, b, c, d].map(u32::from)
-    };
-    let mut extra = [0u32; 2];
-    for product in 0..PRODUCTS {
-        let (low, high) = (four(g, product), four(g + 8, product));
-        // Registers in order, each with its first and its second value.
-        let registers = [[low[0], low[1]], [high[0], high[1]], [low[2], low[3]], [high[2], high[3]]];
-        match bits {
-            2 => {
-                let word = registers.iter().enumerate().fold(0, |word, (r, [a, b])| {
-                    let at = 8 * (product % 2) + 2 * r;
-                    word | (a & 3) << at | (b & 3) << (16 + at)
-                });
-                or_word(words, product / 2, word);
+    let (upper, lower) = (BYTES * ((1 << bits) - 1), BYTES * ((1 << extra_bits) - 1));
+    let mut to = [0u32; 8];
+    let mut to_extra = [0u32; 2];
+    for group in 0..CHUNK / 32 {
+        for register in 0..4 {
+            let codes = &blocks[g + register % 2 * 8].codes;
+            let first = CHUNK * chunk + 32 * group + register / 2 * 16 + 4 * t;
+            let &[a, b, c, d] = &codes[first..first + 4] else { unreachable!("four codes of a block") };
+            let four = u32::from_le_bytes([a, c, b, d]) ^ (BYTES * u32::from(turned));
+            let (word, at) = code_place(bits, group, register);
+            to[word] |= (four >> extra_bits & upper) << at;
+            if extra_bits > 0 {
+                let (word, at) = extra_place(extra_bits, group, register);
+                to_extra[word] |= (four & lower) << at;
             }
-            4 => {
-                let word = registers
-                    .iter()
-                    .enumerate()
-                    .fold(0, |word, (r, [a, b])| word | (a & 15) << (4 * r) | (b & 15) << (16 + 4 * r));
-                or_word(words, product, word);
-            }
-            _ => {
-                for (pair, registers) in registers.chunks_exact(2).enumerate() {
-                    let [[a, b], [c, d]] = registers else { unreachable!("two registers") };
-                    or_word(words, 2 * product + pair, a | c << 8 | b << 16 | d << 24);
-                }
-            }
-        }
-        for (r, [a, b]) in registers.iter().enumerate() {
-            if extra_bits == 0 {
-                continue;
-            }
-            let (word, at) = extra_place(bits, extra_bits, product, r);
-            let mask = (1 << extra_bits) - 1;
-            extra[word] |= (a >> bits & mask) << at | (b >> bits & mask) << (16 + at);
         }
     }
-    for (i, word) in extra[..extra_bits].iter().enumerate() {
-        or_word(extras, i, *word);
+    put_words(words, &to);
+    put_words(extras, &to_extra);
+}
+
+/// As many words as there is room for.
+fn put_words(to: &mut [u8], words: &[u32]) {
+    to.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
+}
+
+/// Word, and first bit in each of its bytes, of the codes of a register.
+pub(super) fn code_place(bits: usize, group: usize, register: usize) -> (usize, usize) {
+    match bits {
+        2 => (group, 2 * register),
+        4 => (2 * group + register / 2, 4 * (register % 2)),
+        _ => (4 * group + register, 0),
     }
 }
 
-/// Word and first bit of the upper bits of register `r` of a product. Registers 0 and 1, and 2 and 3, are as far apart
-/// as their places in the code, so that one shift brings both there.
-pub(super) fn extra_place(bits: usize, extra_bits: usize, product: usize, r: usize) -> (usize, usize) {
-    let above = if r % 2 == 1 { bits } else { 0 };
-    match (bits, extra_bits) {
-        (4, 2) => {
-            let k = 2 * (product % 2) + r / 2;
-            (product / 2, if k < 2 { 2 * k } else { 2 * k + 4 } + above)
-        }
-        (2, _) => {
-            let k = 2 * product + r / 2;
-            (0, k / 2 * 4 + k % 2 + above)
-        }
-        _ => {
-            let k = 2 * product + r / 2;
-            (0, if k < 4 { k } else { k + 4 } + above)
-        }
+/// The same of their lowest bits.
+pub(super) fn extra_place(extra_bits: usize, group: usize, register: usize) -> (usize, usize) {
+    match extra_bits {
+        1 => (0, 4 * group + register),
+        _ => (group, 2 * register),
+    }
+}
+
+/// What turns the highest bit of codes that an offset moves.
+pub(super) fn turned(dtype: DType) -> u8 {
+    match dtype {
+        DType::Q3_K => 1 << 2,
+        DType::Q4_0 => 1 << 3,
+        DType::Q5_0 => 1 << 4,
+        DType::Q6_K => 1 << 5,
+        DType::Q8_0 => 1 << 7,
+        _ => 0,
     }
 }
 
@@ -187,24 +187,17 @@ fn factors(
 
 /// The sixteen bytes of a row of a block of `Q4_K` or `Q5_K`.
 ///
-/// Word 0: both halves. Words 1 and 2: mins `2 t` in the low half and `2 t + 1` in the high half, at bits 0 and 6 for
-/// `t` = 0, 1 (word 1) and 2, 3 (word 2). Word 3: factors 0 to 4, six bits each. Bits 12 to 15 and 28, 29 of words 1 and
-/// 2: the lower four and the upper two bits of factors 5 and 6. Bits 30, 31 of words 1, 2 and 3: factor 7.
+/// Word 0: both halves. The lower six bits of the bytes of words 1 and 2 are mins 0, 2, 1, 3 and 4, 6, 5, 7, so that a
+/// mask takes pairs of them out as halves; those of word 3 are factors 0 to 3. The upper two bits of bytes `i` are factor
+/// `4 + i`: in word 2 its lowest, in word 1 those above, in word 3 its highest.
 fn six_bit(block: &Block) -> [u32; 4] {
     let factor = |i: usize| u32::from(block.factors[i]);
-    let min = |i: usize| u32::from(block.mins[i]);
     let mut words = [u32::from(block.d) | u32::from(block.dmin) << 16, 0, 0, 0];
-    for t in 0..4 {
-        words[1 + t / 2] |= (min(2 * t) | min(2 * t + 1) << 16) << (6 * (t % 2));
-    }
-    for i in 0..5 {
-        words[3] |= factor(i) << (6 * i);
-    }
-    for i in 0..2 {
-        words[1 + i] |= (factor(5 + i) & 15) << 12 | (factor(5 + i) >> 4) << 28;
-    }
-    for i in 0..3 {
-        words[1 + i] |= (factor(7) >> (2 * i) & 3) << 30;
+    for (i, column) in ORDER.into_iter().enumerate() {
+        let at = 8 * i;
+        words[1] |= u32::from(block.mins[column]) << at | (factor(4 + i) >> 2 & 3) << (at + 6);
+        words[2] |= u32::from(block.mins[4 + column]) << at | (factor(4 + i) & 3) << (at + 6);
+        words[3] |= factor(i) << at | (factor(4 + i) >> 4) << (at + 6);
     }
     words
 }

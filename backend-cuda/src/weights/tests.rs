@@ -50,31 +50,30 @@ fn value(layout: &Layout, dtype: DType, planes: &[Vec<u8>; 4], row: usize, col: 
     let r = row % 16;
     let (chunk, product, t, i) = (col / 64, col % 64 / 16, col % 16 / 4, col % 4);
     let lane = r % 8 * 4 + t;
-    let register = i / 2 * 2 + r / 8;
+    let of_halves = i / 2 * 2 + r / 8;
     let at = chunk * 32 + lane;
     let (block, group16, group32) = (col / 256, col % 256 / 16, col % 256 / 32);
     if scales == Scales::Row {
         let scale = f64::from(f32::from_bits(u32_at(2, r)));
-        let high = half(u16_at(0, (at * bits + 4 * product + register) * 2 + i % 2));
+        let high = half(u16_at(0, (at * bits + 4 * product + of_halves) * 2 + i % 2));
         let low = if bits == 32 {
-            half(u16_at(0, (at * bits + 16 + 4 * product + register) * 2 + i % 2))
+            half(u16_at(0, (at * bits + 16 + 4 * product + of_halves) * 2 + i % 2))
         } else {
             0.0
         };
         return (high + low / 2048.0) * scale;
     }
-    let code = match bits {
-        8 => u32_at(0, at * 8 + 2 * product + register / 2) >> (8 * (register % 2) + 16 * (i % 2)) & 255,
-        4 => u32_at(0, at * 4 + product) >> (4 * register + 16 * (i % 2)) & 15,
-        _ => u32_at(0, at * 2 + product / 2) >> (8 * (product % 2) + 2 * register + 16 * (i % 2)) & 3,
-    };
-    let upper = if extra == 0 {
+    let (group, register) = (col % 64 / 32, col % 32 / 16 * 2 + r / 8);
+    let byte = [0, 2, 1, 3][i] * 8;
+    let (word, first) = super::pack::code_place(bits, group, register);
+    let upper = u32_at(0, at * bits + word) >> (byte + first) & ((1 << bits) - 1);
+    let lower = if extra == 0 {
         0
     } else {
-        let (word, first) = super::pack::extra_place(bits, extra, product, register);
-        u32_at(1, at * extra + word) >> (first + 16 * (i % 2)) & ((1 << extra) - 1)
+        let (word, first) = super::pack::extra_place(extra, group, register);
+        u32_at(1, at * extra + word) >> (byte + first) & ((1 << extra) - 1)
     };
-    let code = code | upper << bits;
+    let code = (upper << extra | lower) ^ u32::from(super::pack::turned(dtype));
     let codebook = |book: [i8; 16]| f64::from(book[code as usize]);
     let code = match dtype {
         DType::IQ4_NL | DType::IQ4_XS => codebook(quant::IQ4_VALUES),
@@ -103,12 +102,12 @@ fn value(layout: &Layout, dtype: DType, planes: &[Vec<u8>; 4], row: usize, col: 
         Scales::SixBit => {
             let words: [u32; 4] = std::array::from_fn(|i| u32_at(2, row_of_block * 4 + i));
             let j = group32;
+            let two = |word: usize| words[word] >> (8 * (j % 4) + 6) & 3;
             let s = match j {
-                0..5 => words[3] >> (6 * j) & 63,
-                5 | 6 => words[j - 4] >> 12 & 15 | words[j - 4] >> 24 & 0x30,
-                _ => words[1] >> 30 | words[2] >> 30 << 2 | words[3] >> 30 << 4,
+                0..4 => words[3] >> (8 * j) & 63,
+                _ => two(2) | two(1) << 2 | two(3) << 4,
             };
-            let m = words[1 + j / 4] >> (j / 2 % 2 * 6 + j % 2 * 16) & 63;
+            let m = words[1 + j / 4] >> ([0, 2, 1, 3][j % 4] * 8) & 63;
             let (d, dmin) = (half((words[0] & 0xFFFF) as u16), half((words[0] >> 16) as u16));
             d * f64::from(s) * code - dmin * f64::from(m)
         }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::layout::{Layout, PLANES};
 use crate::device::Device;
-use crate::driver::{Buffer, Context, HostBuffer, Staging};
+use crate::driver::{Buffer, Context, Staging, Table};
 use crate::error::CudaError;
 
 /// Bytes that are repacked and sent at once.
@@ -116,11 +116,9 @@ fn fill(tensor: &Tensor, layout: &Layout, first: usize, count: usize, out: &mut 
     });
 }
 
-/// A tensor in pinned main memory, as the file has it.
-pub(super) fn host(device: &Device, tensor: &Tensor) -> Result<HostBuffer, CudaError> {
-    let mut buffer = HostBuffer::new(&device.context, &tensor.name, tensor.data.len())?;
-    copy(&tensor.data, &mut buffer.as_mut()[..tensor.data.len()]);
-    Ok(buffer)
+/// A tensor in main memory, as the file has it and as kernels read it.
+pub(super) fn host(device: &Device, tensor: &Tensor) -> Result<Table, CudaError> {
+    Table::new(&device.context, &tensor.name, &tensor.data, |to| copy(&tensor.data, to))
 }
 
 /// Copies on all cores: reading a mapped file is mostly taking its pages in.

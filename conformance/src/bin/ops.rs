@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use gemma4_conformance::backends;
+use gemma4_conformance::cases;
 use gemma4_conformance::known::chain;
 use gemma4_conformance::ops::{self, Mutants};
 use gemma4_core::backend::Backend;
 use gemma4_core::ops::Op;
 use gemma4_core::reference::Reference;
-use gemma4_cuda::Cuda;
+use gemma4_cuda::{Cuda, Prompts};
 use gemma4_wgpu::{Options, Variants, Wgpu};
 
 /// Compare a backend's ops with their definitions, op by op.
@@ -32,6 +33,10 @@ struct Args {
     /// Multiply prompts in 16-bit floats.
     #[arg(long)]
     f16: bool,
+    /// Who multiplies prompts on CUDA, in 16-bit floats: `auto`, `tiles` or `cublaslt`; `linear` is then held against the
+    /// bounds of these.
+    #[arg(long, value_name = "HOW")]
+    prompts: Option<Prompts>,
     /// Number of a GPU, or a part of its name.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
@@ -56,10 +61,12 @@ enum BackendName {
     Cuda,
 }
 
-fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
+/// `halves`: products of prompts are those of 16-bit floats on CUDA.
+fn check<B: Backend>(backend: &B, ops: &[String], halves: bool) -> bool {
     let (mut good, mut comparisons) = (true, 0);
     for op in Op::ALL.iter().filter(|op| ops.is_empty() || ops.iter().any(|name| name == *op)) {
-        match ops::check(backend, op, Mutants::Tried) {
+        let cases = if halves && *op == "linear" { cases::half_cases() } else { cases::of(op) };
+        match ops::check_cases(backend, op, cases, Mutants::Tried) {
             Ok(report) => {
                 comparisons += report.agreement.count;
                 println!("ok    {op:<13} {:>8} comparisons, {}", report.agreement.count, report.summary());
@@ -76,7 +83,7 @@ fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
 
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
-        BackendName::Cpu => check(&Reference::new(None)?, &args.ops),
+        BackendName::Cpu => check(&Reference::new(None)?, &args.ops, false),
         BackendName::Wgpu => {
             let exact = if args.core { Variants::CORE } else { Variants::EXACT };
             let allow = Variants { f16: args.f16, int8: args.int8, ..exact };
@@ -84,17 +91,24 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;
             println!("{}", backends::title(&backend));
-            check(&backend, &args.ops)
+            check(&backend, &args.ops, false)
         }
         BackendName::Cuda => {
             let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let arch_limit = backends::arch_limit(args.arch_limit.as_deref())?;
-            let exact_prompts = !args.f16;
-            let options =
-                gemma4_cuda::Options { device, arch_limit, exact_prompts, ..backends::cuda_options()? };
+            let halves = args.f16 || args.prompts.is_some();
+            let options = gemma4_cuda::Options {
+                device,
+                arch_limit,
+                exact_prompts: !halves,
+                prompts: args.prompts.unwrap_or_default(),
+                ..backends::cuda_options()?
+            };
             let backend = Cuda::new(&options)?;
             println!("{}", backends::cuda_title(&backend));
-            check(&backend, &args.ops)
+            let good = check(&backend, &args.ops, halves);
+            println!("{} products by cuBLASLt", backend.library_products());
+            good
         }
     })
 }

@@ -161,6 +161,20 @@ fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, 
     case.expect(out, want, allowed)
 }
 
+/// Prompts and weights of whole groups of 64 outputs and columns, a case for each type that halves hold: what a library
+/// multiplies. Neighbours of other types are among them, and F16, whose values need no factor.
+pub(super) fn whole_groups(rows: usize) -> Vec<Case> {
+    let types = DType::ALL.into_iter().filter(|dtype| !matches!(dtype, DType::F32 | DType::BF16));
+    let weights = |dtype| [(dtype, 128), (DType::F16, 64), (DType::Q8_0, 64), (dtype, 64)];
+    together(types.map(|dtype| {
+        later(move || {
+            let what = format!("groups of {dtype}");
+            typed(rows, 512, Class::Prefill, &what, &weights(dtype))
+                .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
+        })
+    }))
+}
+
 /// A gate and what it multiplies, which a backend may take at once: outputs of two weights of one type, and `glu`.
 fn gated(rows: usize, dtype: DType) -> Case {
     let (cols, outputs) = (768, 33);
@@ -210,8 +224,13 @@ pub fn company_cases() -> Vec<Case> {
     types.into_iter().chain(odd).chain(fused).collect()
 }
 
-/// Rows of a type with all kinds of codes.
-fn blocks(dtype: DType, outputs: usize, cols: usize) -> Vec<u8> {
+/// Rows of a type with all kinds of codes, and scales of ordinary size.
+///
+/// # Panics
+///
+/// If the columns are no whole blocks.
+#[must_use]
+pub fn blocks(dtype: DType, outputs: usize, cols: usize) -> Vec<u8> {
     let row_bytes = dtype.row_bytes(cols).expect("whole blocks");
     let mut data: Vec<u8> = (0..outputs * row_bytes).map(|i| (i * 89 % 251).to_le_bytes()[0]).collect();
     // Scales of ordinary size, and floats that are numbers.

@@ -7,7 +7,6 @@
 //!   rounding is absolute: 2^-25, for `x` in units of the power of two that its half a chunk was divided by.
 //! - 8-bit integers: 32 columns of a row share the step `largest / 127`, and each is off by half a step at most.
 
-use gemma4_core::program::Class;
 use gemma4_core::quant;
 
 use super::{Case, linear};
@@ -27,13 +26,29 @@ pub enum Lossy {
 /// Products of prompts, with the bounds of `kind`.
 #[must_use]
 pub fn lossy_cases(kind: Lossy) -> Vec<Case> {
-    let products = linear::cases().into_iter().filter(|case| case.program.class == Class::Prefill);
-    products
-        .map(|mut case| {
-            widen(&mut case, kind);
-            case
-        })
-        .collect()
+    linear::cases().into_iter().filter(Case::is_prompt).map(|case| widened(case, kind)).collect()
+}
+
+/// Products of prompts that a library for halves takes, with the bounds of these.
+///
+/// A row that is divided by no power of two has a largest value of 1/4 or more (`kernels/halves.cu`). The 32 columns of a
+/// chunk have one of 1 or more in these cases, which is what the bound below the normal numbers counts on.
+#[must_use]
+pub fn library_cases() -> Vec<Case> {
+    let cases = [1, 5, 130].into_iter().flat_map(linear::whole_groups);
+    cases.map(|case| widened(case, Lossy::F16)).collect()
+}
+
+/// All cases of `linear` for a device whose prompts are halves: generated rows have the bounds of `f32`.
+#[must_use]
+pub fn half_cases() -> Vec<Case> {
+    let decoded = linear::cases().into_iter().filter(|case| !case.is_prompt());
+    decoded.chain(lossy_cases(Lossy::F16)).chain(library_cases()).collect()
+}
+
+fn widened(mut case: Case, kind: Lossy) -> Case {
+    widen(&mut case, kind);
+    case
 }
 
 /// Adds to a case's bounds what `kind` loses. Its first tensor holds the activations, the others the weights.

@@ -190,6 +190,13 @@ abi! {
         /// Weights.
         weights: u32,
     }
+    /// `dequantise`, which is no op of its own: it makes halves of a weight for products by a library.
+    DequantiseParams {
+        /// Row of the output that the first row of the weight becomes.
+        first: u32,
+        /// Blocks of 256 columns of a row, the last one perhaps not whole.
+        blocks: u32,
+    }
     /// `prepare`, which is no op of its own: it puts activations into the form that products read.
     PrepareFormParams {
         /// Elements of a row.

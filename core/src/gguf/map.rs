@@ -37,5 +37,5 @@ pub fn open(path: &Path) -> Result<Bytes, ModelError> {
     // That nobody changes the file meanwhile is beyond any program's control; it is asked for above, nothing
     // that was checked once (lengths, UTF-8) is later assumed without a check, and no reader uses `unsafe`.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Bytes::from_owner(map))
+    Ok(Bytes::from_mapped(map))
 }

@@ -24,6 +24,17 @@ pub enum GateUp {
     },
 }
 
+impl GateUp {
+    /// The tensors, that of the gate first.
+    #[must_use]
+    pub fn weights(&self) -> Vec<Weight> {
+        match *self {
+            Self::Fused(both) => vec![both],
+            Self::Split { gate, up } => vec![gate, up],
+        }
+    }
+}
+
 /// The chosen experts of each row, weighted and summed.
 ///
 /// `out[r, ..] = Σ_k weights[r, k] · down[e] · (gelu(gate[e] · x[r]) ⊙ (up[e] · x[r]))`, `e = experts[r, k]`
@@ -67,11 +78,11 @@ impl Program {
         let (count, ffn) = (self.weight(down).experts, self.weight(down).cols);
         expect(op, "outputs of `down`", cols, self.weight(down).rows)?;
         expect(op, "weights a row", self.cols(experts), self.cols(weights))?;
-        let (parts, outputs) = match gate_up {
-            GateUp::Fused(both) => (vec![both], 2 * ffn),
-            GateUp::Split { gate, up } => (vec![gate, up], ffn),
+        let outputs = match gate_up {
+            GateUp::Fused(_) => 2 * ffn,
+            GateUp::Split { .. } => ffn,
         };
-        for part in parts {
+        for part in gate_up.weights() {
             expect(op, "experts of the gate", count, self.weight(part).experts)?;
             expect(op, "inputs of the gate", cols, self.weight(part).cols)?;
             expect(op, "outputs of the gate", outputs, self.weight(part).rows)?;

@@ -5,11 +5,11 @@ use gemma4_core::engine::Options as EngineOptions;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{self, MemoryPlan, Target};
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
-use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress};
+use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts};
 use indicatif::ProgressBar;
 
-use super::{About, Chosen, Device, Memory, Purpose, Timed, remark};
-use crate::cli::{BackendName, Feature, Global, Lossy};
+use super::{About, Chosen, Device, Memory, Purpose, Timed, only_cuda, remark};
+use crate::cli::{self, BackendName, Feature, Global, Lossy};
 use crate::failure::Failure;
 use crate::load;
 
@@ -38,24 +38,32 @@ fn only_wgpu(global: &Global) -> Option<&'static str> {
     }
 }
 
-/// Whether the user asks for what only CUDA has.
-fn only_cuda(global: &Global) -> bool {
-    global.arch_limit.is_some() || global.vram_limit.is_some()
-}
-
 fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options, Failure> {
     let arch_limit = match &global.arch_limit {
         None => None,
         Some(text) => Some(text.parse().map_err(|error| Failure::usage(format!("--arch-limit: {error}")))?),
     };
     let examine = purpose == Purpose::Examine;
-    let (with, without) = (global.with.contains(&Lossy::F16), global.without.contains(&Feature::F16));
+    // Whoever says who multiplies halves wants halves.
+    let with = global.with.contains(&Lossy::F16) || global.prompts.is_some();
+    let without = global.without.contains(&Feature::F16);
+    let prompts = match global.prompts {
+        None | Some(cli::Prompts::Auto) => Prompts::Auto,
+        Some(cli::Prompts::Tiles) => Prompts::Tiles,
+        Some(cli::Prompts::Cublaslt) if without => {
+            return Err(Failure::usage(
+                "--prompts cublaslt multiplies 16-bit floats, and --without f16 has none",
+            ));
+        }
+        Some(cli::Prompts::Cublaslt) => Prompts::Library,
+    };
     Ok(Options {
         device,
         arch_limit,
         vram_limit: global.vram_limit,
         // What is examined is held against the bounds of f32, unless the user wants to see what halves lose.
         exact_prompts: without || examine && !with,
+        prompts,
         poison: examine,
         progress: Some(progress()),
         ..Options::default()
@@ -88,7 +96,10 @@ pub(super) fn insist(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
         None => Choice::Best,
     };
     match Cuda::new(&options(global, device, purpose)?) {
-        Ok(cuda) => Ok(Chosen::Cuda(cuda)),
+        Ok(cuda) => {
+            remark_on_library(&cuda);
+            Ok(Chosen::Cuda(cuda))
+        }
         Err(error @ CudaError::NoDevice { .. }) if global.device.is_some() => {
             Err(Failure::usage(format!("--device: {error}")))
         }
@@ -114,6 +125,7 @@ pub(super) fn auto(global: &Global, purpose: Purpose) -> Result<Option<Chosen>, 
     match Cuda::new(&options(global, wanted, purpose)?) {
         Ok(cuda) => {
             remark(&format!("using {}", cuda.report().title()));
+            remark_on_library(&cuda);
             Ok(Some(Chosen::Cuda(cuda)))
         }
         // What is missing can be installed; until then the GPU works through Vulkan.
@@ -131,6 +143,13 @@ pub(super) fn auto(global: &Global, purpose: Purpose) -> Result<Option<Chosen>, 
     }
 }
 
+/// Says why prompts are slower than they could be.
+fn remark_on_library(cuda: &Cuda) {
+    if let Some(obstacle) = cuda.library_obstacle() {
+        remark(&format!("prompts would be read faster by NVIDIA's library: {obstacle}"));
+    }
+}
+
 fn choice(text: &str) -> Choice {
     text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
@@ -144,7 +163,7 @@ impl Device for Cuda {
             backend: "cuda",
             device: report.title(),
             driver: Some(report.driver.clone()),
-            features: vec![self.compiler()],
+            features: self.features(),
         }
     }
 
@@ -177,7 +196,7 @@ impl Device for Cuda {
             own += needs.own;
         }
         let plan = MemoryPlan::new(&model.config, options, Target::Gpu, weights, shared + own)?;
-        Ok(Some(MemoryPlan { fixed: gemma4_cuda::FIXED_BYTES, ..plan }))
+        Ok(Some(MemoryPlan { fixed: self.fixed_bytes(), ..plan }))
     }
 
     fn bandwidth(&self) -> Result<Option<f64>, CudaError> {

@@ -23,7 +23,16 @@ impl Outcome {
 
 /// What tests say about results holds for the processor, whatever GPU there is; those about GPUs say so.
 fn on_the_processor(args: &[&str]) -> &'static [&'static str] {
-    let own = ["--backend", "--device", "--devices", "--with", "--without", "--arch-limit", "--vram-limit"];
+    let own = [
+        "--backend",
+        "--device",
+        "--devices",
+        "--with",
+        "--without",
+        "--arch-limit",
+        "--prompts",
+        "--vram-limit",
+    ];
     let chosen = args.iter().any(|arg| own.contains(arg));
     if chosen { &[] } else { &["--backend", "cpu"] }
 }

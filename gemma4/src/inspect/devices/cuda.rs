@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use gemma4_core::plan::Size;
+use gemma4_cuda::CudaError;
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
 use serde::Serialize;
 
@@ -25,17 +26,22 @@ pub(super) struct Device {
     shared_memory: u32,
     /// Level 2 cache, in bytes.
     cache: u64,
+    /// Version of NVIDIA's library of products.
+    cublaslt: Option<String>,
+    /// Why it is not used.
+    cublaslt_obstacle: Option<String>,
 }
 
 /// All of them, and the number of the one that is best.
 pub(super) fn all() -> (Vec<Device>, Option<usize>) {
     let reports = crate::device::cuda::list();
     let best = devices::choose(&reports, &Choice::Best).map(|report| report.index);
-    (reports.iter().map(Device::of).collect(), best)
+    let of = |report: &DeviceReport| Device::of(report, gemma4_cuda::library_version());
+    (reports.iter().map(of).collect(), best)
 }
 
 impl Device {
-    fn of(report: &DeviceReport) -> Self {
+    fn of(report: &DeviceReport, library: Result<String, CudaError>) -> Self {
         Self {
             number: report.index,
             name: report.name.clone(),
@@ -48,6 +54,8 @@ impl Device {
             multiprocessors: report.multiprocessors,
             shared_memory: report.shared,
             cache: report.cache,
+            cublaslt_obstacle: library.as_ref().err().map(ToString::to_string),
+            cublaslt: library.ok(),
         }
     }
 
@@ -60,8 +68,10 @@ impl Device {
         writeln!(out, "   memory     {}, level 2 cache {}", Size(*memory), Size(self.cache))?;
         writeln!(
             out,
-            "   blocks     {multiprocessors} multiprocessors, {} of shared memory\n",
+            "   blocks     {multiprocessors} multiprocessors, {} of shared memory",
             Size(self.shared_memory.into())
-        )
+        )?;
+        let obstacle = || format!("not used: {}", self.cublaslt_obstacle.as_deref().unwrap_or("not found"));
+        writeln!(out, "   cuBLASLt   {}\n", self.cublaslt.clone().unwrap_or_else(obstacle))
     }
 }
