@@ -100,14 +100,31 @@ impl Covered {
         }
     }
 
-    /// Keeps other tests from this backend's device: a driver that computes on all cores gains nothing from two at
-    /// once, and neither does a GPU. The reference takes turns by itself.
+    /// Whether number `n` of many runs of one property is for this backend: each is, but the two devices of a driver that
+    /// computes on the processor share them. They differ in how lanes add up, which every op, model and property shows.
+    #[must_use]
+    pub fn takes(&self, n: usize) -> bool {
+        match (self.effort, self.name) {
+            (Effort::Short, Name::Wgpu) => n.is_multiple_of(2),
+            (Effort::Short, Name::WgpuCore) => !n.is_multiple_of(2),
+            _ => true,
+        }
+    }
+
+    /// Keeps other tests from this backend's device, and on a GPU from the GPU: two at once gain nothing there, and neither
+    /// do two on one device of a driver that computes on the processor. Two devices of such a driver do, for it leaves
+    /// cores idle between dispatches, and where a dispatch is small. The reference takes turns by itself.
     #[must_use]
     pub fn turn(&self) -> Option<MutexGuard<'static, ()>> {
-        static TURN: Mutex<()> = Mutex::new(());
+        static GPU: Mutex<()> = Mutex::new(());
+        static SOFTWARE_CORE: Mutex<()> = Mutex::new(());
+        let turn = match (self.name, self.effort) {
+            (Name::Cpu, _) => return None,
+            (Name::WgpuCore, Effort::Short) => &SOFTWARE_CORE,
+            _ => &GPU,
+        };
         // A test that panicked says so itself.
-        let shared = matches!(self.device, Device::Wgpu(_) | Device::Cuda(_));
-        shared.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(turn.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Says what came out of a property on this backend, in the light of [the known failures](crate::known).

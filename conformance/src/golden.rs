@@ -314,12 +314,12 @@ impl Target {
         Ok(Engine::new(backend, model, options, &mut |_, _| ())?)
     }
 
-    /// Runs every prompt and its greedy continuation with a cache that loses nothing.
+    /// Runs every prompt, and at most `most` tokens of its greedy continuation, with a cache that loses nothing.
     ///
     /// # Errors
     ///
     /// The first value outside [`BOUND`], the first other token, or what the engine says.
-    pub fn exact<B: Backend>(&self, backend: B, feed: Feed) -> Result<Outcome, GoldenError> {
+    pub fn exact<B: Backend>(&self, backend: B, feed: Feed, most: usize) -> Result<Outcome, GoldenError> {
         let mut engine = self.engine(backend, KvType::F32, usize::MAX)?;
         let mut outcome = Outcome {
             what: feed.to_string(),
@@ -340,7 +340,8 @@ impl Target {
             outcome.logits = outcome.logits.and(logits);
             outcome.hidden = outcome.hidden.and(hidden);
             let last = &run.logits[run.logits.len() - self.config.vocab..];
-            outcome.tokens += greedy(&mut engine, seq, last, &prompt.greedy, &what("continuation"))?;
+            let want = &prompt.greedy[..prompt.greedy.len().min(most)];
+            outcome.tokens += greedy(&mut engine, seq, last, want, &what("continuation"))?;
             engine.close(seq)?;
         }
         Ok(outcome)

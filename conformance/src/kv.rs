@@ -149,9 +149,11 @@ pub fn rejections_across_the_seam<B: Backend>(
         let text = &text[..start + rows + 3];
         let want = history(new, tiny, kv, (text, start), classes, |at| at >= start)?;
         let vocab = want.len() / (rows + 3);
+        let mut stream = Stream::new(new(), tiny, kv, ring, text.len(), &unchanged)?;
+        stream.feed(Class::Prefill, &text[..start], PAGE)?;
         for kept in 0..=rows {
-            let mut stream = Stream::new(new(), tiny, kv, ring, text.len(), &unchanged)?;
-            stream.feed(Class::Prefill, &text[..start], PAGE)?;
+            // What was decoded before lies where the window does not reach, or is rejected too.
+            stream.truncate(start);
             stream.poison()?;
             let drafts = [&text[start..start + kept], &wrong[kept..rows]].concat();
             let mut got = stream.step(Class::Decode, &drafts)?;

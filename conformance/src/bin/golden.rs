@@ -76,7 +76,7 @@ impl Tally {
 
 fn target<B: Backend>(new: &impl Fn() -> B, target: &Target, tally: &mut Tally) {
     for feed in Feed::ALL {
-        let result = target.exact(new(), feed).map(|run| {
+        let result = target.exact(new(), feed, usize::MAX).map(|run| {
             let (logits, hidden) = (run.logits, run.hidden);
             let text = format!(
                 "logits within {:.1e}, hidden within {:.1e}, {} greedy tokens equal",

@@ -1,32 +1,27 @@
 //! Tests of the workspace, and how much they compared.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
-use crate::{Failure, cargo};
+use super::programs;
+use crate::Failure;
 
 /// How the conformance suite begins its lines; see `backends::LINE` there.
 const LINE: &str = "conformance: ";
 
 pub(crate) fn check() -> Result<(), Failure> {
-    let mut command = cargo::command(&["test", "--workspace", "--locked"]);
-    command.stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("cannot start `cargo test`: {error}"))?;
-    let output = child.stdout.take().expect("it is piped");
-    let mut tally = Tally::default();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.map_err(|error| format!("cannot read what `cargo test` writes: {error}"))?;
-        let line = String::from_utf8_lossy(&line);
+    let programs = programs::build()?;
+    let tally = Mutex::new(Tally::default());
+    let result = programs::run(&programs, &|name, line| {
         // A closed pipe is no reason to stop.
-        let _ = writeln!(std::io::stdout().lock(), "{line}");
-        tally.add(&line);
-    }
-    let status = child.wait().map_err(|error| format!("cannot wait for `cargo test`: {error}"))?;
-    for line in tally.summary() {
+        let _ = writeln!(std::io::stdout().lock(), "{name} | {line}");
+        tally.lock().unwrap_or_else(PoisonError::into_inner).add(line);
+    });
+    for line in tally.into_inner().unwrap_or_else(PoisonError::into_inner).summary() {
         println!("{line}");
     }
-    if status.success() { Ok(()) } else { Err(format!("`cargo test --workspace --locked` failed: {status}")) }
+    result
 }
 
 /// What all tests together did.

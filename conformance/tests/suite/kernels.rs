@@ -16,6 +16,7 @@ use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::{KvTypes, Taps};
 use gemma4_core::ops::Op;
 use gemma4_core::program::Program;
+use gemma4_core::tensor::DType;
 use gemma4_cuda::compile::{self, KernelReport};
 use gemma4_cuda::kernels::{self, Unit};
 use gemma4_cuda::{Arch, LaunchReport, Prompts, launches};
@@ -25,9 +26,13 @@ const REQUIRE: &str = "REQUIRE_NVRTC";
 /// The variable that names architectures.
 const ARCHS: &str = "KERNEL_ARCHS";
 
-/// For this one every unit is compiled but those of two different types of cache, which are made of the same parts: more
-/// than two cores do in two minutes.
+/// For this one every unit is compiled but those of parts that others have: of two different types of cache, and of what
+/// [`BESIDE`] says. All would take two cores five minutes.
 const MOST_UNITS: &str = "sm_86";
+/// Files that read weights through the header of another file, which is compiled for every type: `moe_ffn` and `moe_tiles`
+/// as `linear` and `linear_tiles` do, `route` as `embed` does. These are compiled for one type of each width of codes.
+const BESIDE: [&str; 3] = ["moe_ffn", "moe_tiles", "route"];
+const WIDTHS: [DType; 6] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_K, DType::Q6_K, DType::Q3_K];
 /// For these one unit of each file is: what differs is which instructions there are.
 const ONE_OF_A_FILE: [&str; 4] = ["sm_80", "sm_89", "sm_90", "sm_120"];
 
@@ -67,8 +72,12 @@ fn work() -> Vec<(Unit, Arch)> {
     let value = |unit: &Unit, name: &str| {
         unit.defines.iter().find(|(define, _)| *define == name).map(|(_, value)| value.clone())
     };
-    let alike = units.iter().filter(|unit| value(unit, "K_KIND") == value(unit, "V_KIND"));
-    let all = alike.map(|unit| (unit.clone(), read(MOST_UNITS)));
+    let alike = |unit: &&Unit| value(unit, "K_KIND") == value(unit, "V_KIND");
+    let of_width = |unit: &&Unit| {
+        let weight = value(unit, "WEIGHT");
+        !BESIDE.contains(&unit.file) || WIDTHS.iter().any(|dtype| weight.as_deref() == Some(dtype.name()))
+    };
+    let all = units.iter().filter(alike).filter(of_width).map(|unit| (unit.clone(), read(MOST_UNITS)));
     let some =
         ONE_OF_A_FILE.iter().flat_map(|arch| first.values().map(move |&unit| (unit.clone(), read(arch))));
     all.chain(some).collect()

@@ -14,12 +14,16 @@ fn types(all: bool) -> Vec<Kv> {
     every.iter().copied().map(Kv::all).chain([Kv::MIXED]).collect()
 }
 
-/// Runs a property on every backend for every model with every type of cache.
+/// Runs a property on every backend for every model with every type of cache. Of the models that backends share, the one
+/// that takes even numbers has the first if `$first` is even; see `Covered::takes`.
 macro_rules! each {
-    ($property:literal, |$at:ident, $subject:ident| $holds:expr) => {
+    ($first:literal, $property:literal, |$at:ident, $subject:ident| $holds:expr) => {
         on_every_backend!(|$at, new| {
             let mut compared = Ok(0);
-            for tiny in Tiny::all() {
+            for (n, tiny) in ($first..).zip(Tiny::all()) {
+                if !$at.takes(n) {
+                    continue;
+                }
                 for kv in types($at.pick(true, false)) {
                     let $subject = &Subject { new, tiny: tiny.clone(), kv };
                     compared = compared.and_then(|compared| Ok(compared + $holds?));
@@ -33,16 +37,16 @@ macro_rules! each {
 #[test]
 fn chunks_of_any_size_give_the_same_bits() {
     // Tiles and pages are met from both sides.
-    each!("chunks", |at, subject| {
+    each!(0, "chunks", |at, subject| {
         let (len, sizes) = at.pick((520, &[7, 255, 256, 257][..]), (270, &[64, 255, 257]));
         subject.chunks_change_nothing(len, sizes)
     });
-    each!("chunks of one", |at, subject| subject.chunks_change_nothing(at.pick(300, 20), &[1]));
+    each!(1, "chunks of one", |at, subject| subject.chunks_change_nothing(at.pick(300, 20), &[1]));
 }
 
 #[test]
 fn verifying_gives_the_bits_of_decoding() {
-    each!("verification", |at, subject| subject.verifying_equals_decoding(at.pick(270, 24), &[2, 5, 16]));
+    each!(0, "verification", |at, subject| subject.verifying_equals_decoding(at.pick(270, 24), &[2, 5, 16]));
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn prefill_gives_the_bits_of_decoding_on_the_reference() {
 
 #[test]
 fn rows_in_another_order_have_the_same_bits() {
-    each!("order", |at, subject| {
+    each!(1, "order", |at, subject| {
         let prefill = subject.the_order_of_rows_changes_nothing(Class::Prefill);
         prefill.and_then(|n| Ok(n + subject.the_order_of_rows_changes_nothing(Class::Decode)?))
     });
@@ -70,7 +74,7 @@ fn rows_in_another_order_have_the_same_bits() {
 
 #[test]
 fn sequences_of_different_lengths_have_the_same_bits_in_company() {
-    each!("company", |at, subject| {
+    each!(1, "company", |at, subject| {
         let prefill = subject.company_changes_nothing(Class::Prefill);
         prefill.and_then(|n| Ok(n + subject.company_changes_nothing(Class::Decode)?))
     });
@@ -78,7 +82,7 @@ fn sequences_of_different_lengths_have_the_same_bits_in_company() {
 
 #[test]
 fn behind_a_shared_prefix_the_bits_are_the_same() {
-    each!("prefix", |at, subject| {
+    each!(0, "prefix", |at, subject| {
         // In the first page, at a border, past one, past two.
         let mixed = at.pick(&[40, 256, 300, 513][..], &[256]);
         let lengths = if subject.kv == Kv::MIXED { mixed } else { &[300] };
@@ -88,12 +92,12 @@ fn behind_a_shared_prefix_the_bits_are_the_same() {
 
 #[test]
 fn after_a_rollback_the_bits_are_the_same() {
-    each!("rollback", |at, subject| subject.going_back_equals_never_having_gone());
+    each!(1, "rollback", |at, subject| subject.going_back_equals_never_having_gone());
 }
 
 #[test]
 fn sampled_tokens_are_the_same_alone_in_company_and_ahead_of_the_host() {
-    each!("sampling", |at, subject| subject.sampling_is_the_same_alone_in_company_and_ahead());
+    each!(0, "sampling", |at, subject| subject.sampling_is_the_same_alone_in_company_and_ahead());
 }
 
 #[test]

@@ -76,7 +76,8 @@ const MISTAKES: [Mistake; 8] = [
 ];
 
 /// What a driver that computes on the processor is asked for: between its two backends and the three models, everything
-/// once. The greedy continuations of every way are decoded token by token.
+/// once. Continuations are decoded token by token whatever the way, and so is a whole prompt of one model on each backend:
+/// of continuations some tokens do.
 fn shortened(name: Name, model: &str) -> (&'static [Feed], &'static [KvType]) {
     match (name, model) {
         (Name::Cpu | Name::Cuda, _) => (&Feed::ALL, &KvType::ALL),
@@ -100,7 +101,9 @@ fn agrees(name: &str, mistakes: &[Mistake]) {
         let (short, few) = shortened(at.name, name);
         for &feed in at.pick(&Feed::ALL[..], short) {
             let what = format!("{name}, {feed}");
-            let Some(run) = at.judge(&what, target.exact(new(), feed)) else { continue };
+            let Some(run) = at.judge(&what, target.exact(new(), feed, at.pick(usize::MAX, 6))) else {
+                continue;
+            };
             let worst =
                 format!("logits within {:.1e}, hidden within {:.1e}", run.logits.worst, run.hidden.worst);
             at.report_with(what, run.logits.count + run.hidden.count + run.tokens, &worst);
