@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use gemma4_core::backend::Backend;
 
+use crate::Failure;
+use crate::cases::{self, Case, Lossy};
 use crate::compare::Agreement;
-use crate::{Failure, cases};
 
 /// What the cases of an op showed.
 #[derive(Clone, Debug)]
@@ -54,6 +55,33 @@ pub enum Mutants {
 ///
 /// The first case that fails, a mutant that no case rejects, or nothing compared.
 pub fn check<B: Backend>(backend: &B, op: &'static str, mutants: Mutants) -> Result<OpReport, Failure> {
+    check_cases(backend, op, cases::of(op), mutants)
+}
+
+/// The same where products of prompts are in fewer bits, with the bounds of those.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn check_lossy<B: Backend>(
+    backend: &B,
+    op: &'static str,
+    kind: Lossy,
+    mutants: Mutants,
+) -> Result<OpReport, Failure> {
+    if op != "linear" {
+        return check(backend, op, mutants);
+    }
+    let others = cases::of(op).into_iter().filter(|case| !case.is_prompt());
+    check_cases(backend, op, others.chain(cases::lossy_cases(kind)), mutants)
+}
+
+fn check_cases<B: Backend>(
+    backend: &B,
+    op: &'static str,
+    cases: impl IntoIterator<Item = Case>,
+    mutants: Mutants,
+) -> Result<OpReport, Failure> {
     let mut report = OpReport {
         op,
         cases: 0,
@@ -61,7 +89,7 @@ pub fn check<B: Backend>(backend: &B, op: &'static str, mutants: Mutants) -> Res
         worst: String::new(),
         mutants: BTreeMap::new(),
     };
-    for case in cases::of(op) {
+    for case in cases {
         let name = case.name.clone();
         let agreement = match mutants {
             Mutants::Tried => {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use gemma4_conformance::backends;
+use gemma4_conformance::cases::Lossy;
 use gemma4_conformance::known::chain;
 use gemma4_conformance::ops::{self, Mutants};
 use gemma4_core::backend::Backend;
@@ -26,10 +27,10 @@ struct Args {
     /// Leave out every optional ability of the GPU.
     #[arg(long)]
     core: bool,
-    /// Multiply prompts in 8-bit integers.
-    #[arg(long)]
+    /// Multiply prompts in 8-bit integers, within the bounds of those.
+    #[arg(long, conflicts_with = "f16")]
     int8: bool,
-    /// Multiply prompts in 16-bit floats.
+    /// Multiply prompts in 16-bit floats; on wgpu within the bounds of those.
     #[arg(long)]
     f16: bool,
     /// Number of a GPU, or a part of its name.
@@ -56,10 +57,14 @@ enum BackendName {
     Cuda,
 }
 
-fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
+fn check<B: Backend>(backend: &B, ops: &[String], products: Option<Lossy>) -> bool {
     let (mut good, mut comparisons) = (true, 0);
     for op in Op::ALL.iter().filter(|op| ops.is_empty() || ops.iter().any(|name| name == *op)) {
-        match ops::check(backend, op, Mutants::Tried) {
+        let report = match products {
+            Some(kind) => ops::check_lossy(backend, op, kind, Mutants::Tried),
+            None => ops::check(backend, op, Mutants::Tried),
+        };
+        match report {
             Ok(report) => {
                 comparisons += report.agreement.count;
                 println!("ok    {op:<13} {:>8} comparisons, {}", report.agreement.count, report.summary());
@@ -76,7 +81,7 @@ fn check<B: Backend>(backend: &B, ops: &[String]) -> bool {
 
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
-        BackendName::Cpu => check(&Reference::new(None)?, &args.ops),
+        BackendName::Cpu => check(&Reference::new(None)?, &args.ops, None),
         BackendName::Wgpu => {
             let exact = if args.core { Variants::CORE } else { Variants::EXACT };
             let allow = Variants { f16: args.f16, int8: args.int8, ..exact };
@@ -84,7 +89,16 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;
             println!("{}", backends::title(&backend));
-            check(&backend, &args.ops)
+            // What the device has no variant for is computed in f32.
+            let used = backend.variants();
+            let products = if used.int8 {
+                Some(Lossy::Int8)
+            } else if used.f16 {
+                Some(Lossy::F16)
+            } else {
+                None
+            };
+            check(&backend, &args.ops, products)
         }
         BackendName::Cuda => {
             let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
@@ -94,7 +108,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
                 gemma4_cuda::Options { device, arch_limit, exact_prompts, ..backends::cuda_options()? };
             let backend = Cuda::new(&options)?;
             println!("{}", backends::cuda_title(&backend));
-            check(&backend, &args.ops)
+            check(&backend, &args.ops, None)
         }
     })
 }
