@@ -63,6 +63,8 @@ const MUTANTS: &[Mutant] = &[
     ),
     ("attention", "if careful || !any_broken(sums, index) { break; }", "if true { break; }"),
     ("attention", "sum = add(sum, s1.xy, v1, i + COMBINE_STRANDS < count);", ""),
+    ("attention", "t1 = add(t1, s1.xy, v1, i + 1u < count);", ""),
+    ("attention", "atomicAdd(&arrived[at], 1u) + 1u == all;", "atomicAdd(&arrived[at], 1u) == 0u;"),
     ("attention", "rotate_groups(DIM, lane, false);", ""),
     ("attention", "rotate_groups(DIM, lane, true);", ""),
     (
