@@ -9,6 +9,7 @@ mod centroid_head;
 mod elementwise;
 mod embed;
 mod linear;
+mod linear_norm;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
@@ -297,6 +298,13 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
                 rest = after;
                 norm::norm_add_rms_norm(add, norm, cx);
+            }
+            (Op::Linear(linear), [Op::NormAdd(add), Op::RmsNorm(norm), after @ ..])
+                if (linear_norm::Ended { linear, dense: None, add, norm }).fuse(cx)
+                    && !matches!(after, [Op::RmsNorm(other), ..] if other.x == norm.x) =>
+            {
+                rest = after;
+                linear_norm::Ended { linear, dense: None, add, norm }.launch(cx);
             }
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
                 rest = after;

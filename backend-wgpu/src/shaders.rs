@@ -163,6 +163,8 @@ parts! {
     LINEAR_TILES = "linear_tiles";
     /// Op `linear`, tiles of 64 rows.
     LINEAR_TILES_NARROW = "linear_tiles_narrow";
+    /// A row in registers.
+    QUADS = "common/quads";
     /// Ops `rms_norm` and `norm_add` of rows that fit registers.
     NORM_QUADS = "norm_quads";
     /// The same with more of what is around them.
@@ -175,6 +177,8 @@ parts! {
     LINEAR_GATE_OF_SUM = "linear_gate_of_sum";
     /// Op `linear` with the `glu` that follows.
     LINEAR_GLU = "linear_glu";
+    /// Op `linear` of one row with the `norm_add` that follows.
+    LINEAR_NORM_ADD = "linear_norm_add";
     /// Op `linear`, several weights at once.
     LINEAR_STACK = "linear_stack";
     /// Op `moe_ffn`.

@@ -1,6 +1,6 @@
 //! The end of a layer with per-layer inputs, in the decode class: `norm_add`, `linear` and `glu` of the gate, `linear` of the
 //! projection, `norm_add`, and the norm of the next layer. Three dispatches: the gate makes the sum that it reads by
-//! itself, and the last one makes it once more before it adds to it.
+//! itself, and the last one makes it once more before it adds to it. For one row the last one is the end of the projection.
 
 use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::Op;
@@ -10,6 +10,7 @@ use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
 
 use super::linear::{OUTPUTS, THREADS, lanes, matvec, of_weight, split};
+use super::linear_norm::Ended;
 use super::{Bind, Lowering, linear, narrow, norm};
 use crate::shaders;
 
@@ -60,8 +61,14 @@ impl Gated<'_> {
     /// The dispatches.
     pub(super) fn launch(&self, cx: &mut Lowering<'_>) {
         self.gate(cx);
-        linear::linear(self.projection, cx);
-        norm::norm_add_twice(self.add.y, self.add.weight, self.last, self.next, cx);
+        let &Self { add, projection, last, next, .. } = self;
+        let ended = Ended { linear: projection, dense: Some((add.y, add.weight)), add: last, norm: next };
+        if ended.fuse(cx) {
+            ended.launch(cx);
+            return;
+        }
+        linear::linear(projection, cx);
+        norm::norm_add_twice(add.y, add.weight, last, next, cx);
     }
 
     fn gate(&self, cx: &mut Lowering<'_>) {
