@@ -21,8 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn ended(rows: usize, cols: usize, looks_at_norm: bool) -> Case {
     let (eps, scale, inner) = (1e-6f32, 0.4375f32, 96);
     let what = if looks_at_norm { "norm" } else { "sum" };
-    let mut case = Case::new("norm_add", rows, format!("{cols} columns, behind a product, the {what}"));
-    case.program.class = Class::Decode;
+    let mut case = decoded(rows, format!("{cols} columns, behind a product, the {what}"));
     let (r, x) = (plain(rows * cols, 6), inputs(rows, inner, 7));
     let [first, next] = [10, 11].map(|seed| around_one(cols, seed));
     let matrix: Vec<f32> = plain(inner * cols, 23).iter().map(|w| w / (inner as f32).sqrt()).collect();
@@ -56,12 +55,21 @@ fn ended(rows: usize, cols: usize, looks_at_norm: bool) -> Case {
     case.mutant("the scale forgotten", |case| op!(case, NormAdd).scale = 1.0)
 }
 
+/// A case of decoded rows. A step of one row has a plan of its own, which may fuse more.
+fn decoded(rows: usize, shape: String) -> Case {
+    let mut case = Case::new("norm_add", rows, shape);
+    case.program.class = Class::Decode;
+    if rows == 1 {
+        (case.program.rows, case.program.picked) = (1, 1);
+    }
+    case
+}
+
 /// The end of a layer with per-layer inputs: a `norm_add`, a gate on its sum that opens an input, a projection, and a second
 /// `norm_add`, whose sum is normed.
 fn gated(rows: usize, cols: usize) -> Case {
     let (eps, scale, inner, start) = (1e-6f32, 0.4375f32, 64, 5);
-    let mut case = Case::new("norm_add", rows, format!("{cols} columns, around a gate"));
-    case.program.class = Class::Decode;
+    let mut case = decoded(rows, format!("{cols} columns, around a gate"));
     let (r, a, opened) = (plain(rows * cols, 6), inputs(rows, cols, 7), plain(rows * (inner + start), 22));
     let [first, last, next] = [10, 11, 12].map(|seed| around_one(cols, seed));
     let small = |seed, by: usize| plain(inner * cols, seed).into_iter().map(move |w| w / (by as f32).sqrt());
