@@ -10,10 +10,11 @@ var<workgroup> tiles_x: array<Tiles, 2>;
 var<workgroup> tiles_w: array<Tiles, 2>;
 
 fn tiles_put_x(tile: u32, quad: u32, m: u32, values: Tile4) {
-  tiles_x[tile][quad][0][m / 64u][(m / 4u) % 16u][m % 4u] = values.x;
-  tiles_x[tile][quad][1][m / 64u][(m / 4u) % 16u][m % 4u] = values.y;
-  tiles_x[tile][quad][2][m / 64u][(m / 4u) % 16u][m % 4u] = values.z;
-  tiles_x[tile][quad][3][m / 64u][(m / 4u) % 16u][m % 4u] = values.w;
+  let at = ((m / 4u) % 16u) ^ tile_turn(quad);
+  tiles_x[tile][quad][0][m / 64u][at][m % 4u] = values.x;
+  tiles_x[tile][quad][1][m / 64u][at][m % 4u] = values.y;
+  tiles_x[tile][quad][2][m / 64u][at][m % 4u] = values.z;
+  tiles_x[tile][quad][3][m / 64u][at][m % 4u] = values.w;
 }
 
 fn tiles_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
@@ -23,14 +24,14 @@ fn tiles_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
   tiles_w[tile][quad][3][n / 64u][(n / 4u) % 16u][n % 4u] = values.w;
 }
 
-fn tiles_store_x(tile: u32, m: u32, v: Half) {
+fn tiles_store_x(tile: u32, own: u32, v: Half) {
   let scale = tile_scale(largest(v));
-  tile_note(tile * 128u + m, scale);
+  tile_note(tile * 128u + own, scale);
   let inverse = 1.0 / scale;
-  tiles_put_x(tile, 0u, m, Tile4(v.a * inverse));
-  tiles_put_x(tile, 1u, m, Tile4(v.b * inverse));
-  tiles_put_x(tile, 2u, m, Tile4(v.c * inverse));
-  tiles_put_x(tile, 3u, m, Tile4(v.d * inverse));
+  tiles_put_x(tile, tile_quad(own, 0u), tile_row(own, 0u, 128u), Tile4(v.a * inverse));
+  tiles_put_x(tile, tile_quad(own, 1u), tile_row(own, 1u, 128u), Tile4(v.b * inverse));
+  tiles_put_x(tile, tile_quad(own, 2u), tile_row(own, 2u, 128u), Tile4(v.c * inverse));
+  tiles_put_x(tile, tile_quad(own, 3u), tile_row(own, 3u, 128u), Tile4(v.d * inverse));
 }
 
 fn tiles_store_w(tile: u32, n: u32, v: Half) {
@@ -72,13 +73,14 @@ fn tiles_column(s: TilesSums, a: Tile4, b: Tile4, c: Tile4, d: Tile4) -> TilesSu
 fn tiles_columns(sums: TilesSums, tile: u32, m: u32, n: u32) -> TilesSums {
   var s = sums;
   for (var quad = 0u; quad < 4u; quad++) {
-    s = tiles_column(s, tiles_x[tile][quad][0][0][m], tiles_x[tile][quad][0][1][m],
+    let at = m ^ tile_turn(quad);
+    s = tiles_column(s, tiles_x[tile][quad][0][0][at], tiles_x[tile][quad][0][1][at],
       tiles_w[tile][quad][0][0][n], tiles_w[tile][quad][0][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][1][0][m], tiles_x[tile][quad][1][1][m],
+    s = tiles_column(s, tiles_x[tile][quad][1][0][at], tiles_x[tile][quad][1][1][at],
       tiles_w[tile][quad][1][0][n], tiles_w[tile][quad][1][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][2][0][m], tiles_x[tile][quad][2][1][m],
+    s = tiles_column(s, tiles_x[tile][quad][2][0][at], tiles_x[tile][quad][2][1][at],
       tiles_w[tile][quad][2][0][n], tiles_w[tile][quad][2][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][3][0][m], tiles_x[tile][quad][3][1][m],
+    s = tiles_column(s, tiles_x[tile][quad][3][0][at], tiles_x[tile][quad][3][1][at],
       tiles_w[tile][quad][3][0][n], tiles_w[tile][quad][3][1][n]);
   }
   return s;
@@ -116,13 +118,13 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
   let chunks = params.cols / 32u;
   let brings_x = lane < 128u;
   let own = lane % 128u;
-  // What is past the end is the last one again: its products are never stored.
-  let x_start = min(first_row + own, row_count() - 1u) * (params.cols / 4u);
+  let x_rows = brought_rows(first_row, own, 128u);
+  // As with rows.
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
   var next_x = Half();
   var next_w = Chunk();
   if brings_x {
-    tiles_store_x(0u, own, fetch_x(x_start, 0u, chunks));
+    tiles_store_x(0u, own, fetch_x(x_rows, own, 0u, chunks));
   } else {
     next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
     tiles_store_w(0u, own, half_values(next_w, 0u));
@@ -130,7 +132,7 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
   var totals = TilesTotals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
-    if brings_x { next_x = fetch_x(x_start, 2u * chunk + 1u, chunks); }
+    if brings_x { next_x = fetch_x(x_rows, own, 2u * chunk + 1u, chunks); }
     var sums = tiles_columns(TilesSums(), 0u, m, n);
     if TILE_ENDS {
       totals = tiles_add(totals, sums, 0u, m);
@@ -140,7 +142,7 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     workgroupBarrier();
     let next = min(chunk + 1u, chunks - 1u);
     if brings_x {
-      next_x = fetch_x(x_start, 2u * next, chunks);
+      next_x = fetch_x(x_rows, own, 2u * next, chunks);
     } else {
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }

@@ -9,10 +9,11 @@ var<workgroup> narrow_x: array<NarrowTile, 2>;
 var<workgroup> narrow_w: array<NarrowTile, 2>;
 
 fn narrow_put_x(tile: u32, quad: u32, m: u32, values: Tile4) {
-  narrow_x[tile][quad][0][m / 4u][m % 4u] = values.x;
-  narrow_x[tile][quad][1][m / 4u][m % 4u] = values.y;
-  narrow_x[tile][quad][2][m / 4u][m % 4u] = values.z;
-  narrow_x[tile][quad][3][m / 4u][m % 4u] = values.w;
+  let at = (m / 4u) ^ tile_turn(quad);
+  narrow_x[tile][quad][0][at][m % 4u] = values.x;
+  narrow_x[tile][quad][1][at][m % 4u] = values.y;
+  narrow_x[tile][quad][2][at][m % 4u] = values.z;
+  narrow_x[tile][quad][3][at][m % 4u] = values.w;
 }
 
 fn narrow_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
@@ -22,14 +23,14 @@ fn narrow_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
   narrow_w[tile][quad][3][n / 4u][n % 4u] = values.w;
 }
 
-fn narrow_store_x(tile: u32, m: u32, v: Half) {
+fn narrow_store_x(tile: u32, own: u32, v: Half) {
   let scale = tile_scale(largest(v));
-  tile_note(tile * 64u + m, scale);
+  tile_note(tile * 64u + own, scale);
   let inverse = 1.0 / scale;
-  narrow_put_x(tile, 0u, m, Tile4(v.a * inverse));
-  narrow_put_x(tile, 1u, m, Tile4(v.b * inverse));
-  narrow_put_x(tile, 2u, m, Tile4(v.c * inverse));
-  narrow_put_x(tile, 3u, m, Tile4(v.d * inverse));
+  narrow_put_x(tile, tile_quad(own, 0u), tile_row(own, 0u, 64u), Tile4(v.a * inverse));
+  narrow_put_x(tile, tile_quad(own, 1u), tile_row(own, 1u, 64u), Tile4(v.b * inverse));
+  narrow_put_x(tile, tile_quad(own, 2u), tile_row(own, 2u, 64u), Tile4(v.c * inverse));
+  narrow_put_x(tile, tile_quad(own, 3u), tile_row(own, 3u, 64u), Tile4(v.d * inverse));
 }
 
 fn narrow_store_w(tile: u32, n: u32, v: Half) {
@@ -53,10 +54,11 @@ fn narrow_column(s: NarrowSums, a: Tile4, b: Tile4) -> NarrowSums {
 fn narrow_columns(sums: NarrowSums, tile: u32, m: u32, n: u32) -> NarrowSums {
   var s = sums;
   for (var quad = 0u; quad < 4u; quad++) {
-    s = narrow_column(s, narrow_x[tile][quad][0][m], narrow_w[tile][quad][0][n]);
-    s = narrow_column(s, narrow_x[tile][quad][1][m], narrow_w[tile][quad][1][n]);
-    s = narrow_column(s, narrow_x[tile][quad][2][m], narrow_w[tile][quad][2][n]);
-    s = narrow_column(s, narrow_x[tile][quad][3][m], narrow_w[tile][quad][3][n]);
+    let at = m ^ tile_turn(quad);
+    s = narrow_column(s, narrow_x[tile][quad][0][at], narrow_w[tile][quad][0][n]);
+    s = narrow_column(s, narrow_x[tile][quad][1][at], narrow_w[tile][quad][1][n]);
+    s = narrow_column(s, narrow_x[tile][quad][2][at], narrow_w[tile][quad][2][n]);
+    s = narrow_column(s, narrow_x[tile][quad][3][at], narrow_w[tile][quad][3][n]);
   }
   return s;
 }
@@ -81,13 +83,13 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
   let brings_x = lane < 64u;
   let brings_w = lane >= 64u && lane < 128u;
   let own = lane % 64u;
-  // What is past the end is the last one again: its products are never stored.
-  let x_start = min(first_row + own, row_count() - 1u) * (params.cols / 4u);
+  let x_rows = brought_rows(first_row, own, 64u);
+  // As with rows.
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
   var next_x = Half();
   var next_w = Chunk();
   if brings_x {
-    narrow_store_x(0u, own, fetch_x(x_start, 0u, chunks));
+    narrow_store_x(0u, own, fetch_x(x_rows, own, 0u, chunks));
   } else if brings_w {
     next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
     narrow_store_w(0u, own, half_values(next_w, 0u));
@@ -95,7 +97,7 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
   var totals = NarrowTotals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
-    if brings_x { next_x = fetch_x(x_start, 2u * chunk + 1u, chunks); }
+    if brings_x { next_x = fetch_x(x_rows, own, 2u * chunk + 1u, chunks); }
     var sums = narrow_columns(NarrowSums(), 0u, m, n);
     if TILE_ENDS {
       totals = narrow_add(totals, sums, 0u, m);
@@ -109,7 +111,7 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
     workgroupBarrier();
     let next = min(chunk + 1u, chunks - 1u);
     if brings_x {
-      next_x = fetch_x(x_start, 2u * next, chunks);
+      next_x = fetch_x(x_rows, own, 2u * next, chunks);
     } else if brings_w {
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }

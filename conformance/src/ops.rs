@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gemma4_core::backend::Backend;
 
 use crate::Failure;
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, Lossy};
 use crate::compare::Agreement;
 
 /// What the cases of an op showed.
@@ -58,6 +58,24 @@ pub fn check<B: Backend>(backend: &B, op: &'static str, mutants: Mutants) -> Res
     check_cases(backend, op, cases::of(op), mutants)
 }
 
+/// The same where products of prompts are in fewer bits, with the bounds of those.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn check_lossy<B: Backend>(
+    backend: &B,
+    op: &'static str,
+    kind: Lossy,
+    mutants: Mutants,
+) -> Result<OpReport, Failure> {
+    if op != "linear" {
+        return check(backend, op, mutants);
+    }
+    let others = cases::of(op).into_iter().filter(|case| !case.is_prompt());
+    check_cases(backend, op, others.chain(cases::lossy_cases(kind)), mutants)
+}
+
 /// Runs these cases of an op.
 ///
 /// # Errors
@@ -66,7 +84,7 @@ pub fn check<B: Backend>(backend: &B, op: &'static str, mutants: Mutants) -> Res
 pub fn check_cases<B: Backend>(
     backend: &B,
     op: &'static str,
-    cases: Vec<Case>,
+    cases: impl IntoIterator<Item = Case>,
     mutants: Mutants,
 ) -> Result<OpReport, Failure> {
     let mut report = OpReport {

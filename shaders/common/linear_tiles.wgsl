@@ -26,13 +26,24 @@ fn tile_place(lane: u32) -> vec2<u32> {
   return vec2(((lane >> 1u) & 1u) | ((lane >> 3u) & 2u), (lane & 1u) | ((lane >> 1u) & 6u));
 }
 
-// The activations of half `half` of a row that starts at quad `start`.
-fn fetch_x(start: u32, half: u32, chunks: u32) -> Half {
+// Where the rows of the four quads of activations start that invocation `own` of `count` brings, one for each row of a
+// tile. What is past the end is the last row again: its products are never stored.
+fn brought_rows(first_row: u32, own: u32, count: u32) -> vec4<u32> {
+  let rows = vec4(first_row) + vec4(
+    tile_row(own, 0u, count), tile_row(own, 1u, count), tile_row(own, 2u, count), tile_row(own, 3u, count),
+  );
+  return min(rows, vec4(row_count() - 1u)) * (params.cols / 4u);
+}
+
+// Those quads of half `half` of the rows.
+fn fetch_x(rows: vec4<u32>, own: u32, half: u32, chunks: u32) -> Half {
   let chunk = half >> 1u;
   let i = 4u * (half & 1u);
   return Half(
-    x[start + chunk_quad(chunk, chunks, i)], x[start + chunk_quad(chunk, chunks, i + 1u)],
-    x[start + chunk_quad(chunk, chunks, i + 2u)], x[start + chunk_quad(chunk, chunks, i + 3u)],
+    x[rows.x + chunk_quad(chunk, chunks, i + tile_quad(own, 0u))],
+    x[rows.y + chunk_quad(chunk, chunks, i + tile_quad(own, 1u))],
+    x[rows.z + chunk_quad(chunk, chunks, i + tile_quad(own, 2u))],
+    x[rows.w + chunk_quad(chunk, chunks, i + tile_quad(own, 3u))],
   );
 }
 

@@ -5,6 +5,11 @@
 
 alias Tile4 = vec4<f16>;
 
+// An invocation brings the four quads of a row, whose largest magnitude it knows then. See common/tile_f32.wgsl.
+fn tile_row(own: u32, i: u32, count: u32) -> u32 { return own; }
+fn tile_quad(own: u32, i: u32) -> u32 { return i; }
+fn tile_turn(quad: u32) -> u32 { return 0u; }
+
 var<workgroup> tile_scales: array<f32, 256>;  // [2, rows of a tile]
 
 // The power of two at or below the largest magnitude of a row: what is left is below 2.

@@ -109,7 +109,14 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 Arg::params(&up),
                 Arg::Step,
             ];
-            launch(unit(FILE, dtype), "moe_ffn__up", args, grid, 32 * WARPS, linear::product_memory(dtype, PAIRS))
+            launch(
+                unit(FILE, dtype),
+                "moe_ffn__up",
+                args,
+                grid,
+                32 * WARPS,
+                linear::product_memory(dtype, PAIRS),
+            )
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
             let grid = [Count::Fixed(tiles), Count::Fixed(groups), ONE];

@@ -4,10 +4,11 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use gemma4_conformance::Failure;
 use gemma4_conformance::backends;
-use gemma4_conformance::cases;
+use gemma4_conformance::cases::{self, Lossy};
 use gemma4_conformance::known::chain;
-use gemma4_conformance::ops::{self, Mutants};
+use gemma4_conformance::ops::{self, Mutants, OpReport};
 use gemma4_core::backend::Backend;
 use gemma4_core::ops::Op;
 use gemma4_core::reference::Reference;
@@ -27,10 +28,10 @@ struct Args {
     /// Leave out every optional ability of the GPU.
     #[arg(long)]
     core: bool,
-    /// Multiply prompts in 8-bit integers.
-    #[arg(long)]
+    /// Multiply prompts in 8-bit integers, within the bounds of those.
+    #[arg(long, conflicts_with = "f16")]
     int8: bool,
-    /// Multiply prompts in 16-bit floats.
+    /// Multiply prompts in 16-bit floats; on wgpu within the bounds of those.
     #[arg(long)]
     f16: bool,
     /// Who multiplies prompts on CUDA, in 16-bit floats: `auto`, `tiles` or `cublaslt`; `linear` is then held against the
@@ -61,12 +62,15 @@ enum BackendName {
     Cuda,
 }
 
-/// `halves`: products of prompts are those of 16-bit floats on CUDA.
-fn check<B: Backend>(backend: &B, ops: &[String], halves: bool) -> bool {
+/// `run` runs the cases of an op.
+fn check<B: Backend>(
+    backend: &B,
+    ops: &[String],
+    run: impl Fn(&B, &'static str) -> Result<OpReport, Failure>,
+) -> bool {
     let (mut good, mut comparisons) = (true, 0);
     for op in Op::ALL.iter().filter(|op| ops.is_empty() || ops.iter().any(|name| name == *op)) {
-        let cases = if halves && *op == "linear" { cases::half_cases() } else { cases::of(op) };
-        match ops::check_cases(backend, op, cases, Mutants::Tried) {
+        match run(backend, op) {
             Ok(report) => {
                 comparisons += report.agreement.count;
                 println!("ok    {op:<13} {:>8} comparisons, {}", report.agreement.count, report.summary());
@@ -81,9 +85,14 @@ fn check<B: Backend>(backend: &B, ops: &[String], halves: bool) -> bool {
     good && comparisons > 0
 }
 
+/// The cases of an op within the bounds of f32.
+fn within_f32<B: Backend>(backend: &B, op: &'static str) -> Result<OpReport, Failure> {
+    ops::check(backend, op, Mutants::Tried)
+}
+
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     Ok(match args.backend {
-        BackendName::Cpu => check(&Reference::new(None)?, &args.ops, false),
+        BackendName::Cpu => check(&Reference::new(None)?, &args.ops, within_f32),
         BackendName::Wgpu => {
             let exact = if args.core { Variants::CORE } else { Variants::EXACT };
             let allow = Variants { f16: args.f16, int8: args.int8, ..exact };
@@ -91,7 +100,15 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let options = Options { adapter, max_binding: args.max_binding, ..backends::options(allow) };
             let backend = Wgpu::new(&options)?;
             println!("{}", backends::title(&backend));
-            check(&backend, &args.ops, false)
+            // What the device has no variant for is computed in f32.
+            let used = backend.variants();
+            if used.int8 {
+                check(&backend, &args.ops, |b, op| ops::check_lossy(b, op, Lossy::Int8, Mutants::Tried))
+            } else if used.f16 {
+                check(&backend, &args.ops, |b, op| ops::check_lossy(b, op, Lossy::F16, Mutants::Tried))
+            } else {
+                check(&backend, &args.ops, within_f32)
+            }
         }
         BackendName::Cuda => {
             let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
@@ -106,7 +123,10 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             };
             let backend = Cuda::new(&options)?;
             println!("{}", backends::cuda_title(&backend));
-            let good = check(&backend, &args.ops, halves);
+            let good = check(&backend, &args.ops, |backend, op| {
+                let cases = if halves && op == "linear" { cases::half_cases() } else { cases::of(op) };
+                ops::check_cases(backend, op, cases, Mutants::Tried)
+            });
             println!("{} products by cuBLASLt", backend.library_products());
             good
         }

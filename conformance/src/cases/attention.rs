@@ -119,8 +119,9 @@ fn shapes() -> Vec<Shape> {
         of(6, 2, 128, Mask::Causal, 120, 11),
         of(12, 1, 64, Mask::Causal, 127, 2),
         of(4, 2, 256, Mask::Window(70), 190, 9),
-        // More splits than partial results are added up at once.
+        // More splits than partial results are added up at once, and than a workgroup adds up.
         of(2, 1, 64, Mask::Causal, 4300, 2),
+        of(8, 1, 512, Mask::Causal, 2100, 2),
     ]
 }
 

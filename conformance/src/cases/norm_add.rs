@@ -11,15 +11,65 @@ pub(super) fn cases() -> Vec<Case> {
     let joined = [(1, 32), (3, 255), (4, 1028), (2, 2816)];
     let joined = joined.into_iter().flat_map(|(rows, cols)| Joined::ALL.map(|of| of.case(rows, cols)));
     let gated = [(1, 32), (3, 1056), (2, 2560), (1, 4096)].map(|(rows, cols)| gated(rows, cols));
-    alone.into_iter().chain(joined).chain(gated).collect()
+    let behind = [(1, 32), (1, 1056), (2, 5376), (1, 5376)];
+    let behind =
+        behind.into_iter().flat_map(|(rows, cols)| [false, true].map(|norm| ended(rows, cols, norm)));
+    alone.into_iter().chain(joined).chain(gated).chain(behind).collect()
+}
+
+/// A product, a `norm_add` of it, and the norm of the sum: the end of a branch. What is looked at is that norm, or the sum.
+fn ended(rows: usize, cols: usize, looks_at_norm: bool) -> Case {
+    let (eps, scale, inner) = (1e-6f32, 0.4375f32, 96);
+    let what = if looks_at_norm { "norm" } else { "sum" };
+    let mut case = decoded(rows, format!("{cols} columns, behind a product, the {what}"));
+    let (r, x) = (plain(rows * cols, 6), inputs(rows, inner, 7));
+    let [first, next] = [10, 11].map(|seed| around_one(cols, seed));
+    let matrix: Vec<f32> = plain(inner * cols, 23).iter().map(|w| w / (inner as f32).sqrt()).collect();
+    let [residual, input] = [&r, &x].map(|values| case.input(values));
+    let [w, w_next] = [&first, &next].map(|weight| case.weight([1, 1, cols], weight));
+    let w_matrix = case.weight([1, cols, inner], &matrix);
+    let p = &mut case.program;
+    let y = p.linear(input, &[w_matrix]).expect("the widths agree");
+    p.norm_add(residual, y, w, scale, eps).expect("the widths agree");
+    let normed_sum = p.rms_norm(residual, w_next, eps).expect("the widths agree");
+    let out = if looks_at_norm { normed_sum } else { residual };
+    let exact = |x: &[f32]| x.iter().map(|&x| (f64::from(x), 0.0)).collect::<Row>();
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for (r, x) in r.chunks(cols).zip(x.chunks(inner)) {
+        let row = sum(&exact(r), &normed(&product(&exact(x), &matrix), &first, eps));
+        let half = |(x, error): &(f64, f64)| (x * f64::from(scale), error * f64::from(scale) + U * x.abs());
+        let mut row = row.iter().map(half).collect::<Row>();
+        if looks_at_norm {
+            row = normed(&row, &next, eps);
+        }
+        want.extend(row.iter().map(|x| x.0));
+        allowed.extend(row.iter().map(|x| x.1));
+    }
+    let case = case
+        .expect(out, want, allowed)
+        .mutant("the weight of the sum ignored", |case| case.change(2, |w| w.fill(1.0)))
+        .mutant("the product forgotten", |case| case.change(1, |x| x.fill(0.0)));
+    if looks_at_norm {
+        return case.mutant("the weight of the norm ignored", |case| case.change(3, |w| w.fill(1.0)));
+    }
+    case.mutant("the scale forgotten", |case| op!(case, NormAdd).scale = 1.0)
+}
+
+/// A case of decoded rows. A step of one row has a plan of its own, which may fuse more.
+fn decoded(rows: usize, shape: String) -> Case {
+    let mut case = Case::new("norm_add", rows, shape);
+    case.program.class = Class::Decode;
+    if rows == 1 {
+        (case.program.rows, case.program.picked) = (1, 1);
+    }
+    case
 }
 
 /// The end of a layer with per-layer inputs: a `norm_add`, a gate on its sum that opens an input, a projection, and a second
 /// `norm_add`, whose sum is normed.
 fn gated(rows: usize, cols: usize) -> Case {
     let (eps, scale, inner, start) = (1e-6f32, 0.4375f32, 64, 5);
-    let mut case = Case::new("norm_add", rows, format!("{cols} columns, around a gate"));
-    case.program.class = Class::Decode;
+    let mut case = decoded(rows, format!("{cols} columns, around a gate"));
     let (r, a, opened) = (plain(rows * cols, 6), inputs(rows, cols, 7), plain(rows * (inner + start), 22));
     let [first, last, next] = [10, 11, 12].map(|seed| around_one(cols, seed));
     let small = |seed, by: usize| plain(inner * cols, seed).into_iter().map(move |w| w / (by as f32).sqrt());

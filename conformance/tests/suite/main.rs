@@ -15,6 +15,7 @@ mod invariance;
 mod kernels;
 mod kv;
 mod ops;
+mod outline;
 mod pocket;
 mod pocket_drafts;
 mod portability;
