@@ -7,8 +7,7 @@
 // Splits are at absolute multiples of SPLIT, so a row's sums depend on its position alone. A dispatch takes the splits
 // from params.first on, counted from the first that the row sees.
 // The entry points are in attention_split_core.wgsl and attention_split_subgroups.wgsl, which differ in how invocations
-// add up what they have of a logit, and in attention_whole.wgsl, which goes on to the second half. Parts before this file
-// bind what is stored: `partial`, [rows, heads, splits, 1 + DIM / 4].
+// add up what they have of a logit.
 
 override SPLIT: u32 = 256u;   // keys
 override HEADS: u32 = 8u;     // query heads at once: 1, 2, 4 or 8, and no more than LANES
@@ -18,6 +17,7 @@ override V_LANES: u32 = 64u;  // invocations of a value: DIM / 8, at least
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;              // [rows, heads, DIM]
 @group(0) @binding(3) var<storage, read> rows: array<RowInfo>;             // [rows]
 @group(0) @binding(4) var<storage, read> tables: array<u32>;
+@group(0) @binding(5) var<storage, read_write> partial: array<vec4<f32>>;  // [rows, heads, splits, 1 + DIM / 4]
 @group(1) @binding(0) var<uniform> params: AttentionParams;
 
 override QUADS: u32 = SPLIT / 4u;  // of keys
@@ -27,6 +27,8 @@ override SCORES_LEN: u32 = HEADS * QUADS;
 var<workgroup> shared_quads: array<vec4<f32>, SHARED_LEN>;  // queries [HEADS, 2, DIM / 8]; later what is added up
 var<workgroup> scores: array<vec4<f32>, SCORES_LEN>;        // [HEADS, SPLIT]: logits, then weights
 var<workgroup> across: array<f32, ROW_THREADS>;
+
+const LOWEST: f32 = -3.0e38;
 
 // Logits of four keys for each head, or an invocation's share of them.
 struct Logits {
@@ -147,31 +149,29 @@ fn store(h: u32, index: u32, sums: Sums, to: u32, heads_here: u32) {
   }
 }
 
-// Heads of a row that a workgroup has.
-struct HeadsHere { kv_head: u32, first: u32, count: u32 }
-
-fn heads_of(tile: u32) -> HeadsHere {
-  let tiles = (params.group + HEADS - 1u) / HEADS;
-  let kv_head = tile / tiles;
-  let first = kv_head * params.group + (tile % tiles) * HEADS;
-  return HeadsHere(kv_head, first, min(HEADS, (kv_head + 1u) * params.group - first));
+// Last position that a row sees.
+fn last_seen(info: RowInfo) -> u32 {
+  if params.reach == 1u { return info.position - 1u; }
+  if params.reach == 2u { return info.position + min(info.flags >> 8u, params.window - 1u); }
+  return info.position;
 }
 
-// Whether the row has this split.
-fn split_of_row(workgroup: vec3<u32>, index: u32) -> bool {
+fn split_of_row(workgroup: vec3<u32>, index: u32) {
   let info = rows[workgroup.x];
-  let first = first_seen(info);
+  let first = select(0u, info.position + 1u - params.window, info.position + 1u > params.window);
   let split = first / SPLIT + params.first + workgroup.z;
   let last = last_seen(info);
-  if split > last / SPLIT { return false; }
+  if split > last / SPLIT { return; }
   let start = split * SPLIT;
   let seen = Range(max(first, start) - start, min(last, start + SPLIT - 1u) - start);
-  let heads = heads_of(workgroup.y);
-  let heads_here = heads.count;
+  let tiles = (params.group + HEADS - 1u) / HEADS;
+  let kv_head = workgroup.y / tiles;
+  let first_head = kv_head * params.group + (workgroup.y % tiles) * HEADS;
+  let heads_here = min(HEADS, (kv_head + 1u) * params.group - first_head);
   let page = page_of(info.slot, start, params.local);
-  let stored = first_row(page, heads.kv_head, params.kv_heads) + start % PAGE;
+  let stored = first_row(page, kv_head, params.kv_heads) + start % PAGE;
 
-  let from_q = (workgroup.x * params.heads + heads.first) * (DIM / 4u);
+  let from_q = (workgroup.x * params.heads + first_head) * (DIM / 4u);
   for (var i = index; i < HEADS * DIM / 4u; i += ROW_THREADS) {
     var x = vec4<f32>(0.0);
     if i < heads_here * (DIM / 4u) { x = q[from_q + i]; }
@@ -195,7 +195,7 @@ fn split_of_row(workgroup: vec3<u32>, index: u32) -> bool {
   }
   workgroupBarrier();
   let stat = weigh(index, seen);
-  let to = ((workgroup.x * params.heads + heads.first) * params.splits + workgroup.z) * (1u + DIM / 4u);
+  let to = ((workgroup.x * params.heads + first_head) * params.splits + workgroup.z) * (1u + DIM / 4u);
   let head = index / (ROW_THREADS / HEADS);
   if index % (ROW_THREADS / HEADS) == 0u && head < heads_here {
     partial[to + head * params.splits * (1u + DIM / 4u)] = vec4<f32>(stat, 0.0, 0.0);
@@ -235,5 +235,4 @@ fn split_of_row(workgroup: vec3<u32>, index: u32) -> bool {
     store(6u, index, s6, to, heads_here);
     store(7u, index, s7, to, heads_here);
   }
-  return true;
 }

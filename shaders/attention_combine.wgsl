@@ -10,6 +10,8 @@
 override DIM: u32 = 32u;     // values of a head
 override SPLIT: u32 = 256u;  // keys
 
+const LOWEST: f32 = -3.0e38;
+
 @group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;        // [rows, heads, splits, 1 + DIM / 4]
 @group(0) @binding(1) var<storage, read> rows: array<RowInfo>;             // [rows]
 @group(0) @binding(2) var<storage, read_write> carried: array<vec4<f32>>;  // [rows, heads, pieces, strands, 1 + columns]
@@ -19,9 +21,28 @@ override SPLIT: u32 = 256u;  // keys
 var<workgroup> strand_values: array<vec4<f32>, ROW_THREADS>;
 var<workgroup> strand_stats: array<vec2<f32>, COMBINE_STRANDS>;
 
+// Last position that a row sees.
+fn last_seen(info: RowInfo) -> u32 {
+  if params.reach == 1u { return info.position - 1u; }
+  if params.reach == 2u { return info.position + min(info.flags >> 8u, params.window - 1u); }
+  return info.position;
+}
+
+struct Sum { top: f32, total: f32, values: vec4<f32> }
+
+// Adds a split: its largest logit and sum of weights, and its weighted values. Nothing changes unless it is there.
+fn add(sum: Sum, stat: vec2<f32>, values: vec4<f32>, is_there: bool) -> Sum {
+  let top = max(sum.top, select(LOWEST, stat.x, is_there));
+  let kept = select(exp(sum.top - top), 1.0, sum.top == top);
+  let fresh = select(0.0, select(exp(stat.x - top), 1.0, stat.x == top), is_there);
+  return Sum(top, fma(stat.y, fresh, sum.total * kept), fma(values, vec4<f32>(fresh), sum.values * kept));
+}
+
 @compute @workgroup_size(ROW_THREADS)
 fn attention__combine(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-  let all = last_seen(rows[workgroup.y]) / SPLIT - first_seen(rows[workgroup.y]) / SPLIT + 1u;
+  let position = rows[workgroup.y].position;
+  let first = select(0u, position + 1u - params.window, position + 1u > params.window);
+  let all = last_seen(rows[workgroup.y]) / SPLIT - first / SPLIT + 1u;
   if params.first >= all { return; }
   let count = min(all - params.first, params.splits);
   let pieces = (DIM / 4u + COMBINE_COLUMNS - 1u) / COMBINE_COLUMNS;

@@ -31,5 +31,5 @@ fn add_up(s: Logits, quad: u32, lane: u32, index: u32) {
 
 @compute @workgroup_size(ROW_THREADS)
 fn attention__split(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-  _ = split_of_row(workgroup, index);
+  split_of_row(workgroup, index);
 }

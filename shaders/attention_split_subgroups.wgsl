@@ -30,5 +30,5 @@ fn attention__split_subgroups(
   @builtin(subgroup_size) size: u32,
   @builtin(subgroup_invocation_id) invocation: u32,
 ) {
-  _ = split_of_row(workgroup, subgroup * size + invocation);
+  split_of_row(workgroup, subgroup * size + invocation);
 }

@@ -111,6 +111,10 @@ fn norm_add__branches(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   store_next(row, lane, weighted(sum, inverse_rms(sum, params.next_eps, lane), weight));
 }
 
+fn first_added(branch: vec4<f32>, norm: f32, weight: vec4<f32>, before: vec4<f32>) -> vec4<f32> {
+  return fma(branch * norm, weight, before);
+}
+
 @compute @workgroup_size(ROW_THREADS)
 fn norm_add__twice(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
@@ -123,11 +127,10 @@ fn norm_add__twice(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let weight = load_next_w(lane);
   let m = inverse_rms(a, params.eps, lane);
   let n = inverse_rms(b, params.eps, lane);
-  let by = params.scale;
   let sum = Quads(
-    added(b.q0, n, b_w.q0, first_added(a.q0, m, a_w.q0, r.q0), by), added(b.q1, n, b_w.q1, first_added(a.q1, m, a_w.q1, r.q1), by),
-    added(b.q2, n, b_w.q2, first_added(a.q2, m, a_w.q2, r.q2), by), added(b.q3, n, b_w.q3, first_added(a.q3, m, a_w.q3, r.q3), by),
-    added(b.q4, n, b_w.q4, first_added(a.q4, m, a_w.q4, r.q4), by), added(b.q5, n, b_w.q5, first_added(a.q5, m, a_w.q5, r.q5), by),
+    added(b.q0, n, b_w.q0, first_added(a.q0, m, a_w.q0, r.q0)), added(b.q1, n, b_w.q1, first_added(a.q1, m, a_w.q1, r.q1)),
+    added(b.q2, n, b_w.q2, first_added(a.q2, m, a_w.q2, r.q2)), added(b.q3, n, b_w.q3, first_added(a.q3, m, a_w.q3, r.q3)),
+    added(b.q4, n, b_w.q4, first_added(a.q4, m, a_w.q4, r.q4)), added(b.q5, n, b_w.q5, first_added(a.q5, m, a_w.q5, r.q5)),
   );
   store_residual(row, lane, sum);
   store_next(row, lane, weighted(sum, inverse_rms(sum, params.next_eps, lane), weight));

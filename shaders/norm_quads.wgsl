@@ -4,7 +4,7 @@
 //
 // Spec    core/src/ops/rms_norm.rs, core/src/ops/norm_add.rs
 // Launch  one workgroup of ROW_THREADS per row
-// Differs from the spec only in the order of the sum (f32: by lane, then over the workgroup): see common/quads.wgsl.
+// Differs from the spec only in the order of the sum (f32: by lane, then over the workgroup).
 //
 // `norm_add__rms_norm` is both: the new residual, and its norm with the weight of what follows.
 
@@ -17,8 +17,26 @@
 @group(0) @binding(3) var<storage, read> picked: array<u32>;                // [rows]
 @group(1) @binding(0) var<uniform> params: NormParams;
 
+// The quads of a row that one invocation has: number i is at lane + i * ROW_THREADS, zero past the end.
+struct Quads { q0: vec4<f32>, q1: vec4<f32>, q2: vec4<f32>, q3: vec4<f32>, q4: vec4<f32>, q5: vec4<f32> }
+
+fn sum_of_squares(v: Quads) -> f32 {
+  let even = fma(v.q4, v.q4, fma(v.q2, v.q2, v.q0 * v.q0));
+  let odd = fma(v.q5, v.q5, fma(v.q3, v.q3, v.q1 * v.q1));
+  let both = even + odd;
+  return (both.x + both.y) + (both.z + both.w);
+}
+
 fn inverse_rms(v: Quads, eps: f32, lane: u32) -> f32 {
-  return inverse_of(workgroup_sum(sum_of_squares(v), lane), params.cols, eps);
+  return inverseSqrt(workgroup_sum(sum_of_squares(v), lane) / f32(params.cols) + eps);
+}
+
+// v * scale * weight.
+fn weighted(v: Quads, scale: f32, weight: Quads) -> Quads {
+  return Quads(
+    v.q0 * scale * weight.q0, v.q1 * scale * weight.q1, v.q2 * scale * weight.q2,
+    v.q3 * scale * weight.q3, v.q4 * scale * weight.q4, v.q5 * scale * weight.q5,
+  );
 }
 
 fn load_x(row: u32, lane: u32) -> Quads {
@@ -118,15 +136,18 @@ fn rms_norm__picked(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   store_y(group.x * quads, lane, weighted(v, inverse_rms(v, params.eps, lane), weight));
 }
 
+fn added(branch: vec4<f32>, norm: f32, weight: vec4<f32>, before: vec4<f32>) -> vec4<f32> {
+  return fma(branch * norm, weight, before) * params.scale;
+}
+
 // The residual with the branch `v` added; it goes to its buffer and is returned.
 fn add_all(v: Quads, row: u32, lane: u32) -> Quads {
   let r = load_residual(row, lane);
   let weight = load_w(lane);
   let norm = inverse_rms(v, params.eps, lane);
-  let by = params.scale;
   let sum = Quads(
-    added(v.q0, norm, weight.q0, r.q0, by), added(v.q1, norm, weight.q1, r.q1, by), added(v.q2, norm, weight.q2, r.q2, by),
-    added(v.q3, norm, weight.q3, r.q3, by), added(v.q4, norm, weight.q4, r.q4, by), added(v.q5, norm, weight.q5, r.q5, by),
+    added(v.q0, norm, weight.q0, r.q0), added(v.q1, norm, weight.q1, r.q1), added(v.q2, norm, weight.q2, r.q2),
+    added(v.q3, norm, weight.q3, r.q3), added(v.q4, norm, weight.q4, r.q4), added(v.q5, norm, weight.q5, r.q5),
   );
   store_residual(row, lane, sum);
   return sum;

@@ -66,12 +66,6 @@ impl AdapterReport {
         self.features.contains(TIMESTAMPS)
     }
 
-    /// Whether workgroups of one dispatch can pass on what they wrote. Metal's and D3D12's barriers may well do what Vulkan's
-    /// say, but WGSL as it is translated for them does not promise it.
-    pub(crate) fn coherent(&self) -> bool {
-        self.info.backend == Backend::Vulkan && self.features.contains(COHERENT)
-    }
-
     /// Largest storage binding, in bytes.
     #[must_use]
     pub fn max_binding(&self) -> u64 {
@@ -88,9 +82,6 @@ impl AdapterReport {
 /// What timing single dispatches takes.
 pub(crate) const TIMESTAMPS: Features =
     Features::TIMESTAMP_QUERY.union(Features::TIMESTAMP_QUERY_INSIDE_PASSES);
-
-/// What memory that workgroups share takes.
-pub(crate) const COHERENT: Features = Features::MEMORY_DECORATION_COHERENT;
 
 /// Name, kind and interface of an adapter.
 pub(crate) fn title(info: &wgpu::AdapterInfo) -> String {

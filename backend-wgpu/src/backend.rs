@@ -15,7 +15,7 @@ use crate::device::{Device, Options, Variants};
 use crate::error::WgpuError;
 use crate::plan::{self, Plan, Span};
 use crate::shaders::Shader;
-use crate::{Outline, State, Weight};
+use crate::{State, Weight};
 
 /// A GPU.
 ///
@@ -73,22 +73,6 @@ impl Wgpu {
     pub fn profile(&self, plan: &mut Plan, step: &Step<'_>) -> Result<Option<Vec<Span>>, WgpuError> {
         self.check(plan, step)?;
         plan.profile(&self.device, step)
-    }
-
-    /// Counts the dispatches of a step with `rows` rows whose last is at position `keys - 1`, from shapes alone, as if
-    /// bindings had up to `max_binding` bytes.
-    ///
-    /// # Errors
-    ///
-    /// If the program cannot be lowered for this device.
-    pub fn outline(
-        &self,
-        program: &Program,
-        rows: usize,
-        keys: u32,
-        max_binding: u64,
-    ) -> Result<Outline, WgpuError> {
-        Outline::of(&self.device, program, (rows, keys), max_binding)
     }
 
     fn check(&self, plan: &Plan, step: &Step<'_>) -> Result<(), WgpuError> {

@@ -90,8 +90,6 @@ pub(crate) struct Device {
     pub(crate) timestamps: bool,
     /// Whether subnormal halves are numbers; WGSL lets a device take them for zeros, so it was tried.
     pub(crate) subnormal_halves: bool,
-    /// Whether a workgroup may read what others of its dispatch wrote: see `shaders/common/arrive.wgsl`.
-    pub(crate) coherent: bool,
     edit: Option<ShaderEdit>,
     pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
     lost: Arc<Mutex<Option<String>>>,
@@ -123,8 +121,6 @@ impl Device {
         features.set(Features::SHADER_F16, variants.f16);
         features.set(Features::SUBGROUP, variants.subgroups);
         features.set(adapters::TIMESTAMPS, timestamps);
-        let coherent = options.allow != Variants::CORE && report.coherent();
-        features.set(adapters::COHERENT, coherent);
         let mut limits = adapter.limits();
         if options.allow == Variants::CORE {
             // Lowerings fit themselves to what a workgroup may have, so that a test of core features is one of core
@@ -180,7 +176,6 @@ impl Device {
             limits,
             report,
             subnormal_halves: false,
-            coherent,
         };
         opened.subnormal_halves = options.allow != Variants::CORE && probe::subnormal_halves(&opened)?;
         Ok(opened)

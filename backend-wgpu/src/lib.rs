@@ -11,7 +11,6 @@
 //! | `state` | pools of the KV cache, and their pages in the layout of files |
 //! | `lower`, `lower/<op>` | which shaders an op becomes, with which operands and counts |
 //! | `schedule` | which dispatches overlap, and which buffers share memory |
-//! | `outline` | how many dispatches a step has |
 //! | `plan` | buffers, bind groups, and the replay |
 //!
 //! The only waits are in [`Backend::read`](gemma4_core::backend::Backend::read) and in reading pages.
@@ -22,7 +21,6 @@ mod backend;
 mod device;
 mod error;
 mod lower;
-mod outline;
 mod plan;
 mod schedule;
 pub mod shaders;
@@ -32,7 +30,6 @@ mod weights;
 pub use backend::Wgpu;
 pub use device::{Options, ShaderEdit, Variants};
 pub use error::WgpuError;
-pub use outline::Outline;
 pub use plan::{Plan, Span};
 pub use state::State;
 pub use weights::Weight;

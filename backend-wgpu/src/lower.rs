@@ -9,7 +9,6 @@ mod centroid_head;
 mod elementwise;
 mod embed;
 mod linear;
-mod linear_norm;
 mod linear_tiles;
 mod moe_ffn;
 mod norm;
@@ -19,7 +18,6 @@ mod rings;
 mod route;
 mod sample;
 
-use gemma4_core::backend::Step;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Program, Rows, State, Weight};
 
@@ -56,16 +54,12 @@ pub(crate) enum Bind {
     Sampled,
     /// The same, written.
     SampledMut,
-    /// `array<atomic<u32>>`: workgroups of a dispatch that have arrived; zero before a dispatch and after it.
-    Arrived,
 }
 
 impl Bind {
     pub(crate) fn access(&self) -> Access {
         match self {
-            Bind::ActMut(_) | Bind::StateMut(_) | Bind::ScratchMut(_) | Bind::SampledMut | Bind::Arrived => {
-                Access::ReadWrite
-            }
+            Bind::ActMut(_) | Bind::StateMut(_) | Bind::ScratchMut(_) | Bind::SampledMut => Access::ReadWrite,
             _ => Access::Read,
         }
     }
@@ -89,7 +83,7 @@ pub(crate) enum Count {
         /// Workgroups for each of those groups of rows.
         times: u32,
     },
-    /// Splits of the keys up to the last position of this step, less those before `first`; none if they are too few.
+    /// Splits of the keys up to the last position of this step, less `first`, at most `most`.
     Splits {
         /// Keys of a split.
         keys: u32,
@@ -97,8 +91,6 @@ pub(crate) enum Count {
         first: u32,
         /// Most of them.
         most: u32,
-        /// None if all splits, at most `first + most`, are no more than this.
-        beyond: u32,
     },
     /// 1 if those splits are any.
     AnySplit {
@@ -106,61 +98,7 @@ pub(crate) enum Count {
         keys: u32,
         /// Splits before those.
         first: u32,
-        /// As above.
-        beyond: u32,
     },
-    /// Splits of the keys up to the last position of this step, at most `most`; none if they are more than `few`.
-    FewSplits {
-        /// Keys of a split.
-        keys: u32,
-        /// Most of them.
-        most: u32,
-        /// Most of them in a step that has this dispatch.
-        few: u32,
-    },
-}
-
-/// What numbers of workgroups follow from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Extent {
-    pub(crate) rows: usize,
-    pub(crate) picked: usize,
-    /// Keys up to the last position.
-    pub(crate) keys: u32,
-}
-
-impl Extent {
-    pub(crate) fn of(step: &Step<'_>) -> Self {
-        let keys = step.rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
-        Self { rows: step.rows.len(), picked: step.picked.len(), keys }
-    }
-}
-
-impl Count {
-    /// The number in a step.
-    pub(crate) fn of(self, extent: &Extent) -> u32 {
-        // Splits from `first` on, unless all of them are no more than `beyond`.
-        let splits = |size: u32, first: u32, beyond: u32| {
-            let all = extent.keys.div_ceil(size);
-            if all > beyond { all.saturating_sub(first) } else { 0 }
-        };
-        match self {
-            Self::Fixed(n) => n,
-            Self::Rows { of, per, times } => {
-                let rows = match of {
-                    Rows::Step => extent.rows,
-                    Rows::Picked => extent.picked,
-                };
-                narrow(rows).div_ceil(per) * times
-            }
-            Self::Splits { keys, first, most, beyond } => splits(keys, first, beyond).min(most),
-            Self::AnySplit { keys, first, beyond } => splits(keys, first, beyond).min(1),
-            Self::FewSplits { keys, most, few } => {
-                let all = splits(keys, 0, 0).min(most);
-                if all > few { 0 } else { all }
-            }
-        }
-    }
 }
 
 /// One dispatch.
@@ -185,8 +123,6 @@ pub(crate) struct Lowering<'a> {
     pub(crate) launches: Vec<Launch>,
     /// Bytes of each scratch buffer.
     pub(crate) scratch: Vec<u64>,
-    /// Places of [`Bind::Arrived`].
-    pub(crate) arrived: usize,
 }
 
 impl<'a> Lowering<'a> {
@@ -197,7 +133,7 @@ impl<'a> Lowering<'a> {
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
-        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new(), arrived: 1 }
+        Self { device, program, weights, states, launches: Vec::new(), scratch: Vec::new() }
     }
 
     /// Adds a dispatch.
@@ -222,12 +158,6 @@ impl<'a> Lowering<'a> {
     pub(crate) fn scratch(&mut self, bytes: u64) -> Scratch {
         self.scratch.push(bytes);
         Scratch(self.scratch.len() - 1)
-    }
-
-    /// Where so many groups of workgroups find out which of them is the last; all dispatches share it.
-    pub(crate) fn arrived(&mut self, places: usize) -> Bind {
-        self.arrived = self.arrived.max(places);
-        Bind::Arrived
     }
 
     pub(crate) fn weight(&self, weight: Weight) -> &crate::Weight {
@@ -298,13 +228,6 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), WgpuError> {
             (Op::NormAdd(add), [Op::RmsNorm(norm), after @ ..]) if norm::fuses(add, norm, cx) => {
                 rest = after;
                 norm::norm_add_rms_norm(add, norm, cx);
-            }
-            (Op::Linear(linear), [Op::NormAdd(add), Op::RmsNorm(norm), after @ ..])
-                if (linear_norm::Ended { linear, dense: None, add, norm }).fuse(cx)
-                    && !matches!(after, [Op::RmsNorm(other), ..] if other.x == norm.x) =>
-            {
-                rest = after;
-                linear_norm::Ended { linear, dense: None, add, norm }.launch(cx);
             }
             (Op::Linear(linear), [Op::Glu(glu), after @ ..]) if linear::fuses(linear, glu, cx) => {
                 rest = after;

@@ -12,7 +12,7 @@ use wgpu::BufferUsages as Usage;
 
 use crate::device::{Device, Pipeline};
 use crate::error::WgpuError;
-use crate::lower::{self, Bind, Count, Extent, Launch, Lowering};
+use crate::lower::{self, Bind, Count, Launch, Lowering};
 use crate::schedule::Schedule;
 
 /// A program bound to its weights and states.
@@ -63,7 +63,6 @@ struct Buffers {
     weights: Vec<crate::Weight>,
     states: Vec<crate::State>,
     sampled: wgpu::Buffer,
-    arrived: wgpu::Buffer,
 }
 
 /// Settings of draws; grows when a step needs more than any before.
@@ -113,7 +112,7 @@ impl Plan {
         let program = &program.ordered();
         let mut lowering = Lowering::new(device, program, weights, states);
         lower::lower(&mut lowering)?;
-        let Lowering { launches, scratch, arrived, .. } = lowering;
+        let Lowering { launches, scratch, .. } = lowering;
         let mut schedule = Schedule::new(program, launches, &scratch);
         let mut reads = vec![Vec::new(); schedule.launches.len()];
         for level in &schedule.levels {
@@ -143,8 +142,6 @@ impl Plan {
             weights: weights.to_vec(),
             states: states.to_vec(),
             sampled: sampled.clone(),
-            // Zero, whatever scratch starts as.
-            arrived: device.storage("workgroups that have arrived", arrived as u64 * 4)?,
         };
 
         let sections = Sections::of(program, 0);
@@ -247,7 +244,6 @@ impl Plan {
             Bind::Tables => section(tables, end),
             Bind::Draws => self.draws.buffer.as_entire_binding(),
             Bind::Sampled | Bind::SampledMut => buffers.sampled.as_entire_binding(),
-            Bind::Arrived => buffers.arrived.as_entire_binding(),
         }
     }
 
@@ -306,7 +302,20 @@ impl Plan {
         step: &Step<'_>,
         mut mark: impl FnMut(&mut wgpu::ComputePass<'_>, usize),
     ) {
-        let extent = Extent::of(step);
+        let keys = step.rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let splits = |size: u32, first: u32| keys.div_ceil(size).saturating_sub(first);
+        let count = |count: Count| match count {
+            Count::Fixed(n) => n,
+            Count::Rows { of, per, times } => {
+                let rows = match of {
+                    Rows::Step => step.rows.len(),
+                    Rows::Picked => step.picked.len(),
+                };
+                lower::narrow(rows).div_ceil(per) * times
+            }
+            Count::Splits { keys, first, most } => splits(keys, first).min(most),
+            Count::AnySplit { keys, first } => splits(keys, first).min(1),
+        };
         let mut current: Option<&Arc<Pipeline>> = None;
         for (i, dispatch) in self.dispatches.iter().enumerate() {
             mark(pass, i);
@@ -317,7 +326,7 @@ impl Plan {
                 });
                 pass.transition_resources(ready, std::iter::empty());
             }
-            let [x, y, z] = dispatch.grid.map(|count| count.of(&extent));
+            let [x, y, z] = dispatch.grid.map(count);
             if x == 0 || y == 0 || z == 0 {
                 continue;
             }

@@ -25,7 +25,6 @@ enum Resource {
     Scratch(Scratch),
     State(State),
     Sampled,
-    Arrived,
 }
 
 /// What a binding does to what; `true` if it writes. Weights and what the host sends are only read.
@@ -39,7 +38,6 @@ fn use_of(bind: &Bind) -> Option<(Resource, bool)> {
         Bind::StateMut(state) => (Resource::State(state), true),
         Bind::Sampled => (Resource::Sampled, false),
         Bind::SampledMut => (Resource::Sampled, true),
-        Bind::Arrived => (Resource::Arrived, true),
         Bind::Weight(..) | Bind::Rows | Bind::Picked | Bind::Tables | Bind::Draws => return None,
     })
 }
@@ -87,7 +85,7 @@ impl Schedule {
         let bytes = |resource: Resource| match resource {
             Resource::Act(act) => (program.capacity(act) * program.cols(act) * 4) as u64,
             Resource::Scratch(Scratch(i)) => scratch[i],
-            Resource::State(_) | Resource::Sampled | Resource::Arrived => 0,
+            Resource::State(_) | Resource::Sampled => 0,
         };
         let in_turn: Vec<usize> = (0..launches.len()).collect();
         if program.class == Class::Decode {
@@ -182,7 +180,7 @@ fn share(
     let number = |resource: &Resource| match resource {
         Resource::Act(act) => (0, act.index()),
         Resource::Scratch(Scratch(i)) => (1, *i),
-        Resource::State(_) | Resource::Sampled | Resource::Arrived => (2, 0),
+        Resource::State(_) | Resource::Sampled => (2, 0),
     };
     lives.sort_by_key(|(resource, life)| (life.0, number(resource)));
     let (mut of, mut sizes, mut busy_until) = (HashMap::new(), Vec::<u64>::new(), Vec::<usize>::new());

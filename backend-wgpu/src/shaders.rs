@@ -111,14 +111,6 @@ parts! {
     KV_WRITE = "common/kv_write";
     /// Where rows of the cache are.
     PAGES = "common/pages";
-    /// What splits of attention leave, for a dispatch to come.
-    PARTIAL = "common/partial";
-    /// The same for other workgroups of the same dispatch.
-    PARTIAL_COHERENT = "common/partial_coherent";
-    /// Splits of the keys of a row.
-    SPLITS = "common/splits";
-    /// Which workgroup of a dispatch is the last one.
-    ARRIVE = "common/arrive";
     /// The transform of `tq3_0`.
     ROTATE = "common/rotate";
     /// Op `add`.
@@ -137,8 +129,6 @@ parts! {
     ATTENTION_SPLIT_CORE = "attention_split_core";
     /// The same, entry point with subgroups.
     ATTENTION_SPLIT_SUBGROUPS = "attention_split_subgroups";
-    /// Op `attention`, decode class: both halves in one dispatch.
-    ATTENTION_WHOLE = "attention_whole";
     /// Op `attn_prepare`.
     ATTN_PREPARE = "attn_prepare";
     /// Op `centroid_head`: products with the tokens of the chosen clusters.
@@ -163,8 +153,6 @@ parts! {
     LINEAR_TILES = "linear_tiles";
     /// Op `linear`, tiles of 64 rows.
     LINEAR_TILES_NARROW = "linear_tiles_narrow";
-    /// A row in registers.
-    QUADS = "common/quads";
     /// Ops `rms_norm` and `norm_add` of rows that fit registers.
     NORM_QUADS = "norm_quads";
     /// The same with more of what is around them.
@@ -177,8 +165,6 @@ parts! {
     LINEAR_GATE_OF_SUM = "linear_gate_of_sum";
     /// Op `linear` with the `glu` that follows.
     LINEAR_GLU = "linear_glu";
-    /// Op `linear` of one row with the `norm_add` that follows.
-    LINEAR_NORM_ADD = "linear_norm_add";
     /// Op `linear`, several weights at once.
     LINEAR_STACK = "linear_stack";
     /// Op `moe_ffn`.

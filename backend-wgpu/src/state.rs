@@ -44,12 +44,6 @@ impl State {
         Ok(Self { inner: Arc::new(Inner { spec: spec.clone(), layout, buffer }) })
     }
 
-    /// A pool of this shape without memory, for lowering alone.
-    pub(crate) fn outline(device: &Device, spec: &StateSpec) -> Result<Self, WgpuError> {
-        let (layout, buffer) = (Layout::of(spec), device.storage(&spec.name, 0)?);
-        Ok(Self { inner: Arc::new(Inner { spec: spec.clone(), layout, buffer }) })
-    }
-
     pub(crate) fn spec(&self) -> &StateSpec {
         &self.inner.spec
     }

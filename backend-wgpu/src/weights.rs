@@ -17,7 +17,6 @@ mod arrange;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gemma4_core::program::WeightSpec;
 use gemma4_core::quant;
 use gemma4_core::tensor::{DType, Tensor};
 use rayon::prelude::*;
@@ -149,10 +148,23 @@ impl Weight {
         let cut = Cut::of(tensor.dtype);
         let layout = cut.layout(tensor.cols);
         let stride = layout.stride as usize * 4;
-        let spec = WeightSpec::of(tensor);
-        let parts = shares(device, &spec, stride, device.max_binding)?
-            .into_iter()
-            .map(|rows| {
+        let total = tensor.experts * tensor.rows;
+        let whole = usize::try_from(device.max_binding).unwrap_or(usize::MAX) / stride;
+        // Experts are not cut, so that a dispatch finds an expert in one buffer.
+        let unit = if tensor.experts > 1 { tensor.rows } else { 1 };
+        let most = whole / unit * unit;
+        if most == 0 {
+            let need = (unit * stride) as u64;
+            let limit = "max_storage_buffer_binding_size";
+            return Err(device.limit(&tensor.name, need, "bytes", device.max_binding, limit));
+        }
+        // Parts of nearly one size.
+        let parts = total.div_ceil(most);
+        let each = total.div_ceil(parts).next_multiple_of(unit).min(most);
+        let parts = (0..total)
+            .step_by(each.max(1))
+            .map(|first| {
+                let rows = first..(first + each).min(total);
                 let buffer = device.storage(&tensor.name, (rows.len() * stride) as u64)?;
                 send(device, &buffer, tensor, &cut, stride, rows.clone());
                 Ok(Part { buffer, rows })
@@ -160,18 +172,6 @@ impl Weight {
             .collect::<Result<_, WgpuError>>()?;
         device.check()?;
         let Tensor { dtype, experts, rows, cols, .. } = *tensor;
-        Ok(Self { inner: Arc::new(Inner { dtype, experts, rows, cols, layout, parts }) })
-    }
-
-    /// A weight of this shape without memory, for lowering alone.
-    pub(crate) fn outline(device: &Device, spec: &WeightSpec, max_binding: u64) -> Result<Self, WgpuError> {
-        let &WeightSpec { dtype, experts, rows, cols, .. } = spec;
-        let dtype = if experts * rows == 1 { DType::F32 } else { dtype };
-        let layout = Cut::of(dtype).layout(cols);
-        let parts = shares(device, spec, layout.stride as usize * 4, max_binding)?
-            .into_iter()
-            .map(|rows| Ok(Part { buffer: device.storage(&spec.name, 0)?, rows }))
-            .collect::<Result<_, WgpuError>>()?;
         Ok(Self { inner: Arc::new(Inner { dtype, experts, rows, cols, layout, parts }) })
     }
 
@@ -202,28 +202,6 @@ impl Weight {
     pub(crate) fn parts(&self) -> &[Part] {
         &self.inner.parts
     }
-}
-
-/// How the rows of a weight, of `stride` bytes, are shared out to buffers: parts of nearly one size.
-fn shares(
-    device: &Device,
-    spec: &WeightSpec,
-    stride: usize,
-    max_binding: u64,
-) -> Result<Vec<Range<usize>>, WgpuError> {
-    let total = spec.experts * spec.rows;
-    let whole = usize::try_from(max_binding).unwrap_or(usize::MAX) / stride;
-    // Experts are not cut, so that a dispatch finds an expert in one buffer.
-    let unit = if spec.experts > 1 { spec.rows } else { 1 };
-    let most = whole / unit * unit;
-    if most == 0 {
-        let need = (unit * stride) as u64;
-        let limit = "max_storage_buffer_binding_size";
-        return Err(device.limit(&spec.name, need, "bytes", max_binding, limit));
-    }
-    let parts = total.div_ceil(most);
-    let each = total.div_ceil(parts).next_multiple_of(unit).min(most);
-    Ok((0..total).step_by(each.max(1)).map(|first| first..(first + each).min(total)).collect())
 }
 
 /// Repacks rows of a tensor into a buffer: pieces side by side, and one batch while the device takes in another.

@@ -335,23 +335,6 @@ abi! {
         /// First column of the other operand.
         up_start: u32,
     }
-    /// `linear` of one row with the `norm_add` of its outputs and the norm of the sum.
-    LinearNormParams {
-        /// Values of a row of the weight.
-        cols: u32,
-        /// Words from one row of the weight to the next.
-        stride: u32,
-        /// Words from the start of a row to its plane of tails.
-        tails: u32,
-        /// Rows of the weight.
-        outputs: u32,
-        /// Added to the mean square of a branch, in squared activation units.
-        eps: f32,
-        /// Factor of the sum.
-        scale: f32,
-        /// Epsilon of the norm of the sum.
-        next_eps: f32,
-    }
     /// `ple_inputs`, for one part of its table.
     PleInputsParams {
         /// Elements of a row.

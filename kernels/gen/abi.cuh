@@ -256,25 +256,6 @@ struct LinearParams {
 };
 static_assert(sizeof(LinearParams) == 44, "LinearParams must have no padding");
 
-// `linear` of one row with the `norm_add` of its outputs and the norm of the sum.
-struct LinearNormParams {
-    // Values of a row of the weight.
-    unsigned int cols;
-    // Words from one row of the weight to the next.
-    unsigned int stride;
-    // Words from the start of a row to its plane of tails.
-    unsigned int tails;
-    // Rows of the weight.
-    unsigned int outputs;
-    // Added to the mean square of a branch, in squared activation units.
-    float eps;
-    // Factor of the sum.
-    float scale;
-    // Epsilon of the norm of the sum.
-    float next_eps;
-};
-static_assert(sizeof(LinearNormParams) == 28, "LinearNormParams must have no padding");
-
 // `ple_inputs`, for one part of its table.
 struct PleInputsParams {
     // Elements of a row.

@@ -192,24 +192,6 @@ struct LinearParams {
     up_start: u32,
 }
 
-// `linear` of one row with the `norm_add` of its outputs and the norm of the sum.
-struct LinearNormParams {
-    // Values of a row of the weight.
-    cols: u32,
-    // Words from one row of the weight to the next.
-    stride: u32,
-    // Words from the start of a row to its plane of tails.
-    tails: u32,
-    // Rows of the weight.
-    outputs: u32,
-    // Added to the mean square of a branch, in squared activation units.
-    eps: f32,
-    // Factor of the sum.
-    scale: f32,
-    // Epsilon of the norm of the sum.
-    next_eps: f32,
-}
-
 // `ple_inputs`, for one part of its table.
 struct PleInputsParams {
     // Elements of a row.

@@ -17,11 +17,6 @@ const GLOBAL_SPLIT: usize = 128;
 const LOCAL_SPLIT: usize = 64;
 /// Most bytes of partial results at once, but for a single split.
 const PARTIAL_BYTES: usize = 64 << 20;
-/// Most bytes of partial results that one workgroup adds up: to it they come at some 100 GB/s, so that more would take longer
-/// than to start a dispatch for them.
-const WHOLE_BYTES: usize = 256 << 10;
-/// Storage buffers of `attention__whole`.
-const WHOLE: u32 = 8;
 
 /// Queries as the shaders read them: an activation, or what it was rotated to.
 #[derive(Clone, Copy)]
@@ -158,59 +153,36 @@ fn decode(
     let carried = cx.scratch((carried * strands * (1 + abi::COMBINE_COLUMNS as usize) * 16) as u64);
     let tiles = params.group.div_ceil(narrow(heads));
     let own = if subgroups { shaders::ATTENTION_SPLIT_SUBGROUPS } else { shaders::ATTENTION_SPLIT_CORE };
-    let splitting = |partial: Part, more: &[Part], entry| {
-        let parts = [partial, shaders::PAGES, shaders::KV_READ, shaders::SPLITS, shaders::ATTENTION, own];
-        read(&[&parts, more].concat(), entry)
-            .with("SPLIT", narrow(split))
-            .with("HEADS", narrow(heads))
-            .with("LANES", narrow(lanes))
-            .with("V_LANES", narrow(self::lanes(dim)))
-    };
-    params.splits = narrow(chunk);
-    let each_row = cx.each_row(op.out);
-    let heads_of_row = params.kv_heads * tiles;
-    let splitting_binds = vec![
-        q.bind(),
-        Bind::State(op.k),
-        Bind::State(op.v),
-        Bind::Rows,
-        Bind::Tables,
-        Bind::ScratchMut(partial),
-    ];
-
-    // A step of few splits has one dispatch, a step of more the two behind it.
-    let bindings = cx.device.limits.max_storage_buffers_per_shader_stage;
-    let few = (WHOLE_BYTES / (heads * dim * 4)).min(chunk);
-    let few = if subgroups && cx.device.coherent && bindings >= WHOLE { few } else { 0 };
-    if few > 0 {
-        let more = [shaders::ARRIVE, shaders::ATTENTION_WHOLE];
-        let shader = splitting(shaders::PARTIAL_COHERENT, &more, "attention__whole");
-        let mut binds = splitting_binds.clone();
-        binds.extend([cx.arrived(rows * heads_of_row as usize), Bind::ActMut(op.out)]);
-        let count = Count::FewSplits { keys: narrow(split), most: narrow(most), few: narrow(few) };
-        cx.launch("attention", shader, binds, &params, [each_row, Count::Fixed(heads_of_row), count]);
-    }
-    if most <= few {
-        return;
-    }
-
     let entry = if subgroups { "attention__split_subgroups" } else { "attention__split" };
-    let splitting = splitting(shaders::PARTIAL, &[], entry);
-    let combining = Shader::new(&[shaders::SPLITS, shaders::ATTENTION_COMBINE], "attention__combine")
+    let splitting = read(&[shaders::PAGES, shaders::KV_READ, shaders::ATTENTION, own], entry)
+        .with("SPLIT", narrow(split))
+        .with("HEADS", narrow(heads))
+        .with("LANES", narrow(lanes))
+        .with("V_LANES", narrow(self::lanes(dim)));
+    let combining = Shader::new(&[shaders::ATTENTION_COMBINE], "attention__combine")
         .with("DIM", narrow(dim))
         .with("SPLIT", narrow(split));
-    let beyond = narrow(few);
+    let each_row = cx.each_row(op.out);
+    params.splits = narrow(chunk);
     for first in (0..most).step_by(chunk) {
         params.first = narrow(first);
-        let (keys, here) = (narrow(split), narrow(chunk.min(most - first)));
-        let count = Count::Splits { keys, first: params.first, most: here, beyond };
-        let grid = [each_row, Count::Fixed(heads_of_row), count];
-        cx.launch("attention", splitting.clone(), splitting_binds.clone(), &params, grid);
+        let count =
+            Count::Splits { keys: narrow(split), first: params.first, most: narrow(chunk.min(most - first)) };
+        let binds = vec![
+            q.bind(),
+            Bind::State(op.k),
+            Bind::State(op.v),
+            Bind::Rows,
+            Bind::Tables,
+            Bind::ScratchMut(partial),
+        ];
+        let grid = [each_row, Count::Fixed(params.kv_heads * tiles), count];
+        cx.launch("attention", splitting.clone(), binds, &params, grid);
         let binds = vec![Bind::Scratch(partial), Bind::Rows, Bind::ScratchMut(carried), Bind::ActMut(op.out)];
         let grid = [
             Count::Fixed(params.heads * narrow(pieces)),
             each_row,
-            Count::AnySplit { keys, first: params.first, beyond },
+            Count::AnySplit { keys: narrow(split), first: params.first },
         ];
         cx.launch("attention", combining.clone(), binds, &params, grid);
     }

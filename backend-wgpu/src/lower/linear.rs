@@ -91,24 +91,11 @@ pub(super) fn gates(linear: &Linear, glu: &Glu, cx: &Lowering<'_>) -> bool {
 
 /// Both.
 pub(super) fn linear_gate(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
-    let decoder = shaders::decoder(cx.weight(linear.weights[0]).dtype());
-    let shader = matvec(cx, decoder, &[shaders::ACTIVATION, shaders::LINEAR_GATE], "linear__gate");
-    gate(linear, glu, linear.x, &[], (shader, rows_of(cx, linear.x)), cx);
-}
-
-/// An entry point for the gate of a `glu`, once for each part of its weight. It reads `x`, the part and what the gate opens,
-/// and `more`, for `rows` rows at once.
-pub(super) fn gate(
-    linear: &Linear,
-    glu: &Glu,
-    x: Act,
-    more: &[Bind],
-    (shader, rows): (Shader, u32),
-    cx: &mut Lowering<'_>,
-) {
     let handle = linear.weights[0];
     let weight = cx.weight(handle).clone();
-    let lanes = lanes(narrow(weight.rows()), narrow(weight.cols()));
+    let (lanes, rows) = (lanes(narrow(weight.rows()), narrow(weight.cols())), rows_of(cx, linear.x));
+    let parts = [shaders::ACTIVATION, shaders::LINEAR_GATE];
+    let shader = matvec(cx, shaders::decoder(weight.dtype()), &parts, "linear__gate");
     let shader = shader.with("LANES", lanes).with("ROWS", rows);
     for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
         let params = LinearParams {
@@ -119,16 +106,19 @@ pub(super) fn gate(
             up_start: narrow(glu.up.start),
             ..of_weight(&weight, linear.x, cx)
         };
-        let operands =
-            [Bind::Act(x), Bind::Weight(handle, part), Bind::ActMut(glu.out), Bind::Act(glu.up.act)];
-        let binds = [&operands, more].concat();
-        let [across, down] = split(params.outputs.div_ceil(OUTPUTS * THREADS / lanes));
-        cx.launch("linear", shader.clone(), binds, &params, [across, down, cx.rows(glu.out, rows, 1)]);
+        let binds = vec![
+            Bind::Act(linear.x),
+            Bind::Weight(handle, part),
+            Bind::ActMut(glu.out),
+            Bind::Act(glu.up.act),
+        ];
+        let [x, y] = split(params.outputs.div_ceil(OUTPUTS * THREADS / lanes));
+        cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.rows(glu.out, rows, 1)]);
     }
 }
 
 /// What the rows of a weight are like, and which rows of activations it meets.
-fn of_weight(weight: &crate::Weight, x: Act, cx: &Lowering<'_>) -> LinearParams {
+pub(super) fn of_weight(weight: &crate::Weight, x: Act, cx: &Lowering<'_>) -> LinearParams {
     let layout = weight.layout();
     LinearParams {
         cols: narrow(weight.cols()),

@@ -20,7 +20,7 @@ fn fits(cols: u32) -> bool {
 }
 
 fn shader(cx: &Lowering<'_>, file: Part, entry: &'static str) -> Shader {
-    cx.with_reduce(Shader::new(&[cx.reduce(), shaders::QUADS, file], entry))
+    cx.with_reduce(Shader::new(&[cx.reduce(), file], entry))
 }
 
 pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) {
@@ -144,7 +144,7 @@ fn join(add: &NormAdd, norm: &RmsNorm, x: Act, others: &[Bind], entry: &'static 
         Bind::Weight(norm.weight, 0),
     ];
     binds.extend_from_slice(others);
-    let shader = Shader::new(&[cx.reduce(), shaders::QUADS, shaders::NORM_QUADS, shaders::NORM_JOIN], entry);
+    let shader = Shader::new(&[cx.reduce(), shaders::NORM_QUADS, shaders::NORM_JOIN], entry);
     cx.launch("norm_add", cx.with_reduce(shader), binds, &params, [cx.each_row(add.residual), ONE, ONE]);
 }
 

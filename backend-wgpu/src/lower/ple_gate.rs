@@ -1,16 +1,16 @@
 //! The end of a layer with per-layer inputs, in the decode class: `norm_add`, `linear` and `glu` of the gate, `linear` of the
 //! projection, `norm_add`, and the norm of the next layer. Three dispatches: the gate makes the sum that it reads by
-//! itself, and the last one makes it once more before it adds to it. For one row the last one is the end of the projection.
+//! itself, and the last one makes it once more before it adds to it.
 
+use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::Op;
 use gemma4_core::ops::glu::Glu;
 use gemma4_core::ops::linear::Linear;
 use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
 
-use super::linear::{THREADS, matvec};
-use super::linear_norm::Ended;
-use super::{Bind, Lowering, linear, norm};
+use super::linear::{OUTPUTS, THREADS, lanes, matvec, of_weight, split};
+use super::{Bind, Lowering, linear, narrow, norm};
 use crate::shaders;
 
 /// Widest sum that the gate keeps in workgroup memory.
@@ -60,22 +60,37 @@ impl Gated<'_> {
     /// The dispatches.
     pub(super) fn launch(&self, cx: &mut Lowering<'_>) {
         self.gate(cx);
-        let &Self { add, projection, last, next, .. } = self;
-        let ended = Ended { linear: projection, dense: Some((add.y, add.weight)), add: last, norm: next };
-        if ended.fuse(cx) {
-            ended.launch(cx);
-            return;
-        }
-        linear::linear(projection, cx);
-        norm::norm_add_twice(add.y, add.weight, last, next, cx);
+        linear::linear(self.projection, cx);
+        norm::norm_add_twice(self.add.y, self.add.weight, self.last, self.next, cx);
     }
 
     fn gate(&self, cx: &mut Lowering<'_>) {
         let &Self { add, gate, glu, .. } = self;
-        let decoder = shaders::decoder(cx.weight(gate.weights[0]).dtype());
+        let handle = gate.weights[0];
+        let weight = cx.weight(handle).clone();
+        let lanes = lanes(narrow(weight.rows()), narrow(weight.cols()));
         let parts = [shaders::ACTIVATION, shaders::LINEAR_GATE_OF_SUM];
-        let shader = matvec(cx, decoder, &parts, "linear__gate_of_sum").with("EPS_BITS", add.eps.to_bits());
-        let sum = [Bind::Act(add.residual), Bind::Weight(add.weight, 0)];
-        linear::gate(gate, glu, add.y, &sum, (shader, 1), cx);
+        let shader = matvec(cx, shaders::decoder(weight.dtype()), &parts, "linear__gate_of_sum");
+        let shader = shader.with("LANES", lanes).with("ROWS", 1).with("EPS_BITS", add.eps.to_bits());
+        for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
+            let params = LinearParams {
+                out_cols: cx.cols(glu.out),
+                first: narrow(range.start),
+                outputs: narrow(range.len()),
+                up_cols: cx.cols(glu.up.act),
+                up_start: narrow(glu.up.start),
+                ..of_weight(&weight, gate.x, cx)
+            };
+            let binds = vec![
+                Bind::Act(add.y),
+                Bind::Weight(handle, part),
+                Bind::ActMut(glu.out),
+                Bind::Act(glu.up.act),
+                Bind::Act(add.residual),
+                Bind::Weight(add.weight, 0),
+            ];
+            let [x, y] = split(params.outputs.div_ceil(OUTPUTS * THREADS / lanes));
+            cx.launch("linear", shader.clone(), binds, &params, [x, y, cx.each_row(glu.out)]);
+        }
     }
 }

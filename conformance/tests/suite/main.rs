@@ -15,7 +15,6 @@ mod invariance;
 mod kernels;
 mod kv;
 mod ops;
-mod outline;
 mod pocket;
 mod pocket_drafts;
 mod portability;

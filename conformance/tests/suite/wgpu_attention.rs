@@ -154,29 +154,6 @@ fn company_changes_nothing() {
     }
 }
 
-/// A row of few splits is one dispatch when it is alone and two beside a row of many: with the same bits.
-#[test]
-fn a_longer_row_changes_nothing() {
-    for (at, backend) in devices() {
-        let _turn = at.turn();
-        let heads = Heads { heads: 8, kv_heads: 1, head_dim: 512 };
-        let subject = Subject::new(backend, heads, Mask::Causal, [KvType::F16; 2], 17, 6);
-        let pages: Vec<u32> = (0..17).collect();
-        let tables = [PageTable { global: &pages, local: &[] }];
-        let row = |token, position| Row { token, position, slot: 0 };
-        let long = row(5, 17 * narrow(PAGE) - 1);
-        let mut compared = 0;
-        for (token, position) in (0..).zip([0, 100, 129, 1100, 2047]) {
-            let short = row(token, position);
-            let alone = subject.run(Class::Decode, 1, &[short], &tables).remove(0);
-            let beside = subject.run(Class::Decode, 2, &[short, long], &tables).remove(0);
-            assert!(same_bits(&alone, &beside), "{}: position {position}", at.name);
-            compared += alone.len();
-        }
-        at.report("attention beside a longer row", compared);
-    }
-}
-
 /// A plan whose partial results do not fit at once has the bits of one where they do.
 #[test]
 fn rounds_of_splits_change_nothing() {
