@@ -23,9 +23,10 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
   u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
   for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
   const bool there = i < params.weights;
-  const WeightView w = stack.weights[there ? i : 0];
+  if (!there) tile = i = 0;
+  const WeightView w = stack.weights[i];
   const u32 steps = steps_of<W>(w);
-  Product<W, MOST> product(memory, w, there ? tile : 0, there, steps * blockIdx.y / gridDim.y,
+  Product<W, MOST> product(memory, w, tile, there, steps * blockIdx.y / gridDim.y,
                            steps * (blockIdx.y + 1) / gridDim.y);
 
   follow();

@@ -137,6 +137,10 @@ impl Row {
 
     /// Stands for draft number `n` of the row's slot, from 1: the latest that a drafting program drew `n` positions ahead
     /// of the slot's first row.
+    ///
+    /// # Panics
+    ///
+    /// If no device remembers so many.
     #[must_use]
     pub const fn drafted(n: u32) -> u32 {
         assert!(n > 0 && n < PLACES, "so many drafts are remembered");

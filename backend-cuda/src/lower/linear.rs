@@ -89,9 +89,8 @@ pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
     // Of a step, which is four chunks unless values are halves.
     let (chunks, factors) = match scales {
         Scales::Row => (1, 0),
-        Scales::Half => (4, 4 * 64),
-        Scales::HalfMin => (4, 4 * 128),
-        Scales::SixBit => (4, 256),
+        Scales::Half | Scales::SixBit => (4, 256),
+        Scales::HalfMin => (4, 512),
         Scales::Byte16 => (4, 256 + 32),
         Scales::Byte32 => (4, 128 + 32),
         Scales::Nibble => (4, 256 + 64),

@@ -43,7 +43,7 @@ pub(super) fn answer<B: Backend>(
     let written = watch.finish().and_then(|()| {
         if shown.json {
             let drafting = session.speculator().map(|speculator| draft::to_json(speculator, engine.warmed()));
-            write(&to_json(&answer, &settings.sampling, drafting))
+            write(&to_json(&answer, &settings.sampling, drafting.as_ref()))
         } else {
             Ok(())
         }
@@ -123,7 +123,7 @@ fn raw<B: Backend>(
     Ok(Answer { reply, generated })
 }
 
-fn to_json(answer: &Answer, sampling: &Sampling, drafting: Option<Value>) -> Value {
+fn to_json(answer: &Answer, sampling: &Sampling, drafting: Option<&Value>) -> Value {
     let Answer { reply, generated } = answer;
     let finish = match reply.finish {
         Finish::Stop => "stop",

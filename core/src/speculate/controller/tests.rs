@@ -110,17 +110,14 @@ impl Run {
             let choice = controller.choose(&limits);
             let (sample, gained) = world.next(choice, self.tokens, context);
             let seconds = sample.draft_seconds + sample.verify_seconds;
-            match sample.drafted {
-                Some((source, n, _)) => {
-                    self.rounds += 1;
-                    *self.sources.entry(source).or_default() += 1;
-                    self.lengths.push(n);
-                    losing = if seconds > gained as f64 { losing + 1 } else { 0 };
-                }
-                None => {
-                    self.plain += gained;
-                    losing = 0;
-                }
+            if let Some((source, n, _)) = sample.drafted {
+                self.rounds += 1;
+                *self.sources.entry(source).or_default() += 1;
+                self.lengths.push(n);
+                losing = if seconds > gained as f64 { losing + 1 } else { 0 };
+            } else {
+                self.plain += gained;
+                losing = 0;
             }
             self.losing = self.losing.max(losing);
             self.seconds += seconds;
