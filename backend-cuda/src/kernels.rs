@@ -40,6 +40,8 @@ files! {
     "common/pages.cuh",
     "common/prepare.cuh",
     "common/product.cuh",
+    "common/product_feed.cuh",
+    "common/product_sums.cuh",
     "common/raw.cuh",
     "common/reduce.cuh",
     "common/rotate.cuh",
