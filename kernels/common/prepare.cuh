@@ -33,6 +33,9 @@ struct Halves {
   uint4 words[8][2][4];  // [32 columns][high, low][t]: of columns 4 t to 4 t + 3, and the same 16 columns on
 };
 
+// `backend-cuda/src/lower/prepared.rs` counts on these.
+static_assert(sizeof(Digits) == 1168 && sizeof(Halves) == 1024, "memory is for other sizes");
+
 constexpr float DIGIT = 1.f / 1048576;  // what the lowest byte counts
 
 struct Prepared {

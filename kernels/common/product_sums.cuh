@@ -27,8 +27,7 @@ __device__ __forceinline__ void hand_out(const Sums<NT>& sums, const Put& put) {
   }
 }
 
-// Tiles that are summed up at once: for more there are not enough registers. NVRTC 13.0
-// needs more of them from sm_100 on.
+// Tiles that are summed up at once: for more there are not enough registers, of which NVRTC 13.0 takes more from sm_100 on.
 #if __CUDA_ARCH__ >= 1000
 constexpr int AT_ONCE = 4;
 #else
