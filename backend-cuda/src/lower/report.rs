@@ -37,19 +37,7 @@ pub fn launches(
     exact_prompts: bool,
     prompts: Prompts,
 ) -> Result<Vec<LaunchReport>, CudaError> {
-    let capability = (8, 6);
-    let device = DeviceInfo {
-        ordinal: 0,
-        name: "NVIDIA GeForce RTX 3090".to_owned(),
-        capability,
-        memory: 24 << 30,
-        multiprocessors: 82,
-        shared: 99 << 10,
-        cache: 6 << 20,
-        exact_prompts,
-        prompts,
-        kernels: Arch::of(capability),
-    };
+    let device = rtx_3090(exact_prompts, prompts);
     let program = program.ordered();
     let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
     let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
@@ -64,6 +52,22 @@ pub fn launches(
         shared: launch.shared,
     };
     Ok(lowering.work.iter().filter_map(Work::launch).map(report).collect())
+}
+
+fn rtx_3090(exact_prompts: bool, prompts: Prompts) -> DeviceInfo {
+    let capability = (8, 6);
+    DeviceInfo {
+        ordinal: 0,
+        name: "NVIDIA GeForce RTX 3090".to_owned(),
+        capability,
+        memory: 24 << 30,
+        multiprocessors: 82,
+        shared: 99 << 10,
+        cache: 6 << 20,
+        exact_prompts,
+        prompts,
+        kernels: Arch::of(capability),
+    }
 }
 
 /// Bytes of an argument.
@@ -85,5 +89,37 @@ fn bytes(arg: &Arg) -> usize {
         | Arg::Draws
         | Arg::Sampled
         | Arg::Step => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gemma4_core::ops::moe_ffn::GateUp;
+    use gemma4_core::program::{Class, Elem, Rows, Weight, WeightSpec};
+    use gemma4_core::tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn planes_that_are_added_up_have_had_memory_too() {
+        let spec =
+            |rows, cols| WeightSpec { name: "w".to_owned(), dtype: DType::F32, experts: 4, rows, cols };
+        let weights: Arc<[WeightSpec]> = [spec(64, 32), spec(32, 32)].into();
+        let mut program = Program::new(Class::Decode, 1, 1, weights, [].into());
+        let x = program.act(Rows::Step, 32, Elem::F32);
+        let experts = program.act(Rows::Step, 3, Elem::U32);
+        let shares = program.act(Rows::Step, 3, Elem::F32);
+        let both = GateUp::Fused(Weight::new(0));
+        let out = program.moe_ffn(x, (experts, shares), both, Weight::new(1)).expect("the shapes agree");
+        program.output(out);
+
+        let device = rtx_3090(false, Prompts::Tiles);
+        let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+        let mut lowering = Lowering::new(&device, &program, &weights, &[]);
+        lower(&mut lowering).expect("it has kernels");
+        // The experts' results are planes of the output, before the first becomes their sum.
+        assert_eq!((lowering.planes(out), lowering.most_planes(out)), (1, 3));
     }
 }

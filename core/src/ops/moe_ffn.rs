@@ -103,10 +103,7 @@ impl Describe for MoeFfn {
     }
 
     fn weights(&self) -> Vec<Weight> {
-        match self.gate_up {
-            GateUp::Fused(both) => vec![both, self.down],
-            GateUp::Split { gate, up } => vec![gate, up, self.down],
-        }
+        [self.gate_up.weights(), vec![self.down]].concat()
     }
 
     fn cost(&self, program: &Program, load: Load) -> Cost {
