@@ -1,9 +1,10 @@
 // attention, decode class: out[r, h] = sum over visible j of softmax_j(q[r, h] . key[j]) * value[j]
 //
 // Spec    core/src/ops/attention.rs
-// Launch  x: splits + 2, y: key heads, z: rows; DIM / 64 warps
+// Launch  x: key heads, y: splits + 2, z: rows; DIM / 64 warps. Few parts of a short context have keys: their blocks begin first
 //         units: DIM 128, 256, 512; K_KIND, V_KIND. `attention` takes one row and up to 8 query heads of a key head,
-//         `attention__rows` up to MANY_TILES columns of 8: rows of one sequence, one after the other, read keys together
+//         `attention__rows` up to MANY_TILES columns of 8: rows of one sequence, one after the other, read keys together;
+//         `attn_prepare__attention` takes one row whose heads are not prepared yet
 //
 // Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
 // absolute multiples of a size that follows from how many they are. So its result does not depend on other rows.
@@ -12,6 +13,7 @@
 
 #define EXACT 1
 #include "common/attend.cuh"
+#include "common/attend_own.cuh"
 #include "common/chain.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
@@ -73,7 +75,7 @@ __device__ void add_records(const float4* records, const Series& series, float w
   const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
 #pragma unroll
   for (u32 j = 0; j < 8; j++) v[j] = 0.f;
-#pragma unroll 4
+#pragma unroll 8
   for (u32 i = 0; i < series.count; i++) {
     const float w = __shfl_sync(~0u, weight, i);
     if (value >= DIM) continue;
@@ -93,9 +95,20 @@ __device__ __forceinline__ void put_record(float4* record, u32 piece, const floa
   record[2 + value / 4] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
-template <u32 TILES, u32 STAGES>
+// Queries that an earlier kernel made, as it made the newest keys and values.
+template <class Attend>
+struct Given {
+  const float* q;
+  __device__ __forceinline__ void ahead(Attend& attend, const Turn& turn, const RowInfo&, bool, u32) const { attend.aim(turn); }
+  __device__ __forceinline__ void go(Attend& attend, u32) const {
+    attend.begin();
+    attend.load_queries(q);
+  }
+};
+
+template <u32 TILES, u32 STAGES, class Heads>
 __device__ __forceinline__ void split(
-    const float* q, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
+    Heads heads, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
     const CudaAttentionParams& params, u32 row, u32 count) {
   extern __shared__ __align__(16) u8 shared[];
   __shared__ Columns<8 * TILES> columns;
@@ -103,13 +116,14 @@ __device__ __forceinline__ void split(
   const Seen seen = seen_by(rows[row], params.window, params.reach);
   const u32 keys = split_keys(seen, params), fan = params.fan;
   const u32 first = seen.first / keys, last = seen_by(rows[row + count - 1], params.window, params.reach).last / keys;
-  const u32 part = first + blockIdx.x;
-  if (part > last) return;
-  Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.y);
+  const u32 part = first + blockIdx.y;
+  if (part > last) return follow();
+  Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.x);
   attend.set_columns(rows, row, count, params, params.reach);
   const Turn turn = attend.next_turn(0, part * keys, part * keys + keys - 1);
-  attend.begin(turn);
-  attend.load_queries(q);
+  heads.ahead(attend, turn, rows[row], part == last, params.group);
+  follow();
+  heads.go(attend, params.group);
   __syncthreads();
   attend.go(turn);
   attend.finish();
@@ -144,7 +158,7 @@ __device__ __forceinline__ void split(
 
   // First the parts of a group of `fan`, then the groups.
   const u32 mine = part / fan, groups = last / fan - first / fan + 1;
-  u32* counters = arrived + (row * cache.kv_heads + blockIdx.y) * (params.splits / fan + 4);
+  u32* counters = arrived + (row * cache.kv_heads + blockIdx.x) * (params.splits / fan + 4);
 #pragma unroll 1
   for (u32 level = 0; level < 2; level++) {
     const u32 parts = min(last, mine * fan + fan - 1) - max(first, mine * fan) + 1;
@@ -172,28 +186,47 @@ __device__ __forceinline__ void split(
   }
 }
 
-#define ARGUMENTS                                                                                                     \
-  const float *__restrict__ q, const u8 *__restrict__ k, const u8 *__restrict__ v, float *__restrict__ out,           \
-      Prepared prepared, float4 *records, u32 *arrived, const RowInfo *__restrict__ rows,                             \
-      const u32 *__restrict__ tables, CudaAttentionParams params, const StepState *__restrict__ step
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(ARGUMENTS) {
-  follow();
-  if (blockIdx.z >= step->rows) return;
-  const Cache cache = {k, v, tables, params.kv_heads, params.local};
-  split<1, ONE_STAGES>(q, cache, Output{out, prepared, params.heads}, records, arrived, rows, params, blockIdx.z, 1);
+template <u32 TILES, u32 STAGES>
+__device__ __forceinline__ void split_given(
+    const float* q, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
+    const CudaAttentionParams& params, u32 row, u32 count) {
+  split<TILES, STAGES>(Given<Attend<TILES, STAGES>>{q}, cache, to, records, arrived, rows, params, row, count);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(ARGUMENTS) {
-  follow();
-  if (blockIdx.z >= step->rows) return;
+#define ARGUMENTS                                                                                                     \
+  const u8 *__restrict__ k, const u8 *__restrict__ v, float *__restrict__ out, Prepared prepared, float4 *records,    \
+      u32 *arrived, const RowInfo *__restrict__ rows, const u32 *__restrict__ tables, CudaAttentionParams params,     \
+      const StepState *__restrict__ step
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(const float* __restrict__ q, ARGUMENTS) {
+  if (blockIdx.z >= step->rows) return follow();
+  const Cache cache = {k, v, tables, params.kv_heads, params.local};
+  const Output to = {out, prepared, params.heads};
+  split_given<1, ONE_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, 1);
+}
+
+// Pools of the cache are read and written.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attn_prepare__attention(
+    const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
+    const float* __restrict__ frequency, u8* own_k, u8* own_v, CudaPrepareParams own, const u8* k, const u8* v,
+    float* __restrict__ out, Prepared prepared, float4* records, u32* arrived, const RowInfo* __restrict__ rows,
+    const u32* __restrict__ tables, CudaAttentionParams params, const StepState* __restrict__ step) {
+  if (step->rows == 0) return follow();
+  const Cache cache = {k, v, tables, params.kv_heads, params.local};
+  const Output to = {out, prepared, params.heads};
+  const OwnHeads<Attend<1, ONE_STAGES>> heads(qkv, HeadWeights{q_norm, k_norm, frequency}, own, own_k, own_v);
+  split<1, ONE_STAGES>(heads, cache, to, records, arrived, rows, params, 0, 1);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(const float* __restrict__ q, ARGUMENTS) {
+  if (blockIdx.z >= step->rows) return follow();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};
   const u32 count = rows_together(rows, blockIdx.z, step->rows, params);
-  if (count == 0) return;
+  if (count == 0) return follow();
   if (count * params.group <= 8) {
-    split<1, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
+    split_given<1, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
   } else {
-    split<MANY_TILES, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
+    split_given<MANY_TILES, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
   }
 }

@@ -7,13 +7,11 @@
 //
 // Differs from the spec in f32 arithmetic; stored bytes follow from the f32 values exactly.
 
-#include "common/chain.cuh"
 #include "common/heads.cuh"
 
-extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH) attn_prepare(
+extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 4) attn_prepare(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
     const u32* __restrict__ tables, CudaPrepareParams params, const StepState* __restrict__ step) {
-  follow();
   prepare_heads(qkv, HeadWeights{q_norm, k_norm, frequency}, out, k, v, rows, tables, params, step);
 }

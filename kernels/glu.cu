@@ -16,13 +16,14 @@ static __device__ __forceinline__ void glu_block(const float* __restrict__ gate,
   const unsigned row = blockIdx.y, block = blockIdx.x * GLU_WARPS + warp_id(), c = column_of(block), cols = params.cols;
   gate += size_t(row) * params.gate_cols + params.gate_start;
   up += size_t(row) * params.up_cols + params.up_start;
+  const unsigned rows = rows_of(step, params.picked);
+  follow();
   float g[EACH], u[EACH];
-  load_planes<QUADS>(g, gate, params.gate_planes, params.gate_stride, c, cols);
-  load_planes<QUADS>(u, up, params.up_planes, params.up_stride, c, cols);
+  load_two<QUADS>(g, {gate, params.gate_planes, params.gate_stride}, u, {up, params.up_planes, params.up_stride}, c, cols);
 #pragma unroll
   for (unsigned i = 0; i < EACH; i++) g[i] = (params.silu ? silu(g[i]) : gelu_tanh(g[i])) * u[i];
   // Padding rows are read like others and not written; so are blocks past the end of the row.
-  if (row >= (params.picked ? step->picked : step->rows) || block * PREPARED_BLOCK >= cols) return;
+  if (row >= rows || block * PREPARED_BLOCK >= cols) return;
   put<QUADS>(g, out, prepared, row, block, cols);
 }
 
@@ -33,7 +34,6 @@ glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gat
     Prepared prepared,               // out for products
     CudaGluParams params,
     const StepState* __restrict__ step) {
-  follow();
   const unsigned widths = params.cols | params.gate_cols | params.gate_start | params.up_cols | params.up_start;
   if (widths % 4 == 0) {
     glu_block<true>(gate, up, out, prepared, params, step);

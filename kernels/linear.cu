@@ -29,8 +29,8 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
   Product<W, MOST> product(memory, w, tile, there, steps * blockIdx.y / gridDim.y,
                            steps * (blockIdx.y + 1) / gridDim.y);
 
+  const u32 rows = ahead(params.picked ? &step->picked : &step->rows), start = blockIdx.z * MOST;
   follow();
-  const u32 rows = params.picked ? step->picked : step->rows, start = blockIdx.z * MOST;
   if (start >= rows) return;
   const auto sums = product.finish(w, tile, x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; });
   if (!there) return;

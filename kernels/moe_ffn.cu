@@ -12,6 +12,7 @@
 #include "common/activation.cuh"
 #include "common/chain.cuh"
 #include "common/product.cuh"
+#include "common/row.cuh"
 
 struct Stack {
   WeightView weights[3];
@@ -54,9 +55,12 @@ extern "C" __global__ void __launch_bounds__(1024)
   for (u32 i = threadIdx.x; i < pairs; i += 1024) order[atomicAdd(&counts[experts[i]], 1)] = i;
 }
 
-// The tile of pairs of this block; without lists, pair blockIdx.z of the only row.
+// The tile of pairs of this block; without lists, pair blockIdx.z of the only row. Past the first cache, which may know
+// them from before.
 __device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* tiles) {
-  return tiles ? tiles[blockIdx.z] : PairTile{experts[blockIdx.z], blockIdx.z, 1, 0};
+  if (!tiles) return PairTile{__ldcg(experts + blockIdx.z), blockIdx.z, 1, 0};
+  const uint4 tile = __ldcg(reinterpret_cast<const uint4*>(tiles + blockIdx.z));
+  return PairTile{tile.x, tile.y, tile.z, 0};
 }
 
 // Products of a tile of at most `MOST` pairs with 16 outputs of each warp. `divisor` pairs share a row of x.
@@ -68,6 +72,7 @@ __device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 ti
   const size_t at = size_t(pairs.expert) * w.tiles + (there ? tile : 0);
   const u32 steps = steps_of<W>(w);
   Product<W, MOST> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  follow();
   const auto sums = product.finish(w, at, x, min(pairs.count, u32(MOST)), [&](u32 k) { return pair(k) / divisor; });
   if (!there) return;
   hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
@@ -94,9 +99,9 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     moe_ffn__up(Prepared x, Stack stack, const u32* __restrict__ experts, const u32* __restrict__ order,
                 const PairTile* __restrict__ tiles, float* __restrict__ out,  // [splits][pairs, 2 ffn]
                 CudaMoeParams params, const StepState* __restrict__ step) {
-  follow();
+  if (!params.known) follow();
   const PairTile pairs = tile_of(experts, tiles);
-  if (pairs.count == 0 || step->rows == 0) return;
+  if (pairs.count == 0 || step->rows == 0) return follow();
   out += size_t(blockIdx.y) * params.pairs * (2 * params.ffn);
   multiply(x, stack, params, pairs, order, params.top_k,
            [&](u32 pair, u32 output, float value) { out[size_t(pair) * (2 * params.ffn) + output] = value; });
@@ -110,19 +115,14 @@ extern "C" __global__ void __launch_bounds__(256)
   __shared__ float of_warp[8];
   const u32 pair = blockIdx.x, warp = threadIdx.x / 32;
   if (pair >= (params.picked ? step->picked : step->rows) * params.top_k) return;
+  const PlanesOf gate = {both + size_t(pair) * (2 * params.ffn), params.splits, params.pairs * 2 * params.ffn};
+  const PlanesOf up = {gate.row + params.ffn, gate.planes, gate.stride};
   const auto read = [&](float (&v)[8], u32 block) {
+    float u[EACH];
+    if (params.ffn % 4 == 0) load_two<true>(v, gate, u, up, column_of(block), params.ffn);
+    else load_two<false>(v, gate, u, up, column_of(block), params.ffn);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const u32 col = block * 256 + threadIdx.x % 32 * 8 + i;
-      v[i] = 0.f;
-      if (col >= params.ffn) continue;
-      float gate = 0.f, up = 0.f;
-      for (u32 split = 0; split < params.splits; split++) {
-        const float* from = both + (size_t(split) * params.pairs + pair) * (2 * params.ffn) + col;
-        gate += from[0], up += from[params.ffn];
-      }
-      v[i] = gelu_tanh(gate) * up;
-    }
+    for (u32 i = 0; i < EACH; i++) v[i] = gelu_tanh(v[i]) * u[i];
   };
   float v[8], largest = 0.f;
   if (!out.split) {
@@ -145,9 +145,9 @@ extern "C" __global__ void __launch_bounds__(128, 4)
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]
                   CudaMoeParams params, const StepState* __restrict__ step) {
-  follow();
+  // Two kernels or more lie between this one and those that chose the experts and listed them.
   const PairTile pairs = tile_of(experts, tiles);
-  if (pairs.count == 0 || step->rows == 0) return;
+  if (pairs.count == 0 || step->rows == 0) return follow();
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {
     out[size_t(pair % params.top_k) * params.plane_stride + size_t(pair / params.top_k) * params.cols + output] =
         value * shares[pair];

@@ -37,10 +37,9 @@ static __device__ __forceinline__ void add_branch(float (&sum)[EACH], const floa
 template <bool QUADS, int NEXT>
 static __device__ __forceinline__ void finish_row(const float (&y)[EACH], const float (&w)[EACH], const float (&old)[EACH],
                                                   const float (&next_w)[NEXT + 1][EACH], const Next (&next)[NEXT + 1],
-                                                  float* __restrict__ residual, const Prepared& prepared,
-                                                  const CudaNormParams& params, const StepState* __restrict__ step) {
+                                                  bool real, float* __restrict__ residual, const Prepared& prepared,
+                                                  const CudaNormParams& params) {
   __shared__ float partial[2][WARP];
-  const bool real = blockIdx.x < (params.picked ? step->picked : step->rows);
   const float norm = inverse_rms(block_sum(sum_of_squares(y), partial[0]), params.cols, params.eps);
   float sum[EACH], out[EACH];
   add_branch<QUADS>(sum, y, norm, w, old, real, residual, prepared, params);
@@ -61,16 +60,19 @@ static __device__ __forceinline__ void row_of(const float* __restrict__ y, const
                                               const Next (&next)[NEXT + 1], float* __restrict__ residual,
                                               const Prepared& prepared, const CudaNormParams& params,
                                               const StepState* __restrict__ step) {
-  // All that the row needs is in flight before its first sum.
+  // Weights and the number of rows are there before the kernel in front is done. Then all that the row needs is in flight
+  // before its first sum.
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
   float branch[EACH], factor[EACH], old[EACH], next_w[NEXT + 1][EACH];
-  load_planes<QUADS>(branch, y + start, params.planes, params.plane_stride, c, cols);
-  load<QUADS>(old, residual + start, c, cols);
-  load<QUADS>(factor, w, c, cols);
+  load_ahead<QUADS>(factor, w, c, cols);
 #pragma unroll
-  for (int n = 0; n < NEXT; n++) load<QUADS>(next_w[n], next[n].w, c, cols);
-  finish_row<QUADS, NEXT>(branch, factor, old, next_w, next, residual, prepared, params, step);
+  for (int n = 0; n < NEXT; n++) load_ahead<QUADS>(next_w[n], next[n].w, c, cols);
+  const bool real = blockIdx.x < rows_of(step, params.picked);
+  follow();
+  load<QUADS>(old, residual + start, c, cols);
+  load_planes<QUADS>(branch, y + start, params.planes, params.plane_stride, c, cols);
+  finish_row<QUADS, NEXT>(branch, factor, old, next_w, next, real, residual, prepared, params);
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
@@ -80,7 +82,6 @@ norm_add(const float* __restrict__ y,   // [planes][rows, cols]
          Prepared prepared,             // residual for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  follow();
   const Next none[1] = {};
   if (params.cols % 4 == 0) {
     row_of<true, 0>(y, w, none, residual, prepared, params, step);
@@ -98,7 +99,6 @@ norm_add__rms_norm(const float* __restrict__ y,       // [planes][rows, cols]
                    Prepared next_prepared,            // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  follow();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 1>(y, w, all, residual, Prepared{}, params, step);
@@ -119,7 +119,6 @@ norm_add__two_norms(const float* __restrict__ y,        // [planes][rows, cols]
                     Prepared other_prepared,            // other for products
                     CudaNormParams params,
                     const StepState* __restrict__ step) {
-  follow();
   const Next all[3] = {{next_w, next, next_prepared}, {other_w, other, other_prepared}};
   if (params.cols % 4 == 0) {
     row_of<true, 2>(y, w, all, residual, Prepared{}, params, step);
@@ -138,18 +137,20 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
   float a[EACH], b[EACH], a_w[EACH], b_w[EACH], factor[EACH], old[EACH], next_w[2][EACH];
+  load_ahead<QUADS>(a_w, dense_w, c, cols);
+  load_ahead<QUADS>(b_w, x_w, c, cols);
+  load_ahead<QUADS>(factor, w, c, cols);
+  if (next[0].w) load_ahead<QUADS>(next_w[0], next[0].w, c, cols);
+  const bool real = blockIdx.x < rows_of(step, params.picked);
+  follow();
+  load<QUADS>(old, residual + start, c, cols);
   load_planes<QUADS>(b, x + start, params.planes, params.plane_stride, c, cols);
   load_planes<QUADS>(a, dense + start, params.other_planes, params.other_stride, c, cols);
-  load<QUADS>(a_w, dense_w, c, cols);
-  load<QUADS>(b_w, x_w, c, cols);
-  load<QUADS>(old, residual + start, c, cols);
-  load<QUADS>(factor, w, c, cols);
-  if (next[0].w) load<QUADS>(next_w[0], next[0].w, c, cols);
   const float2 squares = block_sums(make_float2(sum_of_squares(a), sum_of_squares(b)), partial);
   const float a_scale = inverse_rms(squares.x, cols, params.eps), b_scale = inverse_rms(squares.y, cols, params.eps);
 #pragma unroll
   for (unsigned i = 0; i < EACH; i++) a[i] = fmaf(b[i] * b_scale, b_w[i], a[i] * a_scale * a_w[i]);
-  finish_row<QUADS, 1>(a, factor, old, next_w, next, residual, Prepared{}, params, step);
+  finish_row<QUADS, 1>(a, factor, old, next_w, next, real, residual, Prepared{}, params);
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
@@ -164,7 +165,6 @@ norm_add__branches(const float* __restrict__ dense,    // [other_planes][rows, c
                    Prepared next_prepared,             // next for products
                    CudaNormParams params,
                    const StepState* __restrict__ step) {
-  follow();
   const Next all[2] = {{next_w, next, next_prepared}};
   if (params.cols % 4 == 0) {
     branches_of<true>(dense, dense_w, x, x_w, w, all, residual, params, step);
@@ -183,7 +183,7 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
   follow();
   __shared__ float partial[WARP];
   const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
-  if (blockIdx.x >= (params.picked ? step->picked : step->rows)) return;
+  if (blockIdx.x >= rows_of(step, params.picked)) return;
   const size_t start = size_t(blockIdx.x) * params.cols;
   float v[EACH], factor[EACH], old[EACH];
   float squares = 0.f;

@@ -19,13 +19,14 @@ static __device__ __forceinline__ void norm_row(const float* __restrict__ x, con
                                                 const CudaNormParams& params, const StepState* __restrict__ step) {
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, block = warp_id(), c = column_of(block);
-  const unsigned rows = params.picked ? step->picked : step->rows;
+  const unsigned rows = rows_of(step, params.picked);
   // Padding rows are read like others and not written: nothing waits for the number of rows.
   unsigned source = row;
   if constexpr (PICKED) source = row < rows ? picked[row] : 0u;
   float v[EACH], factor[EACH], out[EACH];
+  load_ahead<QUADS>(factor, w, c, params.cols);
+  follow();
   load_planes<QUADS>(v, x + size_t(source) * params.cols, params.planes, params.plane_stride, c, params.cols);
-  load<QUADS>(factor, w, c, params.cols);
   const float scale = inverse_rms(block_sum(sum_of_squares(v), partial), params.cols, params.eps);
   if (row >= rows) return;
   if constexpr (PICKED) {
@@ -42,7 +43,6 @@ rms_norm(const float* __restrict__ x,  // [planes][rows, cols]
          Prepared prepared,            // y for products
          CudaNormParams params,
          const StepState* __restrict__ step) {
-  follow();
   if (params.cols % 4 == 0) {
     norm_row<true, false>(x, nullptr, w, nullptr, y, prepared, params, step);
   } else {
@@ -59,7 +59,6 @@ gather_rows__rms_norm(const float* __restrict__ x,          // [rows, cols]
                       Prepared prepared,                    // y for products
                       CudaNormParams params,
                       const StepState* __restrict__ step) {
-  follow();
   if (params.cols % 4 == 0) {
     norm_row<true, true>(x, picked, w, gathered, y, prepared, params, step);
   } else {
@@ -77,7 +76,7 @@ rms_norm__wide(const float* __restrict__ x,  // [planes][rows, cols]
   follow();
   __shared__ float partial[WARP];
   const unsigned row = blockIdx.x, blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;
-  if (row >= (params.picked ? step->picked : step->rows)) return;
+  if (row >= rows_of(step, params.picked)) return;
   x += size_t(row) * params.cols;
   float v[EACH], factor[EACH];
   float squares = 0.f;

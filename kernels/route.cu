@@ -129,20 +129,25 @@ route(const float* __restrict__ x,             // [rows, cols]
       float* __restrict__ shares,              // [rows, top_k]
       CudaRouteParams params,
       const StepState* __restrict__ step) {
-  follow();
   // Quads of a thread that are in flight at once.
   constexpr unsigned QUADS = 3;
   __shared__ float2 partial[ROUTE_ROWS][ROUTE_WARPS];
   const unsigned first = blockIdx.y * ROUTE_ROWS, expert = blockIdx.x, cols = params.cols;
   const unsigned all = params.picked ? step->picked : step->rows;
   float squares[ROUTE_ROWS] = {}, products[ROUTE_ROWS] = {};
-  for (unsigned start = 4 * threadIdx.x; start < cols; start += 4 * QUADS * ROUTE_THREADS) {
-    float4 factors[QUADS];
+  float4 factors[QUADS];
+  const auto load_factors = [&](unsigned start) {
 #pragma unroll
     for (unsigned q = 0; q < QUADS; q++) {
       const unsigned c = start + 4 * q * ROUTE_THREADS;
       factors[q] = times(four_weights(proj, expert, c), four(scale, c, cols));
     }
+  };
+  // Weights are there before the kernel in front is done.
+  load_factors(4 * threadIdx.x);
+  follow();
+  for (unsigned start = 4 * threadIdx.x; start < cols; start += 4 * QUADS * ROUTE_THREADS) {
+    if (start >= 4 * ROUTE_THREADS) load_factors(start);
 #pragma unroll
     for (unsigned r = 0; r < ROUTE_ROWS; r++) {
       // The first row is read in any case: it does not wait for the number of rows.

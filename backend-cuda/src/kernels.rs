@@ -26,6 +26,7 @@ files! {
     "common/attend.cuh",
     "common/attend_columns.cuh",
     "common/attend_logits.cuh",
+    "common/attend_own.cuh",
     "common/chain.cuh",
     "common/choose.cuh",
     "common/copy.cuh",

@@ -286,6 +286,12 @@ impl<'a> Lowering<'a> {
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
     }
 
+    /// Whether the last launch in front of the `count` ops that are being lowered is a product's: what other ops write is
+    /// then there before these begin, and may be read before they wait (`kernels/common/chain.cuh`).
+    pub(crate) fn behind_linear(&self, count: usize) -> bool {
+        self.next.checked_sub(count + 1).is_some_and(|at| matches!(self.program.ops[at], Op::Linear(_)))
+    }
+
     /// Whether values are four bytes each in products: 31 bits. Generated and drafted rows always are, and rows of a
     /// prompt where these are to be exact.
     pub(crate) fn split(&self) -> bool {

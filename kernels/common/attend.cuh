@@ -35,13 +35,26 @@ struct Attend : Logits<TILES, STAGES> {
     }
   }
 
-  // Takes values that are no numbers out of an operand: a weight of 0 would not.
-  __device__ __forceinline__ void guard(u32 (&a)[4], u32 key) {
+  // An operand without its values that are no numbers; `key` is that of its first column.
+  static __device__ __noinline__ uint4 numbers_of(Columns<COLUMNS>& columns, uint4 operand, u32 key) {
+    u32 a[4] = {operand.x, operand.y, operand.z, operand.w};
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
-      if ((a[i] & 0x7c00u) == 0x7c00u) a[i] &= 0xffff0000u, breaks(columns, key + 2 * at.t + i / 2 * 8);
-      if ((a[i] & 0x7c000000u) == 0x7c000000u) a[i] &= 0xffffu, breaks(columns, key + 2 * at.t + 1 + i / 2 * 8);
+      if ((a[i] & 0x7c00u) == 0x7c00u) a[i] &= 0xffff0000u, breaks(columns, key + i / 2 * 8);
+      if ((a[i] & 0x7c000000u) == 0x7c000000u) a[i] &= 0xffffu, breaks(columns, key + 1 + i / 2 * 8);
     }
+    return make_uint4(a[0], a[1], a[2], a[3]);
+  }
+
+  // Takes values that are no numbers out of an operand: a weight of 0 would not.
+  __device__ __forceinline__ void guard(u32 (&a)[4], u32 key) {
+    // An exponent of ones overflows to the sign.
+    u32 carries = 0;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) carries |= (a[i] & 0x7c007c00u) + 0x04000400u;
+    if ((carries & 0x80008000u) == 0) return;
+    const uint4 clean = numbers_of(columns, make_uint4(a[0], a[1], a[2], a[3]), key + 2 * at.t);
+    a[0] = clean.x; a[1] = clean.y; a[2] = clean.z; a[3] = clean.w;
   }
 
   // Operand B of 16 keys: two parts of the weights, times the scales of the values of tile m where they have some.
@@ -151,14 +164,30 @@ struct Attend : Logits<TILES, STAGES> {
     return turn;
   }
 
+  // Says which keys come next, and finds the first of them.
+  __device__ __forceinline__ void aim(const Turn& turn) {
+    set_turn(turn);
+    Base::find_tile();
+    Base::aimed = true;
+  }
+
   // Begins to copy the keys of a turn: only `go` may follow, perhaps after something that needs no keys.
   __device__ void begin(const Turn& turn) {
+    set_turn(turn);
+    begin();
+  }
+
+  // The same of the turn that it aims at.
+  __device__ __forceinline__ void begin() {
+#pragma unroll 1
+    for (u32 i = 0; i + 1 < STAGES; i++) Base::feed();
+  }
+
+  __device__ __forceinline__ void set_turn(const Turn& turn) {
     Base::tile = turn.first / KEYS;
     Base::last_tile = turn.last / KEYS;
     Base::step = Base::put = Base::get = 0;
     Base::slot = turn.slot;
-#pragma unroll 1
-    for (u32 i = 0; i + 1 < STAGES; i++) Base::feed();
   }
 
   // Takes all columns through the keys of a turn.

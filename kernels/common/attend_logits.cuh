@@ -33,6 +33,7 @@ struct Logits {
   float total[TILES][2];
   // The next chunk to be copied, and the places of that and of the next to be used.
   u32 tile, step, put, get, last_tile, slot;
+  bool aimed = false;          // the next tile was found already
   u32 odd = 0;                 // number of tiles so far, mod 2
   const u8 *k_head, *v_head;
 
@@ -67,46 +68,76 @@ struct Logits {
     __syncthreads();
   }
 
-  // Queries as operand B of every step: rotated if the keys are.
+  // Queries as operand B of every step.
   __device__ void load_queries(const float* from) {
 #pragma unroll 1
     for (u32 c = warp; c < COLUMNS; c += WARPS) {
-      const bool there = columns.slot[c] != NOTHING;
 #pragma unroll 1
       for (u32 start = 0; start < DIM; start += 256) {
         const u32 value = start + 8 * at.lane;
         float v[8] = {};
-        if (there && value < DIM) {
+        if (columns.slot[c] != NOTHING && value < DIM) {
           const float4* x = reinterpret_cast<const float4*>(from + size_t(columns.query[c]) * DIM + value);
           const float4 a = x[0], b = x[1];
           v[0] = a.x; v[1] = a.y; v[2] = a.z; v[3] = a.w; v[4] = b.x; v[5] = b.y; v[6] = b.z; v[7] = b.w;
         }
-        if (K_KIND == KV_TQ3_0) rotate<8>(v, false);
-        if (value >= DIM) continue;
+        put_query(c, value, v);
+      }
+    }
+  }
+
+  // Eight values of the query of column `c`, turned if the keys are. All lanes call it, each with values of its own.
+  __device__ __forceinline__ void put_query(u32 c, u32 value, float (&v)[8]) const {
+    if (K_KIND == KV_TQ3_0) rotate<8>(v, false);
+    if (value >= DIM) return;
+    // A lane's four columns, high and then low halves; `column` is that of value `i`.
+    const auto place = [&](u32 i, u32& column) {
+      u32 k, t;
+      key_place(K_KIND, (value + i) % 64, k, t, column);
+      k += (value + i) / 64 * 4;
+      const u32 lane = c % 8 * 4 + t, n = c / 8;
+      return reinterpret_cast<u16*>(q) + (EXACT ? ((k * TILES + n) * 32 + lane) * 8
+                                                : ((k * (TILES / 2) + n / 2) * 32 + lane) * 8 + n % 2 * 4);
+    };
+    u32 column;
+    if constexpr (K_KIND == KV_TQ3_0) {
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-          u32 k, t, column;
-          key_place(K_KIND, (value + i) % 64, k, t, column);
-          k += (value + i) / 64 * 4;
-          const u32 lane = c % 8 * 4 + t, n = c / 8;
-          u16* to = reinterpret_cast<u16*>(q) + (EXACT ? ((k * TILES + n) * 32 + lane) * 8
-                                                       : ((k * (TILES / 2) + n / 2) * 32 + lane) * 8 + n % 2 * 4);
-          const u16 high = half_of(v[i]);
-          to[column] = high;
-          if (EXACT) to[4 + column] = half_of(v[i] - float_of(high));
+      for (u32 i = 0; i < 8; i++) {
+        u16* to = place(i, column);
+        const u16 high = half_of(v[i]);
+        to[column] = high;
+        if (EXACT) to[4 + column] = half_of(v[i] - float_of(high));
+      }
+    } else {
+      // Four values that follow one another are those four columns, of KV_Q4_0 in another order.
+      constexpr u32 SECOND = K_KIND == KV_Q4_0 ? 2 : 1;
+#pragma unroll
+      for (u32 i = 0; i < 8; i += 4) {
+        const float w[4] = {v[i], v[i + SECOND], v[i + 3 - SECOND], v[i + 3]};
+        const u32 a = halves_of(w[0], w[1]), b = halves_of(w[2], w[3]);
+        u16* to = place(i, column);
+        if constexpr (EXACT) {
+          *reinterpret_cast<uint4*>(to) = make_uint4(a, b, halves_of(w[0] - low_half(a), w[1] - high_half(a)),
+                                                     halves_of(w[2] - low_half(b), w[3] - high_half(b)));
+        } else {
+          *reinterpret_cast<uint2*>(to) = make_uint2(a, b);
         }
       }
     }
   }
 
+  // Finds the keys and values of the next tile.
+  __device__ __forceinline__ void find_tile() {
+    const u32 page = page_of(cache.tables, slot, tile * KEYS / PAGE, cache.local);
+    k_head = cache.k + head_at(page, cache.kv_heads, head, K_KIND, DIM);
+    v_head = cache.v + head_at(page, cache.kv_heads, head, V_KIND, DIM);
+  }
+
   // Begins to copy the next chunk, if there is one: first all chunks of keys of a tile, then those of its values.
   __device__ __forceinline__ void feed() {
     if (tile <= last_tile) {
-      if (step == 0) {
-        const u32 page = page_of(cache.tables, slot, tile * KEYS / PAGE, cache.local);
-        k_head = cache.k + head_at(page, cache.kv_heads, head, K_KIND, DIM);
-        v_head = cache.v + head_at(page, cache.kv_heads, head, V_KIND, DIM);
-      }
+      if (step == 0 && !aimed) find_tile();
+      aimed = false;
       const u32 token = tile * KEYS % PAGE, to = shared_address(ring) + put * CHUNK;
       if (step < WARPS) copy_chunk<K_KIND, DIM>(to, k_head, token + 16 * warp, 64 * step);
       else copy_chunk<V_KIND, DIM>(to, v_head, token + 16 * (step - WARPS), 64 * warp);

@@ -4,6 +4,7 @@
 // `QUADS`: rows and what is added to them start at 16 bytes, because all widths are multiples of four.
 #pragma once
 
+#include "common/chain.cuh"
 #include "common/prepare.cuh"
 #include "common/reduce.cuh"
 
@@ -34,6 +35,26 @@ static __device__ __forceinline__ void load(float (&v)[EACH], const float* __res
   }
 }
 
+// The same ahead of `follow`, of a weight.
+template <bool QUADS>
+static __device__ __forceinline__ void load_ahead(float (&v)[EACH], const float* weight, unsigned c, unsigned cols) {
+  if constexpr (QUADS) {
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i += 4) {
+      float4 quad = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (c + i < cols) quad = ahead(reinterpret_cast<const float4*>(weight + c + i));
+      v[i] = quad.x, v[i + 1] = quad.y, v[i + 2] = quad.z, v[i + 3] = quad.w;
+    }
+  } else {
+    load<false>(v, weight, c, cols);
+  }
+}
+
+// The rows of a step, or the picked ones, ahead of `follow`.
+static __device__ __forceinline__ unsigned rows_of(const StepState* step, unsigned picked) {
+  return ahead(picked ? &step->picked : &step->rows);
+}
+
 // The sum of `planes`, `stride` elements from one to the next, in their order.
 template <bool QUADS>
 static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* __restrict__ row, unsigned planes,
@@ -45,6 +66,29 @@ static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float
     load<QUADS>(more, row + size_t(plane) * stride, c, cols);
 #pragma unroll
     for (unsigned i = 0; i < EACH; i++) v[i] += more[i];
+  }
+}
+
+// A row of which there are planes.
+struct PlanesOf {
+  const float* row;
+  unsigned planes, stride;
+};
+
+// Two such sums at once: all loads are under way before the first addition waits for one.
+template <bool QUADS>
+static __device__ __forceinline__ void load_two(float (&a)[EACH], const PlanesOf& of_a, float (&b)[EACH],
+                                                const PlanesOf& of_b, unsigned c, unsigned cols) {
+  load<QUADS>(a, of_a.row, c, cols);
+  load<QUADS>(b, of_b.row, c, cols);
+#pragma unroll 4
+  for (unsigned plane = 1; plane < max(of_a.planes, of_b.planes); plane++) {
+    float more[EACH], other[EACH];
+    // Columns past the end are zeros, and so are planes: adding one may change the sign of a zero, nothing else.
+    load<QUADS>(more, of_a.row + size_t(plane) * of_a.stride, c, plane < of_a.planes ? cols : 0u);
+    load<QUADS>(other, of_b.row + size_t(plane) * of_b.stride, c, plane < of_b.planes ? cols : 0u);
+#pragma unroll
+    for (unsigned i = 0; i < EACH; i++) a[i] += more[i], b[i] += other[i];
   }
 }
 

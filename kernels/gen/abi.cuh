@@ -686,8 +686,10 @@ struct CudaMoeParams {
     unsigned int first;
     // Elements from one plane of the output to the next.
     unsigned int plane_stride;
+    // 1 if the kernel in front of `moe_ffn__up` has no part in choosing the experts.
+    unsigned int known;
 };
-static_assert(sizeof(CudaMoeParams) == 48, "CudaMoeParams must have no padding");
+static_assert(sizeof(CudaMoeParams) == 52, "CudaMoeParams must have no padding");
 
 // `attn_prepare` and `kv_append`.
 struct CudaPrepareParams {

@@ -4,9 +4,10 @@
 use gemma4_core::abi::{self, CudaAttentionParams};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::ops::attention::{Attention, Mask, Reach};
+use gemma4_core::ops::attn_prepare::AttnPrepare;
 use gemma4_core::program::Class;
 
-use super::attn_prepare::{check_width, kind, local};
+use super::attn_prepare::{self, check_width, kind, local};
 use super::{Arg, Count, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -115,11 +116,8 @@ pub(super) fn units() -> Vec<Unit> {
     std::iter::once(Unit::new("attention_any")).chain(Shape::all().flat_map(of_shape)).collect()
 }
 
-pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
-    check_width(cx, "attention", op.heads.head_dim)?;
-    if (op.mask, op.reach) == (Mask::Window(1), Reach::Before) {
-        return Err(cx.unsupported("attention", "queries see no key at all"));
-    }
+/// What kernels know of the op, and the fast kernels for it if there are any.
+fn parameters(op: &Attention, cx: &Lowering<'_>) -> (CudaAttentionParams, Option<Shape>) {
     let (k, v) = (cx.state(op.k).spec(), cx.state(op.v).spec());
     let (heads, kv_heads) = (narrow(op.heads.heads), narrow(op.heads.kv_heads));
     let params = CudaAttentionParams {
@@ -142,11 +140,51 @@ pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), Cud
         ..CudaAttentionParams::default()
     };
     let shape = Shape::find(params.dim, k.kv_type, v.kv_type);
-    match (shape.filter(|shape| params.group <= 8 * shape.many_tiles()), cx.program.class) {
+    (params, shape.filter(|shape| params.group <= 8 * shape.many_tiles()))
+}
+
+pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    check_width(cx, "attention", op.heads.head_dim)?;
+    if (op.mask, op.reach) == (Mask::Window(1), Reach::Before) {
+        return Err(cx.unsupported("attention", "queries see no key at all"));
+    }
+    let (params, shape) = parameters(op, cx);
+    match (shape, cx.program.class) {
         (None, _) => any(op, &params, cx),
-        (Some(shape), Class::Decode) => decode(op, shape, params, cx),
+        (Some(shape), Class::Decode) => decode(op, None, shape, params, cx),
         (Some(shape), Class::Prefill) => prefill(op, shape, params, cx),
     }
+    Ok(())
+}
+
+/// Whether the kernel of a single row prepares the heads itself.
+///
+/// It copies keys before the launch in front of it is done. That one must store none, and the ones before it are done by
+/// then (`kernels/common/chain.cuh`).
+pub(super) fn prepares(prepare: &AttnPrepare, op: &Attention, cx: &Lowering<'_>) -> bool {
+    let ops = &cx.program.ops;
+    let users = ops.iter().filter(|other| other.reads().contains(&op.q) || other.writes().contains(&op.q));
+    let (params, shape) = parameters(op, cx);
+    prepare.out == op.q
+        && prepare.heads == op.heads
+        && users.count() == 2
+        && !cx.program.outputs.contains(&op.q)
+        && (cx.program.class, cx.program.rows) == (Class::Decode, 1)
+        && (shape.is_some() && params.group <= 8)
+        && cx.behind_linear(2)
+        && op.reach != Reach::Block
+        && prepare.own.is_none_or(|own| (own.k, own.v, op.reach) == (op.k, op.v, Reach::Own))
+}
+
+/// Both ops in one launch.
+pub(super) fn attn_prepare_attention(
+    prepare: &AttnPrepare,
+    op: &Attention,
+    cx: &mut Lowering<'_>,
+) -> Result<(), CudaError> {
+    let (params, shape) = parameters(op, cx);
+    let Some(shape) = shape else { return Err(cx.unsupported("attention", "no kernel takes these heads")) };
+    decode(op, Some(prepare), shape, params, cx);
     Ok(())
 }
 
@@ -218,12 +256,19 @@ fn prefill(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &m
     });
 }
 
-fn decode(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &mut Lowering<'_>) {
+/// `prepare` is the op in front of it where its kernel is this one.
+fn decode(
+    op: &Attention,
+    prepare: Option<&AttnPrepare>,
+    shape: Shape,
+    mut params: CudaAttentionParams,
+    cx: &mut Lowering<'_>,
+) {
     let rows = narrow(cx.program.rows);
     let alone = rows == 1 && params.group <= 8;
     let one = shape.shared(1, shape.one_stages(), true);
     let (entry, tiles, shared) = if alone {
-        ("attention", 1, one)
+        (if prepare.is_some() { "attn_prepare__attention" } else { "attention" }, 1, one)
     } else {
         let tiles = shape.many_tiles();
         ("attention__rows", tiles, shape.shared(tiles, shape.many_stages(), true))
@@ -250,24 +295,25 @@ fn decode(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &mu
     let counters = u64::from(rows * params.kv_heads) * u64::from(params.splits / params.fan + 4);
     let arrived = cx.kept(counters * 4, true);
     let [plain, prepared] = results(op, cx);
+    let mut args = prepare.map_or_else(|| vec![Arg::Act(op.q)], |prepare| attn_prepare::raw(prepare, cx));
+    args.extend([
+        Arg::State(op.k),
+        Arg::State(op.v),
+        plain,
+        prepared,
+        Arg::Scratch(records),
+        Arg::Scratch(arrived),
+        Arg::Rows,
+        Arg::Tables,
+        Arg::params(&params),
+        Arg::Step,
+    ]);
     cx.launch(Launch {
         op: "attention",
         unit: shape.unit("attention"),
         entry,
-        args: vec![
-            Arg::Act(op.q),
-            Arg::State(op.k),
-            Arg::State(op.v),
-            plain,
-            prepared,
-            Arg::Scratch(records),
-            Arg::Scratch(arrived),
-            Arg::Rows,
-            Arg::Tables,
-            Arg::params(&params),
-            Arg::Step,
-        ],
-        grid: [Count::Fixed(params.splits + 2), Count::Fixed(params.kv_heads), cx.each_row(op.out)],
+        args,
+        grid: [Count::Fixed(params.kv_heads), Count::Fixed(params.splits + 2), cx.each_row(op.out)],
         block: [32 * shape.warps(), 1, 1],
         shared,
     });

@@ -83,6 +83,14 @@ pub(super) fn blocks(params: &CudaPrepareParams) -> Count {
     Count::Fixed((params.heads + 2 * params.kv_heads).div_ceil(HEADS_EACH))
 }
 
+/// What kernels that prepare heads themselves take of them, the pools that they store to included.
+pub(super) fn raw(op: &AttnPrepare, cx: &Lowering<'_>) -> Vec<Arg> {
+    let (params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);
+    let k_norm = op.own.map_or(Arg::Null, |own| Arg::Weight(own.k_norm));
+    let [q_norm, frequency] = [op.q_norm, op.frequency].map(Arg::Weight);
+    vec![Arg::Act(op.qkv), q_norm, k_norm, frequency, k, v, Arg::params(&params)]
+}
+
 pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     check_width(cx, "attn_prepare", op.heads.head_dim)?;
     let (params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);

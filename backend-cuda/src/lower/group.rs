@@ -1,6 +1,8 @@
 //! Which ops are one launch: rows pass through norms, sums and copies in registers.
 
 use gemma4_core::ops::Op;
+use gemma4_core::ops::attention::Attention;
+use gemma4_core::ops::attn_prepare::AttnPrepare;
 use gemma4_core::ops::embed::Embed;
 use gemma4_core::ops::gather_rows::GatherRows;
 use gemma4_core::ops::norm_add::NormAdd;
@@ -9,7 +11,7 @@ use gemma4_core::ops::sample::Sample;
 use gemma4_core::ops::softcap::Softcap;
 
 use super::norm_add::Branches;
-use super::{Lowering, embed, norm_add, rms_norm, sample, single};
+use super::{Lowering, attention, embed, norm_add, rms_norm, sample, single};
 use crate::error::CudaError;
 
 /// Neighbours that are lowered together.
@@ -23,6 +25,8 @@ pub(super) enum Group<'a> {
     Gather(&'a GatherRows, &'a RmsNorm),
     /// Embeddings and their norm.
     Embed(&'a Embed, &'a RmsNorm),
+    /// Heads of a single row, and what they attend to.
+    Attention(&'a AttnPrepare, &'a Attention),
     /// Logits that are capped and sampled.
     Capped(&'a Softcap, &'a Sample),
     /// Any op.
@@ -54,6 +58,7 @@ impl<'a> Group<'a> {
             Self::NormAdd(add, norms) => norm_add::fuses(add, norms, cx),
             Self::Gather(gather, norm) => rms_norm::gathers(gather, norm, cx),
             Self::Embed(op, norm) => embed::fuses(op, norm, cx),
+            Self::Attention(prepare, op) => attention::prepares(prepare, op, cx),
             Self::Capped(softcap, op) => sample::caps(softcap, op),
             Self::One(_) => true,
         }
@@ -69,6 +74,7 @@ impl<'a> Group<'a> {
             Self::NormAdd(add, norms) => norm_add::norm_add(add, norms, cx),
             Self::Gather(gather, norm) => rms_norm::gather_rows_rms_norm(gather, norm, cx),
             Self::Embed(op, norm) => embed::embed_rms_norm(op, norm, cx),
+            Self::Attention(prepare, op) => attention::attn_prepare_attention(prepare, op, cx),
             Self::Capped(softcap, op) => sample::sample(op, Some(softcap), cx),
             Self::One(op) => single(op, cx),
         }
@@ -93,6 +99,9 @@ fn candidates(ops: &[Op]) -> Vec<(Group<'_>, &[Op])> {
             all.push((Group::Gather(gather, norm), after));
         }
         [Op::Embed(embed), Op::RmsNorm(norm), after @ ..] => all.push((Group::Embed(embed, norm), after)),
+        [Op::AttnPrepare(prepare), Op::Attention(op), after @ ..] => {
+            all.push((Group::Attention(prepare, op), after));
+        }
         [Op::Softcap(softcap), Op::Sample(sample), after @ ..] => {
             all.push((Group::Capped(softcap, sample), after));
         }

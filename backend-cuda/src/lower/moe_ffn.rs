@@ -46,6 +46,8 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     } else {
         1
     };
+    // The pairs of a single row are in order as they are.
+    let grouped = rows > 1 || !cx.split();
     let params = CudaMoeParams {
         top_k,
         experts,
@@ -59,6 +61,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
         weights: 1,
         first: 0,
         plane_stride: cx.plane_stride(op.out),
+        known: u32::from(!grouped && cx.behind_linear(1)),
     };
     let bytes = |elements: u32| u64::from(elements) * 4;
     let order = cx.scratch(bytes(pairs));
@@ -68,8 +71,6 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let act = cx.scratch(form.bytes());
     let of_down = unit(FILE, down.dtype());
 
-    // The pairs of a single row are in order as they are.
-    let grouped = rows > 1 || !cx.split();
     let [order, lists] =
         if grouped { [Arg::Scratch(order), Arg::Scratch(lists)] } else { [Arg::Null, Arg::Null] };
     let launch = |unit, entry, args, grid, threads, shared| Launch {

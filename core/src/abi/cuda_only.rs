@@ -234,6 +234,8 @@ abi! {
         first: u32,
         /// Elements from one plane of the output to the next.
         plane_stride: u32,
+        /// 1 if the kernel in front of `moe_ffn__up` has no part in choosing the experts.
+        known: u32,
     }
     /// `attn_prepare` and `kv_append`.
     CudaPrepareParams {

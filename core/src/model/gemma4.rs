@@ -347,9 +347,14 @@ impl Gemma4 {
         let a = p.linear(a, &[layer.attn_out])?;
         p.norm_add(residual, a, layer.post_attn_norm, 1.0, eps)?;
 
-        let y = self.dense(p, layer, residual)?;
-        if let Some(moe) = &layer.moe {
-            self.experts(p, moe, residual, y)?;
+        let h = p.rms_norm(residual, layer.ffn_norm, eps)?;
+        // Experts are chosen before the dense branch, so that they are known by the time it is done. The router reads the
+        // stream as it is.
+        let route = |moe: &Moe| p.route(residual, moe.router, moe.top_k, eps);
+        let chosen = layer.moe.as_ref().map(route).transpose()?;
+        let y = self.dense(p, layer, h)?;
+        if let (Some(moe), Some(chosen)) = (&layer.moe, chosen) {
+            self.experts(p, moe, chosen, residual, y)?;
         }
 
         // The layer scalar multiplies the whole stream once, at the very end of the layer.
@@ -365,9 +370,8 @@ impl Gemma4 {
     }
 
     /// The dense branch; beside experts it has a post-norm of its own.
-    fn dense(&self, p: &mut Program, layer: &Layer, residual: Act) -> Result<Act, ShapeError> {
+    fn dense(&self, p: &mut Program, layer: &Layer, h: Act) -> Result<Act, ShapeError> {
         let eps = self.config.rms_eps;
-        let h = p.rms_norm(residual, layer.ffn_norm, eps)?;
         let both = p.linear(h, &layer.gate_up)?;
         let (gate, up) = (Columns { act: both, start: 0 }, Columns { act: both, start: layer.ffn });
         let y = p.glu(gate, up, layer.ffn)?;
@@ -378,10 +382,16 @@ impl Gemma4 {
         }
     }
 
-    /// The experts, added to the dense branch `y`. The router reads the stream as it is.
-    fn experts(&self, p: &mut Program, moe: &Moe, residual: Act, y: Act) -> Result<(), ShapeError> {
+    /// The chosen experts, added to the dense branch `y`.
+    fn experts(
+        &self,
+        p: &mut Program,
+        moe: &Moe,
+        chosen: (Act, Act),
+        residual: Act,
+        y: Act,
+    ) -> Result<(), ShapeError> {
         let eps = self.config.rms_eps;
-        let chosen = p.route(residual, moe.router, moe.top_k, eps)?;
         let h = p.rms_norm(residual, moe.pre_norm, eps)?;
         let e = p.moe_ffn(h, chosen, moe.gate_up, moe.down)?;
         let e = p.rms_norm(e, moe.post_expert_norm, eps)?;
