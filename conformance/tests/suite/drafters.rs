@@ -51,7 +51,7 @@ fn the_golden_drafters_draft_what_was_recorded() {
 type Wrong = (&'static str, &'static str, fn(&Program, &mut Op));
 
 /// Whether a program is a drafter's chain or block.
-pub(crate) fn is_draft(program: &Program) -> bool {
+fn is_draft(program: &Program) -> bool {
     program.ops.iter().any(|op| matches!(op, Op::RecallRows(_))) || is_block(program)
 }
 

@@ -181,7 +181,9 @@ fn pages_there_and_back<B: Backend>(backend: &B, kv_type: KvType) -> Result<usiz
         let at = u32::try_from(n).expect("four pages");
         backend.read_page(&state, at, &mut bytes).map_err(Failure::device::<B>)?;
         if bytes != page(want) {
-            return Err(Failure::False(format!("{kv_type}: page {n} is not what was written to page {want}")));
+            return Err(Failure::False(format!(
+                "{kv_type}: page {n} is not what was written to page {want}"
+            )));
         }
         compared += bytes.len();
     }
