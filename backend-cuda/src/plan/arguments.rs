@@ -1,7 +1,7 @@
 //! Entry points and addresses: a launch that can be enqueued.
 
-use super::needs::Thing;
 use super::Plan;
+use super::needs::Thing;
 use crate::device::Device;
 use crate::driver::{Algorithm, Call, Function, Operands, Shape};
 use crate::error::CudaError;
