@@ -84,14 +84,19 @@ fn turn<B: Backend>(
         end: &way.end,
         suppress: &[3],
     };
-    let mut left = way.patience;
+    let mut heard = Vec::new();
     let generated = session.generate(engine, &request, &mut |event| {
-        if let Event::Token(_) = event {
-            left -= 1;
+        if let Event::Token(token) = event {
+            heard.push(token);
         }
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if heard.len() == way.patience { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    generated.map_err(|error| Failure::False(format!("{error:?}")))
+    let generated = generated.map_err(|error| Failure::False(format!("{error:?}")))?;
+    // K10: however many tokens a round commits, a listener hears them one by one, and none behind the end.
+    if heard != generated.tokens {
+        return Err(Failure::False(format!("{heard:?} were heard, {:?} generated", generated.tokens)));
+    }
+    Ok(generated)
 }
 
 /// A text that repeats itself, so that the text itself offers drafts.

@@ -102,7 +102,7 @@ fn drafts_change_no_answer_alone_or_in_company() {
 }
 
 #[test]
-fn an_answer_with_drafts_ends_where_it_would_without() {
+fn x4_an_answer_with_drafts_ends_where_it_would_without() {
     let drafting =
         Some(Settings { policy: Policy::Fixed, sources: vec![Source::Ngram], ..Settings::default() });
     for queues in [false, true] {
