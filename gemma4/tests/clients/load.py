@@ -101,12 +101,13 @@ def main():
     end = start + SECONDS
     bodies = requests()
     alone = [ask(body) for body in bodies]
-    # They take as long at the end.
-    crowded = end - min(time.monotonic() - start, SECONDS / 4)
+    lone = time.monotonic() - start
     # A first round fills the cache with what is kept of each; from then on nothing may grow.
     found = Found()
-    crowd(bodies, alone, found, time.monotonic() + (crowded - time.monotonic()) / 5)
+    crowd(bodies, alone, found, time.monotonic() + (end - time.monotonic()) / 5)
     before = idle()
+    # What is asked last must be answered too, and then the requests alone take as long as before.
+    crowded = end - min(lone + found.slowest, SECONDS / 3)
     second = time.monotonic()
     last = crowd(bodies, alone, Found(), crowded)
     seconds = time.monotonic() - second
@@ -174,7 +175,7 @@ class Found:
 
     def __init__(self):
         self.answers, self.statuses, self.left, self.failures = [], Counter(), 0, []
-        self.equal = 0
+        self.equal, self.slowest = 0, 0.0
 
     def __add__(self, other):
         both = Found()
@@ -210,8 +211,10 @@ def crowd(bodies, alone, found, end):
                     with lock:
                         found.left += 1
                     continue
+                asked = time.monotonic()
                 answer = ask(bodies[at])
                 with lock:
+                    found.slowest = max(found.slowest, time.monotonic() - asked)
                     found.compare(bodies[at], answer, alone[at])
             except urllib.error.HTTPError as error:
                 with lock:
