@@ -96,7 +96,7 @@ impl Cuda {
     ///
     /// If an op has no kernel for what it is asked.
     pub fn needs(&self, program: &Program) -> Result<PlanBytes, CudaError> {
-        plan::needs(&self.device.info, program)
+        plan::needs(&self.device, program)
     }
 
     /// Memory that it takes whatever the model is, in bytes: kernels and captured steps.

@@ -1,6 +1,7 @@
 //! The opened GPU: its queues, its compiled kernels, and the scratch memory that plans share.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +10,7 @@ use crate::devices::{self, Choice, DeviceReport};
 use crate::driver::{Algorithm, Buffer, Context, DeviceInfo, Library, Module, Shape, Stream, symbols};
 use crate::error::CudaError;
 use crate::kernels::{self, Unit};
-use crate::lower::library;
+use crate::lower::library::{self, Answers, Offers};
 use crate::weights::Uploader;
 
 /// Who multiplies prompts, where their products are of halves.
@@ -37,6 +38,23 @@ impl FromStr for Prompts {
     }
 }
 
+/// Hears what whoever waits for the device may want to know.
+#[derive(Clone)]
+pub struct Remarks(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Remarks {
+    /// Calls `hear` with a sentence, from any thread.
+    pub fn new(hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+}
+
+impl fmt::Debug for Remarks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remarks")
+    }
+}
+
 /// How the device is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -58,6 +76,8 @@ pub struct Options {
     pub cache: Folder,
     /// Hears of kernels that are being compiled.
     pub progress: Option<Progress>,
+    /// Hears, once, if NVIDIA's library does not multiply prompts that it was measured to be faster at.
+    pub remarks: Option<Remarks>,
 }
 
 impl Default for Options {
@@ -72,6 +92,7 @@ impl Default for Options {
             poison: false,
             cache: Folder::User,
             progress: None,
+            remarks: None,
         }
     }
 }
@@ -124,8 +145,8 @@ pub(crate) struct Device {
     pub(crate) poison: bool,
     modules: Mutex<HashMap<Unit, Arc<Module>>>,
     library: Result<Library, Absent>,
-    /// One for each shape, so that all plans multiply it alike.
-    algorithms: Mutex<HashMap<Shape, Algorithm>>,
+    algorithms: Mutex<Answers<Algorithm>>,
+    remarks: Option<Remarks>,
     arena: Mutex<Arena>,
     pub(crate) uploader: Mutex<Option<Uploader>>,
     /// Where steps run.
@@ -163,6 +184,7 @@ impl Device {
         Ok(Self {
             library,
             algorithms: Mutex::default(),
+            remarks: options.remarks.clone(),
             report,
             info,
             compiler,
@@ -217,15 +239,16 @@ impl Device {
         }
     }
 
-    /// How the library multiplies a shape.
-    pub(crate) fn algorithm(&self, shape: Shape) -> Result<Algorithm, CudaError> {
+    /// How the library multiplies a shape; `None` if it does not, and nobody insists on it.
+    pub(crate) fn algorithm(&self, shape: Shape) -> Result<Option<Algorithm>, CudaError> {
+        let library = self.library()?;
+        let remark = |text: &str| {
+            if let Some(Remarks(hear)) = &self.remarks {
+                hear(text);
+            }
+        };
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&algorithm) = algorithms.get(&shape) {
-            return Ok(algorithm);
-        }
-        let algorithm = self.library()?.choose(shape)?;
-        algorithms.insert(shape, algorithm);
-        Ok(algorithm)
+        algorithms.of(shape, self.info.prompts, || library.choose(shape), remark)
     }
 
     /// The scratch memory of plans, which stays where it is as long as the guard lives.
@@ -238,5 +261,12 @@ impl Device {
         let buffer = Buffer::new(&self.context, what, bytes)?;
         self.stream.set(&buffer, 0..buffer.bytes(), 0)?;
         Ok(buffer)
+    }
+}
+
+impl Offers for Device {
+    fn offers(&self, shape: Shape) -> bool {
+        // What is an error is said where the product gets its arguments.
+        !matches!(self.algorithm(shape), Ok(None))
     }
 }

@@ -33,7 +33,7 @@ mod weights;
 
 pub use backend::Cuda;
 pub use compile::{Arch, Folder, Progress};
-pub use device::{Options, Prompts};
+pub use device::{Options, Prompts, Remarks};
 pub use driver::{Memory, library_version};
 pub use error::CudaError;
 pub use lower::{LaunchReport, launches};

@@ -33,7 +33,7 @@ mod softcap;
 use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Class, Program, Rows, State, Weight};
 
-use crate::driver::DeviceInfo;
+use crate::driver::{DeviceInfo, Shape};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use group::Group;
@@ -151,8 +151,7 @@ pub(crate) struct Product {
     pub(crate) workspace: Scratch,
     /// Column of the first output.
     pub(crate) first: u32,
-    pub(crate) outputs: u32,
-    pub(crate) cols: u32,
+    pub(crate) shape: Shape,
     pub(crate) factor: f32,
 }
 
@@ -193,6 +192,8 @@ impl Work {
 #[derive(Debug)]
 pub(crate) struct Lowering<'a> {
     pub(crate) device: &'a DeviceInfo,
+    /// What NVIDIA's library multiplies.
+    pub(crate) offers: &'a dyn library::Offers,
     pub(crate) program: &'a Program,
     pub(crate) weights: &'a [crate::Weight],
     pub(crate) states: &'a [crate::State],
@@ -215,12 +216,14 @@ impl<'a> Lowering<'a> {
     /// Nothing yet.
     pub(crate) fn new(
         device: &'a DeviceInfo,
+        offers: &'a dyn library::Offers,
         program: &'a Program,
         weights: &'a [crate::Weight],
         states: &'a [crate::State],
     ) -> Self {
         Self {
             device,
+            offers,
             program,
             weights,
             states,

@@ -3,7 +3,9 @@
 //! Outputs are kept for two steps, so a plan has two sides, which take turns: each has its own outputs, and launches with
 //! their addresses as arguments. Generated rows run as one captured graph a side, from the second step on.
 
+mod arguments;
 mod memory;
+mod needs;
 
 use std::sync::Arc;
 
@@ -13,14 +15,16 @@ use gemma4_core::ops::Op;
 use gemma4_core::program::{Act, Class, Elem, Program, Rows};
 
 use crate::device::{Arena, Device};
-use crate::driver::{
-    self, Algorithm, Buffer, Call, DeviceInfo, Event, Function, Graph, HostBuffer, Operands, Shape, Staging,
-    Stream,
-};
+use crate::driver::{Buffer, Event, Function, Graph, HostBuffer, Staging, Stream};
 use crate::error::CudaError;
-use crate::lower::{self, Arg, Count, Lowering, Prepared, Product, Scratch, Work};
+use crate::lower::{self, Count, Lowering, Prepared, Work};
 
+use arguments::{Bound, functions};
 use memory::Places;
+use needs::{Thing, act_bytes, places};
+
+pub use needs::PlanBytes;
+pub(crate) use needs::{FIXED_BYTES, LIBRARY_BYTES, needs};
 
 /// Steps whose outputs a plan keeps: one that is read and one that runs ahead.
 const KEPT_STEPS: usize = 2;
@@ -58,14 +62,6 @@ pub struct Plan {
     next: u64,
 }
 
-/// What has a place in the scratch memory of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Thing {
-    Act(Act),
-    Prepared(Act),
-    Scratch(usize),
-}
-
 /// Every second step.
 #[derive(Debug)]
 struct Side {
@@ -75,13 +71,6 @@ struct Side {
     /// After its last step.
     done: Event,
     kept: Option<Kept>,
-}
-
-/// A launch or a product with all its addresses.
-#[derive(Debug)]
-enum Bound {
-    Call(Call),
-    Product { shape: Shape, algorithm: Algorithm, operands: Operands },
 }
 
 /// A step whose outputs are still there.
@@ -116,55 +105,6 @@ impl OutputMemory {
     }
 }
 
-/// Memory of the device that a plan takes, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlanBytes {
-    /// Scratch memory, of which plans share the largest.
-    pub shared: u64,
-    /// Outputs and other memory of its own.
-    pub own: u64,
-}
-
-/// Memory that a device takes for the code of all kernels and for captured steps, in bytes, as measured.
-pub(crate) const FIXED_BYTES: u64 = 96 << 20;
-
-/// Memory that a device takes for NVIDIA's library and the code of its kernels, in bytes: an estimate.
-pub(crate) const LIBRARY_BYTES: u64 = 64 << 20;
-
-/// What a plan of `program` will take.
-pub(crate) fn needs(device: &DeviceInfo, program: &Program) -> Result<PlanBytes, CudaError> {
-    let program = program.ordered();
-    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
-    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
-    let mut lowering = Lowering::new(device, &program, &weights, &states);
-    lower::lower(&mut lowering)?;
-    let shared = places(&lowering).bytes;
-    let of_plan: u64 = lowering.kept.iter().map(|(bytes, _)| bytes).sum();
-    let outputs = program.outputs.iter().filter(|&&act| program.spec(act).elem == Elem::F32);
-    let bytes = |&act: &Act| act_bytes(&lowering, act);
-    let outputs = outputs.map(bytes).sum::<u64>() * KEPT_STEPS as u64;
-    Ok(PlanBytes { shared, own: of_plan + outputs + Sections::of(&program, DRAWS).end })
-}
-
-/// Bytes of an activation with all planes that it ever has; the library writes whole groups of rows.
-fn act_bytes(lowering: &Lowering<'_>, act: Act) -> u64 {
-    let by_library = |work: &Work| matches!(work, Work::Product(product) if product.out == act);
-    let capacity = lower::narrow(lowering.program.capacity(act));
-    let rows = if lowering.work.iter().any(by_library) { driver::padded(capacity) } else { capacity };
-    u64::from(rows) * lowering.program.cols(act) as u64 * 4 * u64::from(lowering.most_planes(act))
-}
-
-/// Where everything is that launches name.
-fn places(lowering: &Lowering<'_>) -> Places<Thing> {
-    let program = lowering.program;
-    let bytes = |thing: Thing| match thing {
-        Thing::Act(act) => act_bytes(lowering, act),
-        Thing::Prepared(act) => lowering.prepared_form(act).bytes(),
-        Thing::Scratch(at) => lowering.scratch[at],
-    };
-    Places::of(lowering.work.iter().map(|work| things(program, work)), bytes)
-}
-
 /// Time that one launch took.
 #[derive(Clone, Debug)]
 pub struct Span {
@@ -187,7 +127,7 @@ impl Plan {
         sampled: &Arc<Buffer>,
     ) -> Result<Self, CudaError> {
         let program = Arc::new(program.ordered());
-        let mut lowering = Lowering::new(&device.info, &program, weights, states);
+        let mut lowering = Lowering::new(&device.info, device, &program, weights, states);
         lower::lower(&mut lowering)?;
         let forms: Vec<Prepared> =
             (0..program.acts.len()).map(|act| lowering.prepared_form(Act::new(act))).collect();
@@ -252,86 +192,6 @@ impl Plan {
         }
         self.generation = generation;
         Ok(())
-    }
-
-    /// A launch or a product with all its addresses on one side, with scratch memory at `base`.
-    fn bind(
-        &self,
-        device: &Device,
-        work: &Work,
-        function: Option<&Function>,
-        (base, side): (u64, usize),
-    ) -> Result<Bound, CudaError> {
-        let argument = |arg: &Arg| self.argument(device, arg, (work.entry(), base, side));
-        match (work, function) {
-            (Work::Launch(launch), Some(function)) => {
-                let arguments = launch.args.iter().map(argument).collect::<Result<Vec<_>, _>>()?;
-                let (block, shared) = (launch.block, launch.shared);
-                Ok(Bound::Call(Call::new(function.clone(), &arguments, block, shared, device.follows)?))
-            }
-            (Work::Launch(_), None) => unreachable!("every launch has an entry point"),
-            (Work::Product(product), _) => {
-                let address = |arg: &Arg| {
-                    let bytes = argument(arg)?.try_into().expect("an address has eight bytes");
-                    Ok::<_, CudaError>(u64::from_ne_bytes(bytes))
-                };
-                let &Product { outputs, cols, .. } = product;
-                let shape = Shape { outputs, cols, stride: lower::narrow(self.program.cols(product.out)) };
-                let operands = Operands {
-                    weight: address(&Arg::Scratch(product.weight))?,
-                    x: address(&Arg::Scratch(product.x))?,
-                    out: address(&Arg::Act(product.out))? + u64::from(product.first) * 4,
-                    workspace: address(&Arg::Scratch(product.workspace))?,
-                };
-                Ok(Bound::Product { shape, algorithm: device.algorithm(shape)?, operands })
-            }
-        }
-    }
-
-    /// The bytes of an argument of `entry` on one side, with scratch memory at `base`.
-    fn argument(
-        &self,
-        device: &Device,
-        arg: &Arg,
-        (entry, base, side): (&str, u64, usize),
-    ) -> Result<Vec<u8>, CudaError> {
-        let nowhere = || CudaError::Launch { entry: entry.to_owned(), what: format!("{arg:?} has no place") };
-        let place = |thing| self.places.start(thing).map(|start| base + start).ok_or_else(nowhere);
-        let weight = |weight: gemma4_core::program::Weight| &self.weights[weight.index()];
-        let step = self.step.address();
-        let address = match arg {
-            Arg::Params(bytes) => return Ok(bytes.clone()),
-            Arg::NoPrepared => return Ok(Prepared::none()),
-            Arg::Prepared(act) => {
-                return Ok(self.forms[act.index()].argument(place(Thing::Prepared(*act))?));
-            }
-            Arg::PreparedIn(scratch, form) => {
-                let Scratch::Op(at) = scratch else { return Err(nowhere()) };
-                return Ok(form.argument(place(Thing::Scratch(*at))?));
-            }
-            Arg::View(matrix) => return Ok(weight(*matrix).view(device)?.to_vec()),
-            Arg::Views(matrices) => {
-                let views = matrices.iter().map(|&matrix| weight(matrix).view(device));
-                return Ok(views.collect::<Result<Vec<_>, _>>()?.concat());
-            }
-            Arg::Act(act) => match self.outputs.iter().find(|output| output.act == *act) {
-                Some(output) => output.memory[side].address(),
-                None => place(Thing::Act(*act))?,
-            },
-            Arg::Scratch(Scratch::Op(at)) => place(Thing::Scratch(*at))?,
-            Arg::Scratch(Scratch::Plan(at)) => self.kept[*at].address(),
-            Arg::Null => 0,
-            Arg::Weight(vector) => weight(*vector).vector(device)?,
-            Arg::HostTable(table) => weight(*table).table(device)?,
-            Arg::State(state) => self.states[state.index()].buffer().address(),
-            Arg::Rows => step + self.sections.rows,
-            Arg::Picked => step + self.sections.picked,
-            Arg::Tables => step + self.sections.tables,
-            Arg::Draws => step + self.sections.draws,
-            Arg::Sampled => self.sampled.address(),
-            Arg::Step => step,
-        };
-        Ok(address.to_ne_bytes().to_vec())
     }
 
     /// Sends what the host knows of the step.
@@ -567,34 +427,6 @@ impl Output {
             })
         };
         Ok(Self { act, memory: [memory()?, memory()?] })
-    }
-}
-
-/// The entry point of each launch.
-fn functions(device: &Device, work: &[Work]) -> Result<Vec<Option<Function>>, CudaError> {
-    let units: Vec<_> = work.iter().filter_map(Work::launch).map(|launch| launch.unit.clone()).collect();
-    let mut modules = device.modules(&units)?.into_iter();
-    let function = |work: &Work| {
-        let module = work.launch().and_then(|launch| Some((launch, modules.next()?)));
-        module.map(|(launch, module)| module.function(launch.entry)).transpose()
-    };
-    work.iter().map(function).collect()
-}
-
-/// What a launch or a product names that has a place in scratch memory.
-fn things(program: &Program, work: &Work) -> Vec<Thing> {
-    let thing = |arg: &Arg| match *arg {
-        Arg::Act(act) if !program.outputs.contains(&act) => Some(Thing::Act(act)),
-        Arg::Prepared(act) => Some(Thing::Prepared(act)),
-        Arg::Scratch(Scratch::Op(at)) | Arg::PreparedIn(Scratch::Op(at), _) => Some(Thing::Scratch(at)),
-        _ => None,
-    };
-    match work {
-        Work::Launch(launch) => launch.args.iter().filter_map(thing).collect(),
-        Work::Product(product) => {
-            let scratch = [product.x, product.weight, product.workspace].map(Arg::Scratch);
-            scratch.iter().chain(&[Arg::Act(product.out)]).filter_map(thing).collect()
-        }
     }
 }
 

@@ -158,13 +158,8 @@ impl Drafting {
                     )));
                 }
             }
-            if let Some((most, limit)) = settings.most.zip(engine.most_drafts(DraftKind::DFlash))
-                && most > limit
-            {
-                let text = format!(
-                    "note: --draft-max is {most}; blocks of this drafter have at most {limit} drafts"
-                );
-                let _ = writeln!(io::stderr(), "{text}");
+            if let Some(note) = clamped(settings.most, engine.most_drafts(DraftKind::DFlash)) {
+                let _ = writeln!(io::stderr(), "{note}");
             }
             // Otherwise rounds would wait for plans in the middle of a text.
             let most = settings.most.unwrap_or(MOST_DRAFTS);
@@ -172,6 +167,13 @@ impl Drafting {
         }
         Ok(self.settings)
     }
+}
+
+/// What is said of `--draft-max` if blocks have fewer drafts than it allows.
+fn clamped(most: Option<usize>, limit: Option<usize>) -> Option<String> {
+    let (most, limit) = most.zip(limit)?;
+    let note = || format!("note: --draft-max is {most}; blocks of this drafter have at most {limit} drafts");
+    (most > limit).then(note)
 }
 
 /// What drafting gave and took, as lines for people.
@@ -265,4 +267,18 @@ pub(crate) fn to_json(speculator: &Speculator, warm: Warm) -> Value {
         "tokens_a_step": stats.tokens_a_step(),
         "switched_off": speculator.controller().switched_off,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clamped;
+
+    #[test]
+    fn s21_more_drafts_than_a_block_has_are_clamped_with_a_note() {
+        let note = clamped(Some(12), Some(7)).expect("it is more");
+        assert_eq!(note, "note: --draft-max is 12; blocks of this drafter have at most 7 drafts");
+        for (most, limit) in [(Some(7), Some(7)), (None, Some(7)), (Some(12), None)] {
+            assert_eq!(clamped(most, limit), None);
+        }
+    }
 }

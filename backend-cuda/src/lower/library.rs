@@ -8,7 +8,12 @@
 //! | `halves__back` | times the power of each row: nothing to do for almost all |
 //!
 //! Which products are taken depends on the class of the program and the shapes of weights alone, and so does the algorithm
-//! of each: not on how many rows a plan has, for a row's bits must not.
+//! of each: not on how many rows a plan has, for a row's bits must not. For a shape that the library offers no such algorithm
+//! for, tiles stand in, on this device and with this version of it always; where the user insists on the library, that is an
+//! error.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
 
 use gemma4_core::abi::{DequantiseParams, PREPARED_BLOCK, PrepareFormParams};
 use gemma4_core::ops::linear::Linear;
@@ -18,7 +23,8 @@ use gemma4_core::tensor::DType;
 use super::{Arg, Count, Launch, Lowering, ONE, Product, narrow};
 use crate::compile::Arch;
 use crate::device::Prompts;
-use crate::driver::{WORKSPACE, padded};
+use crate::driver::{Shape, WORKSPACE, padded};
+use crate::error::CudaError;
 use crate::kernels::Unit;
 
 const HALVES: &str = "halves";
@@ -52,6 +58,66 @@ fn worth(measured: &[Faster], arch: Arch, cols: usize, outputs: usize) -> bool {
 /// Whether the library is worth being looked for on an architecture.
 pub(crate) fn is_faster_on(arch: Arch) -> bool {
     worth(FASTER, arch, usize::MAX, usize::MAX)
+}
+
+/// What the library multiplies.
+pub(crate) trait Offers: Debug {
+    /// Whether products of a shape are the library's.
+    fn offers(&self, shape: Shape) -> bool;
+}
+
+/// A library that multiplies everything: where there is none to ask.
+#[derive(Debug)]
+pub(crate) struct Everything;
+
+impl Offers for Everything {
+    fn offers(&self, _: Shape) -> bool {
+        true
+    }
+}
+
+/// What the library answered for each shape, so that all plans multiply it alike: how it does, or that it does not.
+#[derive(Debug)]
+pub(crate) struct Answers<A> {
+    known: HashMap<Shape, Option<A>>,
+}
+
+impl<A> Default for Answers<A> {
+    fn default() -> Self {
+        Self { known: HashMap::new() }
+    }
+}
+
+impl<A: Copy> Answers<A> {
+    /// How the library multiplies a shape, which `ask` finds out; `None` if tiles have to. `remark` hears of the first
+    /// shape that they have to.
+    ///
+    /// # Errors
+    ///
+    /// What `ask` says, if the user insists on the library, or if it is something else than that the library has no way.
+    pub(crate) fn of(
+        &mut self,
+        shape: Shape,
+        prompts: Prompts,
+        ask: impl FnOnce() -> Result<A, CudaError>,
+        remark: impl FnOnce(&str),
+    ) -> Result<Option<A>, CudaError> {
+        if let Some(&known) = self.known.get(&shape) {
+            return Ok(known);
+        }
+        let answer = match ask() {
+            Ok(algorithm) => Some(algorithm),
+            Err(CudaError::Library(reason)) if prompts == Prompts::Auto => {
+                if self.known.values().all(Option::is_some) {
+                    remark(&format!("cuBLASLt: {reason}; such prompts are read by tiles of this program"));
+                }
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.known.insert(shape, answer);
+        Ok(answer)
+    }
 }
 
 /// What it is compiled as.
@@ -98,6 +164,13 @@ pub(super) fn takes(op: &Linear, cx: &Lowering<'_>) -> bool {
                 worth(FASTER, cx.device.kernels, cols, outputs)
             }
         }
+        && runs(cx, &op.weights).iter().all(|run| cx.offers.offers(shape(cx, op, run)))
+}
+
+/// The product of a run of weights of an op.
+fn shape(cx: &Lowering<'_>, op: &Linear, run: &[Weight]) -> Shape {
+    let outputs = run.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum();
+    Shape { outputs, cols: cx.cols(op.x), stride: cx.cols(op.out) }
 }
 
 /// Weights that are multiplied at once: neighbours with one factor.
@@ -139,9 +212,9 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
     let workspace = cx.scratch(WORKSPACE);
     let mut first = 0;
     for run in runs(cx, &op.weights) {
-        let outputs = run.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum::<u32>();
+        let shape = shape(cx, op, &run);
         let factor = 1.0 / unit_of(cx.weight(run[0]).dtype());
-        let matrix = cx.scratch(u64::from(outputs) * u64::from(cols) * 2);
+        let matrix = cx.scratch(u64::from(shape.outputs) * u64::from(cols) * 2);
         let mut row = 0;
         for weight in run {
             let (dtype, rows) = (cx.weight(weight).dtype(), narrow(cx.weight(weight).rows()));
@@ -159,14 +232,21 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) {
             row += rows;
         }
         let (weight, out) = (matrix, op.out);
-        cx.product(Product { op: "linear", x, weight, out, workspace, first, outputs, cols, factor });
-        first += outputs;
+        cx.product(Product { op: "linear", x, weight, out, workspace, first, shape, factor });
+        first += shape.outputs;
     }
     cx.launch(of_rows(cx, "halves__back", op.out, vec![Arg::Scratch(powers)]));
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use gemma4_core::program::{Elem, Program, WeightSpec};
+
+    use super::super::report::rtx_3090;
+    use super::super::{Work, lower};
     use super::*;
 
     #[test]
@@ -176,5 +256,87 @@ mod tests {
         assert!(worth("sm_90", 1024, 2048) && worth("sm_90", 5376, 512));
         assert!(!worth("sm_90", 1023, 1 << 20) && !worth("sm_90", 4095, 2047));
         assert!(!worth("sm_86", 1 << 14, 1 << 14));
+    }
+
+    const WIDE: Shape = Shape { outputs: 2048, cols: 2048, stride: 2048 };
+    const TALL: Shape = Shape { outputs: 4096, cols: 2048, stride: 4096 };
+
+    #[test]
+    fn where_the_library_has_no_way_tiles_stand_in_and_one_remark_says_so() {
+        let mut answers = Answers::default();
+        let (asked, remarks) = (Cell::new(0), Cell::new(0));
+        let mut of = |shape, said: Result<u32, &str>| {
+            let ask = || {
+                asked.set(asked.get() + 1);
+                said.map_err(|reason| CudaError::Library(reason.to_owned()))
+            };
+            let remark = |text: &str| {
+                assert!(text.contains("it cuts sums") && text.contains("tiles of this program"), "{text}");
+                remarks.set(remarks.get() + 1);
+            };
+            answers.of(shape, Prompts::Auto, ask, remark).unwrap()
+        };
+        assert_eq!(of(WIDE, Err("it cuts sums")), None);
+        // It is asked once a shape, whatever it would say later, and one remark is enough.
+        assert_eq!(of(WIDE, Ok(1)), None);
+        assert_eq!(of(Shape { stride: 4096, ..WIDE }, Err("it cuts sums")), None);
+        assert_eq!((of(TALL, Ok(3)), of(TALL, Err("it cuts sums"))), (Some(3), Some(3)));
+        assert_eq!((asked.get(), remarks.get()), (3, 1));
+    }
+
+    #[test]
+    fn what_is_no_answer_and_what_the_user_insists_on_stay_errors() {
+        let mut answers = Answers::<u32>::default();
+        let silent = |text: &str| panic!("{text}");
+        let refused = || Err(CudaError::Library("it cuts sums".to_owned()));
+        let error = answers.of(WIDE, Prompts::Library, refused, silent).unwrap_err();
+        assert!(error.to_string().contains("it cuts sums; do without it (--prompts tiles)"), "{error}");
+        let lost = || Err(CudaError::Lost("the device is gone".to_owned()));
+        assert!(matches!(answers.of(WIDE, Prompts::Auto, lost, silent), Err(CudaError::Lost(_))));
+        // Neither is remembered.
+        assert_eq!(answers.of(WIDE, Prompts::Auto, || Ok(2), silent).unwrap(), Some(2));
+    }
+
+    /// A library that multiplies all shapes but one.
+    #[derive(Debug)]
+    struct AllBut(Shape);
+
+    impl Offers for AllBut {
+        fn offers(&self, shape: Shape) -> bool {
+            shape != self.0
+        }
+    }
+
+    #[test]
+    fn a_program_mixes_products_of_the_library_and_tiles_shape_by_shape() {
+        let spec =
+            |rows| WeightSpec { name: "w".to_owned(), dtype: DType::Q4_K, experts: 1, rows, cols: 2048 };
+        let weights: Arc<[WeightSpec]> = [spec(2048), spec(4096)].into();
+        let mut program = Program::new(Class::Prefill, 256, 1, weights, [].into());
+        let x = program.act(Rows::Step, 2048, Elem::F32);
+        for weight in [Weight::new(0), Weight::new(1)] {
+            let out = program.linear(x, &[weight]).expect("the shapes agree");
+            program.output(out);
+        }
+        let device = rtx_3090(false, Prompts::Library);
+        let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+        let lowered = |offers: &dyn Offers| {
+            let mut lowering = Lowering::new(&device, offers, &program, &weights, &[]);
+            lower(&mut lowering).expect("it has kernels");
+            let products: Vec<Shape> = lowering
+                .work
+                .iter()
+                .filter_map(|work| match work {
+                    Work::Product(product) => Some(product.shape),
+                    Work::Launch(_) => None,
+                })
+                .collect();
+            let tiles = lowering.work.iter().filter_map(Work::launch);
+            let tiles = tiles.filter(|launch| launch.unit.file == "linear_tiles").count();
+            (products, tiles)
+        };
+        assert_eq!(lowered(&Everything), (vec![WIDE, TALL], 0));
+        assert_eq!(lowered(&AllBut(TALL)), (vec![WIDE], 1));
+        assert_eq!(lowered(&AllBut(WIDE)), (vec![TALL], 1));
     }
 }

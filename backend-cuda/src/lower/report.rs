@@ -2,7 +2,7 @@
 
 use gemma4_core::program::Program;
 
-use super::{Arg, Lowering, Work, lower, prepared};
+use super::{Arg, Lowering, Work, library, lower, prepared};
 use crate::compile::Arch;
 use crate::device::Prompts;
 use crate::driver::DeviceInfo;
@@ -27,7 +27,7 @@ pub struct LaunchReport {
 }
 
 /// The launches of a program on an RTX 3090; `exact_prompts` and `prompts` as in [`Options`](crate::Options). Products by
-/// a library are none.
+/// a library are none, and it is taken to offer all of them.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn launches(
     let program = program.ordered();
     let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
     let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
-    let mut lowering = Lowering::new(&device, &program, &weights, &states);
+    let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &states);
     lower(&mut lowering)?;
     let report = |launch: &super::Launch| LaunchReport {
         op: launch.op,
@@ -54,7 +54,7 @@ pub fn launches(
     Ok(lowering.work.iter().filter_map(Work::launch).map(report).collect())
 }
 
-fn rtx_3090(exact_prompts: bool, prompts: Prompts) -> DeviceInfo {
+pub(super) fn rtx_3090(exact_prompts: bool, prompts: Prompts) -> DeviceInfo {
     let capability = (8, 6);
     DeviceInfo {
         ordinal: 0,
@@ -117,7 +117,7 @@ mod tests {
 
         let device = rtx_3090(false, Prompts::Tiles);
         let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
-        let mut lowering = Lowering::new(&device, &program, &weights, &[]);
+        let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &[]);
         lower(&mut lowering).expect("it has kernels");
         // The experts' results are planes of the output, before the first becomes their sum.
         assert_eq!((lowering.planes(out), lowering.most_planes(out)), (1, 3));

@@ -1,4 +1,4 @@
-//! Cases of `attention`: P11 to P13, F6 and the masks.
+//! Cases of `attention`: P11 to P13, F5, F6, F8, F12 and the masks.
 
 use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::{KvType, tq3};
@@ -33,7 +33,7 @@ impl Shape {
     }
 }
 
-/// Rows of drafters, whose keys end elsewhere than at themselves: around borders of splits, pages and windows.
+/// F8: rows of drafters, with heads of 512 that see all keys before them too, whose keys end elsewhere than at themselves: around borders of splits, pages and windows.
 fn drafted() -> Vec<Shape> {
     let of = |reach, heads, mask, start, rows| Shape { reach, ..Shape::new(heads, mask, start, rows) };
     let types = KvTypes { k: KvType::TQ3_0, v: KvType::TQ3_0 };
@@ -125,16 +125,19 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// P13: every type of keys with every type of values, on one layer of each kind.
+/// F12, P13: every type of keys with every type of values, on one layer of each kind.
 fn rotations() -> Vec<Shape> {
     let types = KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| KvTypes { k, v }));
     types.map(|types| Shape { types, ..Shape::new([4, 2, 256], Mask::Causal, 60, 3) }).collect()
 }
 
-/// The same as cases.
+/// The same as cases, of both classes: a device has other kernels for prompts than for single tokens.
 #[must_use]
 pub fn rotation_cases() -> Vec<Case> {
-    together(rotations().into_iter().map(|shape| made(shape, Products::F32, Class::Decode)))
+    let both = [Class::Prefill, Class::Decode].into_iter();
+    together(
+        both.flat_map(|class| rotations().into_iter().map(move |shape| made(shape, Products::F32, class))),
+    )
 }
 
 /// `R` of [`tq3`] as a matrix, row by row, from its definition.
@@ -308,7 +311,7 @@ fn case(shape: Shape, products: Products) -> Case {
     rotation_mutant(case, "outputs are not turned back", (1, types.v), v_decoded, heads)
 }
 
-/// P12: the decoded values of a rotated pool in a pool of plain numbers, which nobody turns.
+/// F5, P12: the decoded values of a rotated pool in a pool of plain numbers, which nobody turns.
 fn rotation_mutant(
     case: Case,
     name: &'static str,

@@ -299,7 +299,7 @@ fn s2_every_dialect_of_dflash_is_the_same_drafter() {
 }
 
 #[test]
-fn s15_s16_both_dialects_of_assistants_are_the_same_drafter_with_either_head() {
+fn s15_s16_f17_both_dialects_of_assistants_are_the_same_drafter_with_either_head() {
     for tiny in [Tiny::dense(), Tiny::ple()] {
         let made = made(DraftKind::Mtp, &tiny);
         let dir = Dir::new();
@@ -447,7 +447,7 @@ fn s29_what_is_no_drafter_of_this_kind_is_refused() {
 }
 
 #[test]
-fn a_drafter_of_another_target_is_refused_with_both_sides() {
+fn s13_a_drafter_of_another_target_is_refused_with_both_sides() {
     let dir = Dir::new();
     let dense = Tiny::dense();
     let subject = Subject { new: backends::reference, tiny: Tiny::ple(), kv: Kv::all(KvType::F32) };

@@ -55,7 +55,7 @@ fn is_draft(program: &Program) -> bool {
     program.ops.iter().any(|op| matches!(op, Op::RecallRows(_))) || is_block(program)
 }
 
-fn is_block(program: &Program) -> bool {
+pub(crate) fn is_block(program: &Program) -> bool {
     program
         .ops
         .iter()
@@ -213,6 +213,24 @@ fn s4_every_token_of_the_context_matters_and_the_drafter_stands_where_the_target
 }
 
 #[test]
+fn x6_rows_of_a_block_look_back_on_sliding_layers_unless_the_switch_says_otherwise() {
+    let tiny = Tiny::dense();
+    let logits = |causal| {
+        let mut engine = engine(backends::reference, &tiny, 300, 256);
+        let options = DraftOptions { causal, ..F32 };
+        engine.attach(drafter(DraftKind::DFlash, &tiny), options, &mut |_, _| ()).expect("it fits");
+        let seq = engine.open().expect("a sequence is free");
+        feed(&mut engine, seq, &tokens(40, 1), 40, 0);
+        watch(&mut engine, DraftKind::DFlash, seq, 7, 5).1.logits
+    };
+    // One layer slides and one does not: by itself, only the first looks back.
+    let [own, back, both] = [None, Some(true), Some(false)].map(logits);
+    assert_ne!(own, both, "sliding layers look ahead too");
+    assert_ne!(own, back, "the full layer looks back only");
+    assert_ne!(back, both);
+}
+
+#[test]
 fn s5_s6_x9_a_block_is_the_same_however_the_context_came_and_whatever_was_rejected() {
     let tiny = Tiny::dense();
     let text = tokens(900, 2);
@@ -279,8 +297,8 @@ fn x9_going_back_and_shared_prefixes_leave_no_gap() {
 }
 
 #[test]
-fn k8_assistants_own_no_cache_and_read_the_rows_of_their_donors_after_any_wrap() {
-    // S17, F9: around the window, the ring and its wrap, a chain is that of a cache that never wraps.
+fn k8_s17_f9_assistants_own_no_cache_and_read_the_rows_of_their_donors_after_any_wrap() {
+    // Around the window, the ring and its wrap, a chain is that of a cache that never wraps.
     let tiny = Tiny::dense();
     let text = tokens(1300, 5);
     let chains = |context: usize| {

@@ -5,10 +5,11 @@ use gemma4_conformance::invariance::{Subject, feed};
 use gemma4_conformance::kv::Classes;
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
 use gemma4_conformance::{Failure, backends, compare::same_bits, kv, on_every_backend};
+use gemma4_core::backend::Backend;
 use gemma4_core::cache::PAGE;
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::config::Span;
-use gemma4_core::program::Class;
+use gemma4_core::program::{Class, StateSpec};
 
 /// Types of caches: all of them, or on a slow driver a different one on every side.
 fn types(at: &Covered) -> Vec<Kv> {
@@ -85,7 +86,7 @@ fn f3_past_three_wraps_a_ring_in_a_large_context_equals_an_unbounded_cache() {
 }
 
 #[test]
-fn f4_every_group_of_layers_stores_in_its_own_types() {
+fn f4_s28_every_group_of_layers_stores_in_its_own_types() {
     on_every_backend!(|at, new| {
         for tiny in taken(at, 0, [Tiny::dense(), Tiny::moe()]) {
             at.holds(&format!("F4, {}", tiny.name), kv::every_group_stores_in_its_own_types(&new, &tiny));
@@ -127,7 +128,7 @@ fn t_e_s12_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
 }
 
 #[test]
-fn t_f_k4_s10_decoding_across_the_seam_equals_prefill_for_every_type() {
+fn t_f_k4_s10_f12_decoding_across_the_seam_equals_prefill_for_every_type() {
     on_every_backend!(|at, new| {
         let r = 512;
         let spots = [r - 2, r - 1, r, r + 1, r + 2, 2 * r - 2, 2 * r - 1, 2 * r, 2 * r + 1, 2 * r + 2];
@@ -155,5 +156,45 @@ fn t_k_k7_shared_layers_read_the_donor_of_their_own_kind() {
     on_every_backend!(|at, new| {
         let run = |kv| kv::donors_are_of_the_layers_own_kind(&new, &Tiny::ple(), kv);
         at.holds("T-k", sum(types(at).into_iter().map(run)));
+    });
+}
+
+/// Pages that were written, and one that was copied, are read as they were; the others stay what they are.
+fn pages_there_and_back<B: Backend>(backend: &B, kv_type: KvType) -> Result<usize, Failure> {
+    let (kv_heads, head_dim, pages) = (3, 128, 4);
+    let spec = StateSpec { name: "pool".into(), span: Span::Global, kv_type, kv_heads, head_dim, pages };
+    let state = backend.state(&spec).map_err(Failure::device::<B>)?;
+    let page = |n: u32| {
+        let value = |i: u32| f32::from(u16::try_from((i * 37 + n * 11) % 251).expect("small")) / 64.0 - 2.0;
+        let values: Vec<f32> = (0..).map(value).take(kv_heads * PAGE * head_dim).collect();
+        let mut bytes = vec![0; spec.page_bytes()];
+        kv_type.encode(&values, &mut bytes).expect("finite values");
+        bytes
+    };
+    for n in 0..4 {
+        backend.write_page(&state, n, &page(n)).map_err(Failure::device::<B>)?;
+    }
+    backend.copy_page(&state, spec.page_bytes(), 1, 3).map_err(Failure::device::<B>)?;
+    let mut compared = 0;
+    for (n, want) in [0, 1, 2, 1].into_iter().enumerate() {
+        let mut bytes = vec![0; spec.page_bytes()];
+        let at = u32::try_from(n).expect("four pages");
+        backend.read_page(&state, at, &mut bytes).map_err(Failure::device::<B>)?;
+        if bytes != page(want) {
+            return Err(Failure::False(format!(
+                "{kv_type}: page {n} is not what was written to page {want}"
+            )));
+        }
+        compared += bytes.len();
+    }
+    Ok(compared)
+}
+
+#[test]
+fn s27_pages_behind_the_first_come_back_and_are_copied_as_they_are() {
+    on_every_backend!(|at, new| {
+        let backend = new();
+        let all = KvType::ALL.into_iter().map(|kv_type| pages_there_and_back(&backend, kv_type));
+        at.holds("S27", sum(all));
     });
 }

@@ -22,7 +22,7 @@ fn every_op_computes_its_definition_and_every_mutant_is_rejected() {
 }
 
 #[test]
-fn p11_attention_over_the_stored_cache_errs_by_no_more_than_a_kernel() {
+fn f5_f12_p11_attention_over_the_stored_cache_errs_by_no_more_than_a_kernel() {
     on_every_backend!(|at, new| {
         let backend = new();
         let mut compared = 0;

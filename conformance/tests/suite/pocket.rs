@@ -150,7 +150,7 @@ fn says_what_was_recorded(path: &Path, template: Template, least: f64) {
 }
 
 #[test]
-fn the_embedded_model_says_what_was_recorded() {
+fn k6_the_embedded_model_says_what_was_recorded() {
     // Rounding weights to 8 bits moves logits by some hundredths.
     says_what_was_recorded(&models().join("pocket-Q8_0.gguf"), Template::Own, 0.1);
 }
@@ -181,7 +181,7 @@ fn the_embedded_model_says_the_same_on_every_backend() {
 }
 
 #[test]
-fn its_other_files_say_what_was_recorded() {
+fn k6_its_other_files_say_what_was_recorded() {
     let Some(dir) = std::env::var_os("POCKET_DIR").map(PathBuf::from) else {
         println!("skipped: POCKET_DIR names no folder with pocket-Q4_K_M.gguf, pocket-Q4_0.gguf and target");
         return;

@@ -1,9 +1,10 @@
 //! The pocket model with its two drafters, which were trained: the same texts in fewer steps.
 
 use std::fmt::Write as _;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+use gemma4_conformance::faulty::{Faulty, Mistake};
 use gemma4_conformance::{Failure, backends, on_every_backend};
 use gemma4_core::backend::Backend;
 use gemma4_core::checkpoint::Checkpoint;
@@ -12,11 +13,15 @@ use gemma4_core::engine::{CHUNK, DraftOptions, Engine, Options};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::drafter::OpenDraft;
 use gemma4_core::model::gemma4::KvTypes;
+use gemma4_core::ops::Op;
+use gemma4_core::program::Program;
 use gemma4_core::reference::Reference;
 use gemma4_core::sample::Sampling;
 use gemma4_core::session::{Request, Session};
 use gemma4_core::speculate::{Policy, Settings, Source, Speculator};
 use gemma4_core::tokenizer::Special;
+
+use crate::drafters::is_block;
 
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pocket")
@@ -175,7 +180,7 @@ fn tokens_a_round(pocket: &Pocket, least: f64) {
 }
 
 #[test]
-fn trained_drafters_give_the_tokens_a_round_that_were_measured() {
+fn s19_trained_drafters_give_the_tokens_a_round_that_were_measured() {
     // Weights of 8 bits move some choices of the target and of the drafters, in either direction.
     tokens_a_round(&Pocket::embedded(), 0.95);
 }
@@ -191,7 +196,7 @@ fn the_checkpoints_themselves_do_too() {
 }
 
 /// Prompts of 20 to 60 tokens from the held-out text.
-fn pieces(speaker: &Speaker, count: usize) -> Vec<Vec<u32>> {
+fn pieces(speaker: &Speaker, which: Range<usize>) -> Vec<Vec<u32>> {
     let text = std::fs::read_to_string(models().join("eval.txt")).expect("it is in the repository");
     let tokens = speaker.tokenizer.encode_prompt(&text, Special::Parse).expect("plain text");
     let bos = tokens[0];
@@ -199,48 +204,185 @@ fn pieces(speaker: &Speaker, count: usize) -> Vec<Vec<u32>> {
         let from = 1 + i * 97 % (tokens.len() - 100);
         std::iter::once(bos).chain(tokens[from..from + 20 + i % 41].iter().copied()).collect()
     };
-    (0..count).map(piece).collect()
+    which.map(piece).collect()
 }
 
-/// `DRAFT_PROMPTS=200` takes so many prompts, and 128 tokens of each.
+/// Tokens and rounds with drafts of prompts from the held-out text, greedy; the texts are those without drafts.
+fn rounds_of<B: Backend>(
+    engine: &mut Engine<B>,
+    prompts: &[Vec<u32>],
+    (most, settings): (usize, &Settings),
+) -> Rounds {
+    let (speaker, greedy) = (Pocket::speaker(), Sampling::default());
+    let mut all = Rounds::default();
+    for prompt in prompts {
+        let how = (&greedy, most, true);
+        let (plain, _) = generate(engine, &speaker, prompt, how, None);
+        let (text, rounds) = generate(engine, &speaker, prompt, how, Some(settings.clone()));
+        assert_eq!(text, plain, "{settings:?}");
+        all.add(&text, rounds);
+    }
+    all
+}
+
+/// Tokens that were committed in steps of the target.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rounds {
+    tokens: u64,
+    steps: u64,
+}
+
+impl Rounds {
+    fn add(&mut self, text: &[u32], steps: u64) {
+        self.tokens += text.len() as u64;
+        self.steps += steps;
+    }
+
+    fn each(self) -> f64 {
+        self.tokens as f64 / self.steps as f64
+    }
+}
+
+impl std::fmt::Display for Rounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} ({} tokens in {})", self.each(), self.tokens, self.steps)
+    }
+}
+
 #[test]
-fn texts_are_the_same_with_and_without_drafters_on_every_backend() {
+fn s19_drafters_of_8_bits_are_accepted_as_often_as_the_originals() {
+    let Some(dir) = std::env::var_os("POCKET_DIR").map(PathBuf::from) else {
+        backends::say("skipped: POCKET_DIR names no folder with assistant and dflash");
+        return;
+    };
+    let small = Pocket::embedded();
+    let drafters = ["assistant", "dflash"].map(|name| dir.join(name));
+    let originals = Pocket { drafters, ..Pocket::embedded() };
+    let prompts = pieces(&Pocket::speaker(), 0..20);
+    let mut engines = [small, originals].map(|pocket| pocket.engine(backends::reference()));
+    for (source, most) in [(Source::DFlash, 15), (Source::Mtp, 4)] {
+        let [small, originals] =
+            engines.each_mut().map(|engine| rounds_of(engine, &prompts, (64, &fixed(source, most))));
+        backends::say(format_args!("{source} {most}: {small} of 8 bits, {originals} of the originals"));
+        let ratio = small.each() / originals.each();
+        assert!((0.95..=1.05).contains(&ratio), "{source} {most}: {small}, {originals}");
+    }
+}
+
+/// What a drafter computes otherwise than it was trained, the source that this is about, and how.
+type Otherwise = (&'static str, Source, fn(&Program, &mut Op));
+
+const OTHERWISE: [Otherwise; 2] = [
+    ("X7: the embedding is not scaled", Source::DFlash, |program, op| {
+        if let (Op::Embed(op), true) = (op, is_block(program)) {
+            op.scale = 1.0;
+        }
+    }),
+    ("X8: the hidden state of another row", Source::Mtp, |_, op| {
+        if let Op::RecallRows(op) = op {
+            op.back = 1 - op.back;
+        }
+    }),
+];
+
+#[test]
+fn x7_x8_a_trained_drafter_that_is_computed_otherwise_is_accepted_less() {
+    let prompts = pieces(&Pocket::speaker(), 0..3);
+    let run = |change, source| {
+        let backend = Faulty { backend: backends::reference(), mistake: Mistake::Op(change) };
+        rounds_of(&mut Pocket::embedded().engine(backend), &prompts, (48, &fixed(source, 4)))
+    };
+    let right = [Source::DFlash, Source::Mtp].map(|source| run(|_, _| (), source));
+    for (what, source, change) in OTHERWISE {
+        let right = right[usize::from(source == Source::Mtp)];
+        let wrong = run(change, source);
+        backends::say(format_args!("{what}: {wrong} tokens a round, {right} as it was trained"));
+        assert!(wrong.each() < 0.95 * right.each(), "{what}: {wrong}, {right} as it was trained");
+    }
+}
+
+/// A number in the environment.
+fn number(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is `{text}`, expected a number")))
+}
+
+/// X1, on every backend. `DRAFT_PROMPTS=200` takes so many prompts from the held-out text, and 128 tokens of each, also
+/// on a software driver, whose two devices share them. `DRAFT_FROM` is the first of them, so that several processes share
+/// the work: `DRAFT_FROM=0 DRAFT_PROMPTS=25`, `DRAFT_FROM=25 DRAFT_PROMPTS=25` and so on are the same texts. The line that
+/// begins with `drafts:` has what was compared, and tokens and steps for each of the settings: sums of those of all parts
+/// are those of the whole.
+#[test]
+fn x1_texts_are_the_same_with_and_without_drafters_on_every_backend() {
     let pocket = Pocket::embedded();
     let speaker = Pocket::speaker();
-    let asked = std::env::var("DRAFT_PROMPTS").ok().and_then(|count| count.parse::<usize>().ok());
-    let all = match asked {
+    let asked = number("DRAFT_PROMPTS").map(|count| {
+        let from = number("DRAFT_FROM").unwrap_or(0);
+        from..from + count
+    });
+    let all: Vec<Vec<u32>> = match asked.clone() {
         None => prompts(&speaker).into_iter().map(|prompt| prompt.tokens).step_by(4).collect(),
-        Some(count) => pieces(&speaker, count),
+        Some(range) => pieces(&speaker, range),
     };
+    let greedy = Sampling::default();
     let drawn = Sampling { temperature: 0.8, top_k: 64, top_p: 0.95, seed: 4, ..Sampling::default() };
     on_every_backend!(|at, new| {
         let mut engine = pocket.engine(new());
         let every = [
-            fixed(Source::DFlash, 15),
-            fixed(Source::DFlash, 4),
-            fixed(Source::Mtp, 3),
-            fixed(Source::Mtp, 8),
-            fixed(Source::Ngram, 8),
-            Settings::default(),
+            ("dflash 15", fixed(Source::DFlash, 15)),
+            ("dflash 4", fixed(Source::DFlash, 4)),
+            ("mtp 3", fixed(Source::Mtp, 3)),
+            ("mtp 8", fixed(Source::Mtp, 8)),
+            ("ngram 8", fixed(Source::Ngram, 8)),
+            ("auto", Settings::default()),
         ];
-        let full = (&every[..], all.len(), if asked.is_some() { 128 } else { 40 });
-        let one = if at.takes(0) { &every[1..2] } else { &every[2..3] };
-        let (ways, count, most) = at.pick(full, (one, 1, 12));
-        let (mut compared, mut result) = (0, Ok(()));
-        for prompt in &all[..count] {
-            for sampling in [&Sampling::default(), &drawn] {
+        let (ways, prompts, most): (_, Vec<&Vec<u32>>, _) = if asked.is_some() {
+            (&every[..], all.iter().enumerate().filter(|&(n, _)| at.takes(n)).map(|(_, p)| p).collect(), 128)
+        } else {
+            let one = if at.takes(0) { &every[1..2] } else { &every[2..3] };
+            let (ways, count, most) = at.pick((&every[..], all.len(), 40), (one, 1, 12));
+            (ways, all[..count].iter().collect(), most)
+        };
+        if prompts.is_empty() {
+            backends::say(format_args!(
+                "drafts: {}: all prompts are those of the driver's other device",
+                at.name
+            ));
+            continue;
+        }
+        let mut found = vec![[Rounds::default(); 2]; ways.len()];
+        let (mut texts, mut equal, mut result) = (0, 0, Ok(()));
+        for prompt in &prompts {
+            for (column, sampling) in [&greedy, &drawn].into_iter().enumerate() {
                 let how = (sampling, most, true);
                 let (want, _) = generate(&mut engine, &speaker, prompt, how, None);
-                for settings in ways {
-                    let (got, _) = generate(&mut engine, &speaker, prompt, how, Some(settings.clone()));
-                    compared += got.len();
-                    if want != got {
+                for ((_, settings), found) in ways.iter().zip(&mut found) {
+                    let (got, steps) = generate(&mut engine, &speaker, prompt, how, Some(settings.clone()));
+                    found[column].add(&got, steps);
+                    texts += 1;
+                    if want == got {
+                        equal += 1;
+                    } else {
                         let what = format!("{prompt:?}, {settings:?}: {got:?}, expected {want:?}");
                         result = result.and(Err(Failure::False(what)));
                     }
                 }
             }
         }
+        let compared = found.iter().flatten().map(|rounds| rounds.tokens).sum::<u64>();
+        let each = ways
+            .iter()
+            .zip(&found)
+            .map(|((name, _), [greedy, drawn])| format!("{name}: {greedy} greedy, {drawn} at 0.8"));
+        let first = asked.as_ref().map_or(0, |range| range.start);
+        backends::say(format_args!(
+            "drafts: {}: {} prompts from {first} on, {most} tokens each: {equal} of {texts} texts equal, {compared} tokens \
+             compared; tokens a round: {}",
+            at.name,
+            prompts.len(),
+            each.collect::<Vec<_>>().join("; ")
+        ));
+        let compared = usize::try_from(compared).expect("it fits into memory");
         at.holds("pocket, the same texts with drafters", result.map(|()| compared));
     });
 }

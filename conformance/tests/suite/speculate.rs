@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use gemma4_conformance::drafts::drafter;
+use gemma4_conformance::drafts::{drafter, edited};
 use gemma4_conformance::invariance::Subject;
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
 use gemma4_conformance::{Failure, backends, on_every_backend};
@@ -14,7 +14,7 @@ use gemma4_core::program::Class;
 use gemma4_core::reference::Reference;
 use gemma4_core::sample::{Draw, Sampling};
 use gemma4_core::session::{Ended, Event, Generated, Request, Session};
-use gemma4_core::speculate::{Policy, Settings, Source, Speculator, accepted};
+use gemma4_core::speculate::{Choice, Policy, Sample, Settings, Source, Speculator, accepted};
 
 const CONTEXT: usize = 700;
 
@@ -84,14 +84,19 @@ fn turn<B: Backend>(
         end: &way.end,
         suppress: &[3],
     };
-    let mut left = way.patience;
+    let mut heard = Vec::new();
     let generated = session.generate(engine, &request, &mut |event| {
-        if let Event::Token(_) = event {
-            left -= 1;
+        if let Event::Token(token) = event {
+            heard.push(token);
         }
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if heard.len() == way.patience { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    generated.map_err(|error| Failure::False(format!("{error:?}")))
+    let generated = generated.map_err(|error| Failure::False(format!("{error:?}")))?;
+    // K10: however many tokens a round commits, a listener hears them one by one, and none behind the end.
+    if heard != generated.tokens {
+        return Err(Failure::False(format!("{heard:?} were heard, {:?} generated", generated.tokens)));
+    }
+    Ok(generated)
 }
 
 /// A text that repeats itself, so that the text itself offers drafts.
@@ -237,6 +242,46 @@ fn the_context_fills_up_as_without_drafts() {
         let got = turn(&mut engine, &mut session, &prompt, &way).expect("a good request");
         assert_eq!((&got.tokens, got.ended), (&want.tokens, want.ended), "{source}");
         session.close(&mut engine).expect("it is open");
+    }
+}
+
+#[test]
+fn s21_a_block_has_no_more_drafts_than_its_drafter_says() {
+    let tiny = Tiny::dense();
+    let mut engine = engine(backends::reference, &tiny, Kv::MIXED, false).expect("it fits");
+    let six = edited(DraftKind::DFlash, &tiny, |json| json["block_size"] = 6.into());
+    let kv = Kv::MIXED.global;
+    engine.attach(six, DraftOptions { kv, causal: None }, &mut |_, _| ()).expect("it fits");
+    assert_eq!(engine.most_drafts(DraftKind::DFlash), Some(5));
+    let prompt = repeating(75);
+    let (want, _) = plainly(&prompt, &Way::drawn());
+    for most in [1, 5, 6, 15] {
+        let mut session = Session::new(&mut engine).expect("a sequence is free");
+        session.speculate(Speculator::new(settings(Source::DFlash, most, Policy::Fixed), &engine));
+        let got = turn(&mut engine, &mut session, &prompt, &Way::drawn()).expect("a good request");
+        assert_eq!(got.tokens, want.tokens, "at most {most} drafts");
+        let stats = &session.speculator().expect("given").stats.sources[&Source::DFlash];
+        assert_eq!(stats.lengths.keys().max(), Some(&most.min(5)), "at most {most} drafts");
+        session.close(&mut engine).expect("it is open");
+    }
+}
+
+#[test]
+fn f20_first_blocks_make_8_rows_for_dense_models_and_have_4_drafts_for_mixtures() {
+    for (tiny, first) in [(Tiny::dense(), 7), (Tiny::ple(), 7), (Tiny::moe(), 4)] {
+        let engine = engine(backends::reference, &tiny, Kv::MIXED, true).expect("it fits");
+        for (most, want) in [(None, first), (Some(15), first), (Some(2), 2)] {
+            let settings = Settings { sources: vec![Source::DFlash], most, ..Settings::default() };
+            let mut speculator = Speculator::new(settings, &engine).expect("it has a drafter");
+            let text = tokens(40, 9);
+            // Plain steps first: what they take is what blocks are compared with.
+            let Choice::Plain(steps) = speculator.choose(&text, 60) else { panic!("nothing was measured") };
+            let mut sample = Sample::new(text.len());
+            (sample.steps, sample.verify_seconds) = (steps as u64, steps as f64);
+            speculator.observe(&sample);
+            let choice = speculator.choose(&text, 60);
+            assert_eq!(choice, Choice::Draft(Source::DFlash, want), "{}, {most:?}", tiny.name);
+        }
     }
 }
 

@@ -194,7 +194,7 @@ fn only_trusted_text_spells_control_tokens() {
 }
 
 #[test]
-fn a_prompt_has_one_bos_whatever_the_text_or_the_file_says() {
+fn f11_s23_a_prompt_has_one_bos_whatever_the_text_or_the_file_says() {
     for tokenizer in [small(), from_json(&small_json()).unwrap()] {
         let bos = tokenizer.bos();
         let hello = tokenizer.id("hello").unwrap();
@@ -211,7 +211,7 @@ fn a_prompt_has_one_bos_whatever_the_text_or_the_file_says() {
 }
 
 #[test]
-fn marks_and_ends_are_found_by_their_text() {
+fn f11_s23_marks_and_ends_are_found_by_their_text() {
     let tokenizer = small();
     let id = |text| tokenizer.id(text);
     let marks = tokenizer.marks();
@@ -231,6 +231,7 @@ fn marks_and_ends_are_found_by_their_text() {
 
     let tag = id("</s>").unwrap();
     let ends = [id("<eos>"), marks.turn_end, marks.tool_response, Some(7)];
+    // Nothing else ends an answer, such as 107: the end of a turn in older vocabularies, ordinary text here and in Gemma 4's.
     assert_eq!(tokenizer.end_ids(&[7, tag]), ends.into_iter().flatten().collect());
     assert!(!tokenizer.is_special(tag));
 }

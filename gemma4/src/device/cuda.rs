@@ -5,7 +5,7 @@ use gemma4_core::engine::Options as EngineOptions;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{self, MemoryPlan, Target};
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
-use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts};
+use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts, Remarks};
 use indicatif::ProgressBar;
 
 use super::{About, Chosen, Device, Memory, Purpose, Timed, only_cuda, remark};
@@ -66,6 +66,7 @@ fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options,
         prompts,
         poison: examine,
         progress: Some(progress()),
+        remarks: Some(Remarks::new(remark)),
         ..Options::default()
     })
 }

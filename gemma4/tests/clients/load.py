@@ -1,7 +1,8 @@
-"""Many clients at once: no error but 429, the answers that each request gets alone, nothing left behind.
+"""Many clients at once: no error but 429, the answers that each request gets alone before and after, nothing left behind.
 
-`GEMMA4_SECONDS` and `GEMMA4_CLIENTS` say how long and how many, `GEMMA4_REQUESTS` after how many requests memory and
-threads must be what they were. Prints rates and latencies.
+All of it takes `GEMMA4_SECONDS`: the requests alone, `GEMMA4_CLIENTS` at once, and the requests alone again. `AFTER`
+seconds more are for `GEMMA4_REQUESTS` short ones, or as many as there is time for, after which memory and threads must be
+what they were. Prints one line with the verdict, rates and latencies.
 """
 
 import json
@@ -15,12 +16,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
 
 from common import BASE, WEATHER
 
 SECONDS = float(os.environ.get("GEMMA4_SECONDS", "6"))
 CLIENTS = int(os.environ.get("GEMMA4_CLIENTS", "32"))
 REQUESTS = int(os.environ.get("GEMMA4_REQUESTS", "1000"))
+AFTER = 25.0
 NAMES = ["numpy.linspace", "numpy.argsort", "numpy.sum", "numpy.cumsum", "scipy.linalg.solve", "torch.relu", "os.path.join", "json.loads"]
 
 
@@ -85,7 +88,7 @@ def vanish(body):
 
 def idle():
     """Waits until nothing runs; the state then."""
-    for _ in range(600):
+    for _ in range(200):
         state = metrics()
         if state["gemma4_running"] == "0" and state["gemma4_queued"] == "0":
             return state
@@ -94,36 +97,54 @@ def idle():
 
 
 def main():
+    start = time.monotonic()
+    end = start + SECONDS
     bodies = requests()
     alone = [ask(body) for body in bodies]
+    lone = time.monotonic() - start
     # A first round fills the cache with what is kept of each; from then on nothing may grow.
-    crowd(bodies, alone, SECONDS / 4)
+    found = Found()
+    crowd(bodies, alone, found, time.monotonic() + (end - time.monotonic()) / 5)
     before = idle()
-    results, failures, busy, seconds = crowd(bodies, alone, SECONDS)
+    # What is asked last must be answered too, and then the requests alone take as long as before.
+    crowded = end - min(lone + found.slowest, SECONDS / 3)
+    second = time.monotonic()
+    last = crowd(bodies, alone, Found(), crowded)
+    seconds = time.monotonic() - second
     after = idle()
-    report(results, failures, busy, seconds)
+    again = Found()
+    for at, body in enumerate(bodies):
+        again.compare(body, ask(body), alone[at])
+    report(found + last + again, again, time.monotonic() - start)
+    rates(last, seconds)
     used = [[float(state[f'gemma4_kv_pages{{layers="{kind}",state="used"}}']) for kind in ("global", "local")] for state in (before, after)]
     print(f"load: pages in use before {used[0]}, after {used[1]}; kept places {before['gemma4_kept_places']}, {after['gemma4_kept_places']}")
     assert after["gemma4_requests_active"] == "1", "only this question is open: " + after["gemma4_requests_active"]
     assert after["gemma4_sequences"] == before["gemma4_sequences"] == "0", "a sequence was left open"
     # Kept places come and go; a page of each is what they differ by.
     assert all(b <= a + 4 for a, b in zip(*used)), "pages were lost"
-    flat(bodies)
-    print("load: ok")
+    flat(bodies, max(end + AFTER, time.monotonic() + 5))
+    print(f"load: ok, {time.monotonic() - start:.1f} s in all")
 
 
-def flat(bodies):
+def flat(bodies, end):
     """Memory, threads and files after many short requests are what they were before."""
     failures = []
     # A call that is cut off at its first token is an error, as it should be.
     plain = [body for body in bodies if "tools" not in body]
 
-    def short(count):
+    def short(count, end):
+        """As many requests as there is time for; how many, and the state behind them."""
+        done = []
+
         def client(number):
             try:
                 for turn in range(number, count, 8):
+                    if time.monotonic() >= end:
+                        break
                     with post({**plain[turn % len(plain)], "max_tokens": 1}) as reply:
                         json.load(reply)
+                    done.append(turn)
             except Exception as error:
                 failures.append(repr(error))
 
@@ -132,24 +153,52 @@ def flat(bodies):
             thread.start()
         for thread in threads:
             thread.join()
-        return idle()
+        return len(done), idle()
 
     names = ["process_resident_memory_bytes", "process_threads", "process_open_fds"]
-    before, after = short(REQUESTS // 10), short(REQUESTS)
+    now = time.monotonic()
+    _, before = short(REQUESTS // 10, now + (end - now) / 5)
+    count, after = short(REQUESTS, end)
     assert not failures, failures[:5]
+    assert count, "there was no time for a single short request"
     if names[0] not in before:
         return print("load: this system does not tell memory and threads")
     found = [(float(before[name]), float(after[name])) for name in names]
-    print(f"load: {REQUESTS} requests, " + ", ".join(f"{name} {a:.0f} -> {b:.0f}" for name, (a, b) in zip(names, found)))
+    print(f"load: {count} requests, " + ", ".join(f"{name} {a:.0f} -> {b:.0f}" for name, (a, b) in zip(names, found)))
     (memory, later), *others = found
     assert later < memory + (16 << 20), "memory grows"
     assert all(b <= a + 8 for a, b in others), "threads or files are left behind"
 
 
-def crowd(bodies, alone, seconds):
-    """Lets all clients ask for some time: answers, failures, how often the queue was full, and how long it took."""
-    results, lock, end = [], threading.Lock(), time.monotonic() + seconds
-    failures, busy = [], [0]
+class Found:
+    """What clients got."""
+
+    def __init__(self):
+        self.answers, self.statuses, self.left, self.failures = [], Counter(), 0, []
+        self.equal, self.slowest = 0, 0.0
+
+    def __add__(self, other):
+        both = Found()
+        both.answers = self.answers + other.answers
+        both.statuses = self.statuses + other.statuses
+        both.left = self.left + other.left
+        both.failures = self.failures + other.failures
+        both.equal = self.equal + other.equal
+        return both
+
+    def compare(self, body, answer, alone):
+        self.statuses[200] += 1
+        self.answers.append(answer)
+        if answer[0] == alone[0]:
+            self.equal += 1
+        else:
+            self.failures.append(f"{body['messages'][-1]}: {answer[0]!r} is not {alone[0]!r}")
+
+
+def crowd(bodies, alone, found, end):
+    """Lets all clients ask until `end`, and each at least once; adds what they got to `found`."""
+    lock = threading.Lock()
+    end = max(end, time.monotonic() + SECONDS / 4)
 
     def client(number):
         turn = number
@@ -159,40 +208,48 @@ def crowd(bodies, alone, seconds):
             try:
                 if turn % 37 == 0:
                     vanish(bodies[at])
+                    with lock:
+                        found.left += 1
                     continue
-                found = ask(bodies[at])
+                asked = time.monotonic()
+                answer = ask(bodies[at])
                 with lock:
-                    results.append(found)
-                    if found[0] != alone[at][0]:
-                        failures.append(f"{bodies[at]['messages'][-1]}: {found[0]!r} is not {alone[at][0]!r}")
+                    found.slowest = max(found.slowest, time.monotonic() - asked)
+                    found.compare(bodies[at], answer, alone[at])
             except urllib.error.HTTPError as error:
-                if error.code == 429 and error.headers["retry-after"]:
-                    busy[0] += 1
-                    time.sleep(0.2)
-                else:
-                    failures.append(f"{error}: {error.read()[:200]}")
+                with lock:
+                    found.statuses[error.code] += 1
+                    if error.code != 429 or not error.headers["retry-after"]:
+                        found.failures.append(f"{error}: {error.read()[:200]}")
+                time.sleep(0.2)
             except Exception as error:
-                failures.append(repr(error))
+                with lock:
+                    found.failures.append(repr(error))
 
-    start = time.monotonic()
     threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return results, failures, busy[0], time.monotonic() - start
+    return found
 
 
-def report(results, failures, busy, seconds):
-    """Prints rates and latencies; fails if anything but 429 went wrong."""
-    firsts = sorted(first for _, _, first in results if first is not None)
-    tokens = sum(count for _, count, _ in results)
+def report(found, again, seconds):
+    """Prints the verdict; fails if anything but 429 went wrong, or a text differs."""
+    statuses = ", ".join(f"{count} of {status}" for status, count in sorted(found.statuses.items()))
+    print(f"load: {len(found.answers)} answers to {CLIENTS} clients in {seconds:.1f} s; statuses: {statuses}; {found.left} left early; "
+          f"equal texts {found.equal} of {len(found.answers)}, of those alone at the end {again.equal} of {len(again.answers)}")
+    assert not found.failures, found.failures[:5]
+    assert len(found.answers) >= CLIENTS / 2, "hardly anything was answered"
+
+
+def rates(found, seconds):
+    """Prints rates and latencies."""
+    firsts = sorted(first for _, _, first in found.answers if first is not None)
+    tokens = sum(count for _, count, _ in found.answers)
     p99 = firsts[min(len(firsts) - 1, int(len(firsts) * 0.99))] if firsts else 0
-    print(f"load: {CLIENTS} clients, {seconds:.1f} s: {len(results)} answers, {len(results) / seconds:.1f} requests/s, "
-          f"{tokens / seconds:.0f} tokens/s, first token p50 {statistics.median(firsts or [0]) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, "
-          f"{busy} refused with 429")
-    assert not failures, failures[:5]
-    assert len(results) >= CLIENTS / 2, "hardly anything was answered"
+    print(f"load: {seconds:.1f} s: {len(found.answers) / seconds:.1f} requests/s, {tokens / seconds:.0f} tokens/s, "
+          f"first token p50 {statistics.median(firsts or [0]) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
 
 
 if __name__ == "__main__":

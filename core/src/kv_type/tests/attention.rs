@@ -107,7 +107,7 @@ fn unrotated_by_matrix(x: &[f32]) -> Vec<f32> {
 }
 
 #[test]
-fn p11_turning_query_and_output_equals_attention_on_the_unrotated_cache() {
+fn f5_p11_turning_query_and_output_equals_attention_on_the_unrotated_cache() {
     let scene = Scene::new(110, 8, 512);
     let keys = stored(KvType::TQ3_0, &scene.keys);
     let values = stored(KvType::TQ3_0, &scene.values);
@@ -227,7 +227,7 @@ enum BlockNorm {
 }
 
 #[test]
-fn p12_every_mistake_leaves_the_bounds_of_the_measured_error() {
+fn f5_p12_every_mistake_leaves_the_bounds_of_the_measured_error() {
     type Store = fn(&[f32]) -> Vec<f32>;
     const RIGHT: Store = |x| stored(KvType::TQ3_0, x);
     let scene = Scene::new(120, 16, 1024);
@@ -271,7 +271,7 @@ fn p12_every_mistake_leaves_the_bounds_of_the_measured_error() {
 }
 
 #[test]
-fn p13_the_rotation_follows_the_type_of_each_side() {
+fn f5_p13_the_rotation_follows_the_type_of_each_side() {
     let scene = Scene::new(130, 8, 512);
     let exact = scene.exact(1.0);
     // Of one side alone, from the rows of the table: independent errors add as squares.

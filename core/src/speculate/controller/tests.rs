@@ -84,6 +84,8 @@ impl World {
 /// What a text took.
 #[derive(Default)]
 struct Run {
+    /// Tokens before it.
+    prompt: usize,
     tokens: u64,
     seconds: f64,
     rounds: u64,
@@ -105,7 +107,7 @@ impl Run {
     fn on(&mut self, controller: &mut Controller, world: &mut World, tokens: u64) {
         let mut losing = 0;
         while self.tokens < tokens {
-            let context = 100 + usize::try_from(self.tokens).expect("small");
+            let context = 100 + self.prompt + usize::try_from(self.tokens).expect("small");
             let limits = Limits { context, room: 4096, repeats: 15 };
             let choice = controller.choose(&limits);
             let (sample, gained) = world.next(choice, self.tokens, context);
@@ -260,6 +262,24 @@ fn f13_no_mix_of_cost_and_acceptance_loses_more_than_five_percent() {
             }
         }
     }
+}
+
+#[test]
+fn f20_a_mixture_far_into_a_text_gains_from_blocks_or_leaves_them() {
+    // Each row wakes more experts, of a step that mostly reads a long cache.
+    let verify: fn(usize) -> f64 = |rows| 1.0 + 0.2 * (rows - 1) as f64;
+    let far = |accept: fn(Source, u64, usize) -> f64| {
+        let mut world = World::new(verify, |_, _| 0.15, accept);
+        let mut run = Run { prompt: 128 << 10, ..Run::default() };
+        run.on(&mut Controller::new(Policy::Auto, &[(Source::DFlash, 15)], 4), &mut world, 3000);
+        run
+    };
+    let good = far(|_, _, k| 0.9 - 0.02 * k as f64);
+    assert!(1.0 / good.cost() >= 1.5, "{} times as fast", 1.0 / good.cost());
+    assert_eq!(good.lengths[0], 4, "the first block is as long as the default");
+    let bad = far(|_, _, _| 0.2);
+    assert!(bad.cost() <= 1.03, "{}", bad.cost());
+    assert!(bad.rounds < 100, "{} rounds of a drafter that loses", bad.rounds);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn drafts_change_no_answer_alone_or_in_company() {
 }
 
 #[test]
-fn an_answer_with_drafts_ends_where_it_would_without() {
+fn x4_an_answer_with_drafts_ends_where_it_would_without() {
     let drafting =
         Some(Settings { policy: Policy::Fixed, sources: vec![Source::Ngram], ..Settings::default() });
     for queues in [false, true] {
@@ -138,7 +138,7 @@ fn an_answer_with_drafts_ends_where_it_would_without() {
 }
 
 #[test]
-fn the_seed_decides_and_nothing_else_does() {
+fn s25_the_seed_decides_and_nothing_else_does() {
     let scheduler = Setup::default().start();
     let ask = |seed| {
         let mut ask = Ask::new(text(20, 3), 30);
