@@ -314,12 +314,18 @@ impl Target {
         Ok(Engine::new(backend, model, options, &mut |_, _| ())?)
     }
 
-    /// Runs every prompt, and at most `most` tokens of its greedy continuation, with a cache that loses nothing.
+    /// Runs the prompts of up to `longest` tokens, and at most `most` tokens of their greedy continuations, with a cache
+    /// that loses nothing.
     ///
     /// # Errors
     ///
     /// The first value outside [`BOUND`], the first other token, or what the engine says.
-    pub fn exact<B: Backend>(&self, backend: B, feed: Feed, most: usize) -> Result<Outcome, GoldenError> {
+    pub fn exact<B: Backend>(
+        &self,
+        backend: B,
+        feed: Feed,
+        (longest, most): (usize, usize),
+    ) -> Result<Outcome, GoldenError> {
         let mut engine = self.engine(backend, KvType::F32, usize::MAX)?;
         let mut outcome = Outcome {
             what: feed.to_string(),
@@ -327,7 +333,7 @@ impl Target {
             hidden: Agreement::default(),
             tokens: 0,
         };
-        for prompt in &self.prompts {
+        for prompt in self.prompts.iter().filter(|prompt| prompt.tokens.len() <= longest) {
             let what = |part: &str| format!("{part} of the prompt of {} tokens, {feed}", prompt.tokens.len());
             let outside = |part: &str| {
                 let what = what(part);
@@ -354,14 +360,19 @@ impl Target {
         widths.find(|&head_dim| kv.row_bytes(head_dim).is_none())
     }
 
-    /// Runs every prompt with a cache of type `kv` and compares all logits together; `bound` is its
+    /// Runs every prompt, fed as `feed` says, with a cache of type `kv` and compares all logits together; `bound` is its
     /// [`Target::noise_bound`], which is the same for every backend.
     ///
     /// # Errors
     ///
     /// [`GoldenError::TooNoisy`] if the error is larger than the type explains.
-    pub fn quantised<B: Backend>(&self, backend: B, kv: KvType, bound: f64) -> Result<Noise, GoldenError> {
-        let error = self.logit_error(backend, kv, Feed::Chunks(16))?;
+    pub fn quantised<B: Backend>(
+        &self,
+        backend: B,
+        feed: Feed,
+        (kv, bound): (KvType, f64),
+    ) -> Result<Noise, GoldenError> {
+        let error = self.logit_error(backend, kv, feed)?;
         let count = self.prompts.iter().map(|p| p.logits.len()).sum();
         if error <= bound {
             Ok(Noise { kv, error, bound, count })

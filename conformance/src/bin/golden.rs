@@ -76,7 +76,7 @@ impl Tally {
 
 fn target<B: Backend>(new: &impl Fn() -> B, target: &Target, tally: &mut Tally) {
     for feed in Feed::ALL {
-        let result = target.exact(new(), feed, usize::MAX).map(|run| {
+        let result = target.exact(new(), feed, (usize::MAX, usize::MAX)).map(|run| {
             let (logits, hidden) = (run.logits, run.hidden);
             let text = format!(
                 "logits within {:.1e}, hidden within {:.1e}, {} greedy tokens equal",
@@ -94,7 +94,7 @@ fn target<B: Backend>(new: &impl Fn() -> B, target: &Target, tally: &mut Tally) 
         }
         let result = target
             .noise_bound(kv)
-            .and_then(|bound| target.quantised(new(), kv, bound))
+            .and_then(|bound| target.quantised(new(), Feed::Chunks(16), (kv, bound)))
             .map(|noise| (format!("relative error {:.1e} of {:.1e}", noise.error, noise.bound), noise.count));
         tally.line(&format!("{kv} cache"), result);
     }

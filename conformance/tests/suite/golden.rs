@@ -76,8 +76,7 @@ const MISTAKES: [Mistake; 8] = [
 ];
 
 /// What a driver that computes on the processor is asked for: between its two backends and the three models, everything
-/// once. Continuations are decoded token by token whatever the way, and so is a whole prompt of one model on each backend:
-/// of continuations some tokens do.
+/// once.
 fn shortened(name: Name, model: &str) -> (&'static [Feed], &'static [KvType]) {
     match (name, model) {
         (Name::Cpu | Name::Cuda, _) => (&Feed::ALL, &KvType::ALL),
@@ -88,6 +87,13 @@ fn shortened(name: Name, model: &str) -> (&'static [Feed], &'static [KvType]) {
         (Name::WgpuCore, "moe") => (&[Feed::Chunks(16)], &[KvType::F16]),
         (Name::WgpuCore, _) => (&[Feed::Whole], &[KvType::Q4_0]),
     }
+}
+
+/// The longest prompt, and how much of continuations, that such a driver is asked for. One prompt is a token longer than the
+/// window, and its continuation goes on there; a longer one adds no case but what it costs, unless it is a single step of more
+/// rows. Continuations are decoded token by token whatever the way.
+fn lengths(feed: Feed) -> (usize, usize) {
+    (if feed == Feed::Whole { usize::MAX } else { 33 }, 6)
 }
 
 /// Runs a model in every way on every backend, and with every type of cache; then with mistakes, which must miss the
@@ -101,16 +107,17 @@ fn agrees(name: &str, mistakes: &[Mistake]) {
         let (short, few) = shortened(at.name, name);
         for &feed in at.pick(&Feed::ALL[..], short) {
             let what = format!("{name}, {feed}");
-            let Some(run) = at.judge(&what, target.exact(new(), feed, at.pick(usize::MAX, 6))) else {
-                continue;
-            };
+            let lengths = at.pick((usize::MAX, usize::MAX), lengths(feed));
+            let Some(run) = at.judge(&what, target.exact(new(), feed, lengths)) else { continue };
             let worst =
                 format!("logits within {:.1e}, hidden within {:.1e}", run.logits.worst, run.hidden.worst);
             at.report_with(what, run.logits.count + run.hidden.count + run.tokens, &worst);
         }
         for &(kv, bound) in bounds.iter().filter(|(kv, _)| at.pick(true, few.contains(kv))) {
             let what = format!("{name}, {kv}");
-            let Some(noise) = at.judge(&what, target.quantised(new(), kv, bound)) else { continue };
+            // A driver that computes on the processor takes as long for a chunk of 16 as for one of 64, a tile.
+            let feed = Feed::Chunks(at.pick(16, 64));
+            let Some(noise) = at.judge(&what, target.quantised(new(), feed, (kv, bound))) else { continue };
             let error = format!("relative error {:.1e} of {:.1e}", noise.error, noise.bound);
             at.report_with(what, noise.count, &error);
         }

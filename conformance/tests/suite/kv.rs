@@ -45,8 +45,12 @@ fn f2_what_lies_beyond_the_tokens_of_a_cache_changes_nothing_though_it_is_nan() 
     on_every_backend!(|at, new| {
         let all = taken(at, 0, Tiny::all())
             .flat_map(|tiny| types(at).into_iter().map(move |kv| (tiny.clone(), kv)));
-        let run =
-            |(tiny, kv)| kv::decoding_in_poison(&new, &tiny, kv, (3, classes(at)), &[1, 255, 256, 257, 511]);
+        let run = |(tiny, kv): (Tiny, Kv)| {
+            // The last is past every window; on a slow driver only for the window that the others do not leave.
+            let spots = [1, 255, 256, 257, 511];
+            let count = at.pick(5, if tiny.config().window > PAGE { 5 } else { 4 });
+            kv::decoding_in_poison(&new, &tiny, kv, (3, classes(at)), &spots[..count])
+        };
         at.holds("F2, T-i, T-j", sum(all.map(run)));
     });
 }
@@ -131,11 +135,13 @@ fn t_e_s12_a_ring_with_fewer_pages_than_a_step_needs_is_caught() {
 fn t_f_k4_s10_f12_decoding_across_the_seam_equals_prefill_for_every_type() {
     on_every_backend!(|at, new| {
         let r = 512;
-        let spots = [r - 2, r - 1, r, r + 1, r + 2, 2 * r - 2, 2 * r - 1, 2 * r, 2 * r + 1, 2 * r + 2];
+        let all = [r - 2, r - 1, r, r + 1, r + 2, 2 * r - 2, 2 * r - 1, 2 * r, 2 * r + 1, 2 * r + 2];
+        // Slots are positions by a remainder: on a slow driver the first seam stands for the second.
+        let spots = at.pick(&all[..], &all[..5]);
         if !at.takes(0) {
             continue;
         }
-        let run = |kv| kv::decoding_in_poison(&new, &Tiny::moe(), kv, (2, classes(at)), &spots);
+        let run = |kv| kv::decoding_in_poison(&new, &Tiny::moe(), kv, (2, classes(at)), spots);
         at.holds("T-f", sum(types(at).into_iter().map(run)));
     });
 }

@@ -14,8 +14,14 @@ use serde_json::Value;
 
 use crate::{Failure, cargo, root};
 
-/// Programs at a time. Each runs as many tests at once as there are cores.
+/// Programs at a time. Each runs as many tests at once as there are cores, but for [`WAITS`].
 const AT_ONCE: usize = 2;
+
+/// Runs twice as many: most of its tests stand in line for a device, whose driver compiles shaders on one core.
+const WAITS: &str = "conformance/suite";
+
+/// The variable by which the test harness is told how many tests to run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// Those that take longest, which start first. One that is not here costs time and nothing else.
 const LONGEST: [&str; 3] = ["conformance/suite", "gemma4/gemma4", "gemma4/serve_http"];
@@ -106,6 +112,10 @@ impl Program {
         let (lines, both) = std::io::pipe().map_err(cannot("make a pipe for"))?;
         let mut command = Command::new(&self.file);
         command.args(self.arguments).current_dir(&self.folder).stdin(Stdio::null());
+        if self.name == WAITS && std::env::var_os(THREADS).is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env(THREADS, (2 * cores).to_string());
+        }
         command.stdout(both.try_clone().map_err(cannot("make a pipe for"))?).stderr(both);
         let mut child = command.spawn().map_err(cannot("start"))?;
         // It holds the writing end of the pipe, which has to close for the lines to end.
