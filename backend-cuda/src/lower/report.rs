@@ -96,11 +96,60 @@ fn bytes(arg: &Arg) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use gemma4_core::kv_type::KvType;
+    use gemma4_core::model::config::Span;
+    use gemma4_core::ops::attention::Mask;
+    use gemma4_core::ops::attn_prepare::{Heads, OwnKeys, Values};
     use gemma4_core::ops::moe_ffn::GateUp;
-    use gemma4_core::program::{Class, Elem, Rows, Weight, WeightSpec};
+    use gemma4_core::program::{Class, Elem, Rows, State, StateSpec, Weight, WeightSpec};
     use gemma4_core::tensor::DType;
 
     use super::*;
+
+    /// The kernels of a layer's attention in a program of so many rows; between its projections and the rest may be a norm.
+    fn kernels(rows: usize, norm_between: bool) -> Vec<&'static str> {
+        let spec =
+            |rows, cols| WeightSpec { name: "w".to_owned(), dtype: DType::F32, experts: 1, rows, cols };
+        let weights: Arc<[WeightSpec]> = [spec(1024, 256), spec(1, 256), spec(1, 128), spec(1, 1024)].into();
+        let state = |name: &str| StateSpec {
+            name: name.to_owned(),
+            kv_heads: 1,
+            head_dim: 256,
+            kv_type: KvType::F16,
+            span: Span::Global,
+            pages: 1,
+        };
+        let states: Arc<[StateSpec]> = [state("k"), state("v")].into();
+        let mut program = Program::new(Class::Decode, rows, rows, weights, states);
+        let [projections, norm, frequency, other] = [0, 1, 2, 3].map(Weight::new);
+        let x = program.act(Rows::Step, 256, Elem::F32);
+        let (k, v) = (State::new(0), State::new(1));
+        let heads = Heads { heads: 2, kv_heads: 1, head_dim: 256 };
+        let own = OwnKeys { k_norm: norm, values: Values::Projected, k, v };
+        let mut raw = program.linear(x, &[projections]).expect("the shapes agree");
+        if norm_between {
+            raw = program.rms_norm(raw, other, 1e-6).expect("the shapes agree");
+        }
+        let q = program.attn_prepare(raw, heads, (norm, frequency), Some(own), 1e-6);
+        let q = q.expect("the shapes agree");
+        let out = program.attention(q, heads, (k, v), Mask::Causal).expect("the shapes agree");
+        program.output(out);
+
+        let device = rtx_3090(false, Prompts::Tiles);
+        let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+        let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+        let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &states);
+        lower(&mut lowering).expect("it has kernels");
+        lowering.work.iter().map(Work::entry).collect()
+    }
+
+    #[test]
+    fn a_row_alone_has_its_heads_prepared_where_they_attend() {
+        assert_eq!(kernels(1, false).last(), Some(&"attn_prepare__attention"));
+        assert_eq!(kernels(2, false)[kernels(2, false).len() - 2..], ["attn_prepare", "attention__rows"]);
+        // Keys are copied before the kernel in front is done: only behind a product is nothing known to write them.
+        assert_eq!(kernels(1, true)[kernels(1, true).len() - 2..], ["attn_prepare", "attention"]);
+    }
 
     #[test]
     fn planes_that_are_added_up_have_had_memory_too() {
