@@ -76,8 +76,7 @@ fn moe_ffn__gate_up(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
 }
 
 // What groups of lanes make of their ranks; the smallest groups have eight lanes.
-override RANKED_LEN: u32 = LANES_THREADS / 8u;
-var<workgroup> ranked: array<vec4<f32>, RANKED_LEN>;
+var<workgroup> ranked: array<vec4<f32>, LANES_THREADS / 8u>;
 
 @compute @workgroup_size(LANES_THREADS)
 fn moe_ffn__down(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {

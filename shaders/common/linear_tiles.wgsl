@@ -3,11 +3,10 @@
 // Spec    core/src/ops/linear.rs
 // Launch  x: tiles of outputs; y: tiles of rows; one dispatch for each part of each weight; see linear_tiles*.wgsl
 //
-// While some columns are multiplied the next are under way from memory, invocations bringing in activations and weights,
-// decoded on the way. Then every invocation multiplies its own block of outputs. Wide tiles are a chunk deep, and there is
-// one of each: what was brought waits in registers. Narrow ones are half a chunk deep, and there are two. An output is a sum
-// of the sums of its chunks, in their order, and the sum of a chunk goes over its columns, an fma at a time, whatever tile it
-// is in: both entry points have the same bits.
+// Tiles are 16 columns deep: half a chunk. While one half is multiplied the next is under way from memory, some
+// invocations bringing in activations and others weights, decoded on the way; so there are two tiles of each. Then
+// every invocation multiplies its own block of outputs. An output is a sum of the sums of its chunks, in their order, and
+// the sum of a chunk goes over its columns, an fma at a time, whatever tile it is in: both entry points have the same bits.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same

@@ -10,7 +10,7 @@ fn tile_row(own: u32, i: u32, count: u32) -> u32 { return own; }
 fn tile_quad(own: u32, i: u32) -> u32 { return i; }
 fn tile_turn(quad: u32) -> u32 { return 0u; }
 
-var<workgroup> tile_scales: array<f32, 256>;  // [2 halves of a chunk, rows of a tile]
+var<workgroup> tile_scales: array<f32, 256>;  // [2, rows of a tile]
 
 // The power of two at or below the largest magnitude of a row: what is left is below 2.
 fn tile_scale(largest: f32) -> f32 {
@@ -18,7 +18,7 @@ fn tile_scale(largest: f32) -> f32 {
 }
 fn tile_note(row: u32, scale: f32) { tile_scales[row] = scale; }
 fn tile_noted(row: u32) -> f32 { return tile_scales[row]; }
-// Whether sums end with every half of a chunk, or with the chunk.
+// Whether sums end with every tile, or with every second one.
 const TILE_ENDS = true;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
   return fma(vec4<f32>(products), vec4<f32>(scale), sum);

@@ -1,4 +1,4 @@
-// Tiles of f32: sums are those of whole chunks.
+// Tiles of f32: the sum of a chunk goes through two tiles.
 
 alias Tile4 = vec4<f32>;
 
@@ -13,6 +13,6 @@ fn tile_turn(quad: u32) -> u32 { return 2u * quad; }
 fn tile_scale(largest: f32) -> f32 { return 1.0; }
 fn tile_note(row: u32, scale: f32) {}
 fn tile_noted(row: u32) -> f32 { return 1.0; }
-// Whether sums end with every half of a chunk, or with the chunk.
+// Whether sums end with every tile, or with every second one.
 const TILE_ENDS = false;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> { return sum + products; }

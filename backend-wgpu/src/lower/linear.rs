@@ -11,7 +11,7 @@ use super::{Bind, Count, Lowering, attn_prepare, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
-/// Invocations of a workgroup of `common/matvec.wgsl`, where nothing else is said.
+/// Invocations of a workgroup of `common/matvec.wgsl`.
 pub(super) const THREADS: u32 = 128;
 /// Outputs that a group of lanes computes together.
 pub(super) const OUTPUTS: u32 = 4;
@@ -48,34 +48,6 @@ pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
     let more = lanes * 2;
     if more <= THREADS && idle(more) < idle(lanes) { more } else { lanes }
 }
-
-/// Invocations of a workgroup of `linear`, and AHEAD of `common/matvec.wgsl`: how it has loads under way. No bit depends
-/// on either.
-///
-/// On an H200 with `Q4_K`, GB/s, by columns and outputs, for these two:
-///
-/// | lanes | shape       | 128, 0 | 256, 0 | 128, 1 |
-/// |-------|-------------|--------|--------|--------|
-/// | 16    | 5376x262144 | 2991   | 2933   | 2851   |
-/// | 32    | 5376x8192   | 1738   | 1775   | 1717   |
-/// | 64    | 8192x5376   | 1579   | 1781   | 1637   |
-/// | 64    | 21504x5376  | 1892   | 2169   | 1967   |
-/// | 128   | 2560x2560   | 624    | 597    | 632    |
-/// | 128   | 10240x2560  | 1390   | 1341   | 1446   |
-///
-/// Several rows of activations take more registers: those were not measured, and have the first.
-fn spread(lanes: u32, rows: u32) -> (u32, u32) {
-    match (lanes, rows) {
-        (64, 1) => (2 * THREADS, 0),
-        (128, 1) => (THREADS, 1),
-        _ => (THREADS, 0),
-    }
-}
-
-/// AHEAD of `common/matvec.wgsl` for `linear__glu`: two chunks at once.
-///
-/// On an H200, columns by outputs of `Q4_K`, GB/s with 0, 1 and 2: 5376x43008 2288, 2399, 2428; 2560x20480 1830, 1871, 1910.
-const GLU_AHEAD: u32 = 2;
 
 /// An entry point of a file that needs `common/matvec.wgsl`.
 pub(super) fn matvec(cx: &Lowering<'_>, decoder: &[Part], op: &[Part], entry: &'static str) -> Shader {
@@ -215,7 +187,7 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     // The decoder's first part reads one weight.
     let decoder = [&[shaders::WEIGHTS_PAIR], &shaders::decoder(weight.dtype())[1..]].concat();
     let shader = matvec(cx, &decoder, &[shaders::ACTIVATION, shaders::LINEAR_GLU], "linear__glu");
-    let shader = shader.with("LANES", lanes).with("ROWS", rows).with("AHEAD", GLU_AHEAD);
+    let shader = shader.with("LANES", lanes).with("ROWS", rows);
     for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
         let params = LinearParams {
             out_cols: cx.cols(glu.out),
@@ -308,15 +280,13 @@ fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
                 continue;
             }
             let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, x));
-            let (threads, ahead) = spread(lanes, rows);
             let shader = matvec(cx, decoder, &parts, "linear");
             let shader = shader.with("LANES", lanes).with("ROWS", rows);
-            let shader = shader.with("LANES_THREADS", threads).with("AHEAD", ahead);
             let shader = match out.cap {
                 Some(cap) => shader.with("CAP_BITS", cap.to_bits()),
                 None => shader,
             };
-            let [across, down] = split(outputs.div_ceil(OUTPUTS * threads / lanes));
+            let [across, down] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
             cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
         }
     }
