@@ -9,7 +9,7 @@
 
 #include "common/heads.cuh"
 
-extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 4) attn_prepare(
+extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 2) attn_prepare(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
     const u32* __restrict__ tables, CudaPrepareParams params, const StepState* __restrict__ step) {

@@ -5,7 +5,7 @@
 
 #include "common/heads.cuh"
 
-extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 4) kv_append(
+extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 2) kv_append(
     const float* __restrict__ kv, const float* __restrict__ k_norm, const float* __restrict__ frequency, u8* k, u8* v,
     const RowInfo* __restrict__ rows, const u32* __restrict__ tables, CudaPrepareParams params,
     const StepState* __restrict__ step) {

@@ -139,13 +139,14 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
   float a[EACH], b[EACH], a_w[EACH], b_w[EACH], factor[EACH], old[EACH], next_w[2][EACH];
   load_ahead<QUADS>(a_w, dense_w, c, cols);
   load_ahead<QUADS>(b_w, x_w, c, cols);
-  load_ahead<QUADS>(factor, w, c, cols);
-  if (next[0].w) load_ahead<QUADS>(next_w[0], next[0].w, c, cols);
   const bool real = blockIdx.x < rows_of(step, params.picked);
   follow();
-  load<QUADS>(old, residual + start, c, cols);
   load_planes<QUADS>(b, x + start, params.planes, params.plane_stride, c, cols);
   load_planes<QUADS>(a, dense + start, params.other_planes, params.other_stride, c, cols);
+  // The others have no registers before.
+  load<QUADS>(old, residual + start, c, cols);
+  load<QUADS>(factor, w, c, cols);
+  if (next[0].w) load<QUADS>(next_w[0], next[0].w, c, cols);
   const float2 squares = block_sums(make_float2(sum_of_squares(a), sum_of_squares(b)), partial);
   const float a_scale = inverse_rms(squares.x, cols, params.eps), b_scale = inverse_rms(squares.y, cols, params.eps);
 #pragma unroll
