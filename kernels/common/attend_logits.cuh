@@ -22,6 +22,7 @@ struct Logits {
   static constexpr u32 Q_BYTES = DIM / 16 * TILES * (EXACT ? 512 : 256);
   static constexpr u32 P_BYTES = WARPS * TILES * (EXACT ? 512 : 256);
   static constexpr u32 OUT_STRIDE = DIM + 4;
+  static constexpr u32 BEGUN = (STAGES - 2) / (2 * WARPS) + 1;  // tiles that the copies of `begin` reach
 
   u8 *q, *p, *ring;            // shared memory: queries, weights, chunks of this warp
   float* out;                  // sums of eight columns, in the place of all chunks

@@ -30,7 +30,8 @@ struct OwnHeads {
   __device__ __forceinline__ void ahead(Attend& attend, const Turn& turn, const RowInfo& info, bool newest, u32 group) {
     const u32 lane = threadIdx.x % 32;
     stores = newest && params.kv_heads > 0;
-    early = !stores || (turn.first / KEYS + 1) * KEYS <= info.position;
+    // The row's own key is not there yet: no tile that the first copies reach may have it.
+    early = !stores || (turn.first / KEYS + Attend::BEGUN) * KEYS <= info.position;
     attend.aim(turn);
     if (early) attend.begin();
     token = info.position % PAGE;

@@ -14,9 +14,11 @@ __device__ __forceinline__ unsigned ahead(const unsigned* p) {
   return x;
 }
 
-// Every kernel of a step calls it before it touches memory that others write, and before a block of it ends; weights may be
-// read earlier. From sm_90 on a kernel begins while the one before it still runs (`Stream::launch`): it waits here until
-// that one is done, and lets the one after it begin. So no more than two are under way, and none ends before an earlier one.
+// Every kernel of a step calls it before it touches memory that the kernel in front of it writes, and before a block of it
+// ends; weights may be read earlier, and so may, past the first cache, what kernels before that one wrote. From sm_90 on a
+// kernel begins while the one before it still runs (`Stream::launch`): it waits here until that one is done, and lets the one
+// after it begin. So no more than two are under way, none ends before an earlier one, and when one begins all but the one in
+// front of it are done.
 __device__ __forceinline__ void follow() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
