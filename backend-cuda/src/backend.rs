@@ -57,8 +57,8 @@ impl Cuda {
     #[must_use]
     pub fn features(&self) -> Vec<String> {
         let info = &self.device.info;
-        let prompts = match (info.exact_prompts, info.prompts) {
-            (true, _) => "prompts exact to f32".to_owned(),
+        let prompts = match (info.exact, info.prompts) {
+            (true, _) => "products exact to f32".to_owned(),
             (false, Prompts::Tiles) => "prompts in f16".to_owned(),
             (false, prompts) => {
                 let version = driver::library_version().unwrap_or_else(|_| "unknown".to_owned());

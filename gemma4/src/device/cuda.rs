@@ -62,7 +62,7 @@ fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options,
         arch_limit,
         vram_limit: global.vram_limit,
         // What is examined is held against the bounds of f32, unless the user wants to see what halves lose.
-        exact_prompts: without || examine && !with,
+        exact: without || examine && !with,
         prompts,
         poison: examine,
         progress: Some(progress()),
