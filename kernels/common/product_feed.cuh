@@ -117,7 +117,7 @@ struct ProductMemory {
   static constexpr int STAGE = 4 * Stage<W>::BYTES + ROW_BYTES;
   // Two blocks have room where a multiprocessor has 100 KB (sm_86, sm_89, sm_120); where it has more, as many as registers
   // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once.
-  static constexpr int MOST_BYTES = MOST <= 1 ? 41984 : MOST <= 4 ? 48128 : LARGE_SHARED ? 57088 : 50176;
+  static constexpr int MOST_BYTES = MOST <= 1 ? 41984 : MOST <= 4 ? 48128 : !LARGE_SHARED ? 50176 : MOST <= 8 ? 57088 : 76288;
   static constexpr int DEPTH = 4 * STAGE <= MOST_BYTES ? 4 : 3 * STAGE <= MOST_BYTES ? 3 : 2;
   static constexpr int BYTES = DEPTH * STAGE;
 };

@@ -28,12 +28,8 @@ __device__ __forceinline__ void hand_out(const Sums<NT>& sums, const Put& put) {
   }
 }
 
-// Tiles that are summed up at once: for more there are not enough registers, of which NVRTC 13.0 takes more from sm_100 on.
-#if __CUDA_ARCH__ >= 1000
+// Tiles that are summed up at once: for more there are not enough registers.
 constexpr int AT_ONCE = 4;
-#else
-constexpr int AT_ONCE = 8;
-#endif
 
 // Adds the mins of a block, multiplied with the sums of its groups.
 template <class W, int MOST, int FIRST, int LAST, int NT>

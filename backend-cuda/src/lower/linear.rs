@@ -101,8 +101,9 @@ pub(super) fn product_memory(dtype: DType, rows: u32, device: &DeviceInfo) -> u3
     let most = match rows {
         ..=1 => 41_984,
         2..=4 => 48_128,
-        _ if device.kernels.has_large_shared_memory() => 57_088,
-        _ => 50_176,
+        _ if !device.kernels.has_large_shared_memory() => 50_176,
+        5..=8 => 57_088,
+        _ => 76_288,
     };
     let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
     depth * stage
