@@ -39,6 +39,7 @@ use crate::kernels::Unit;
 use group::Group;
 
 pub(crate) use prepared::{Parts, Prepared};
+pub(crate) use report::units as units_of;
 pub use report::{LaunchReport, launches};
 
 /// One argument of a kernel.

@@ -33,12 +33,7 @@ pub struct LaunchReport {
 ///
 /// If an op has no kernel for what it is asked.
 pub fn launches(program: &Program, exact: bool, prompts: Prompts) -> Result<Vec<LaunchReport>, CudaError> {
-    let device = rtx_3090(exact, prompts);
-    let program = program.ordered();
-    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
-    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
-    let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &states);
-    lower(&mut lowering)?;
+    let work = planned(&rtx_3090(exact, prompts), program)?;
     let report = |launch: &super::Launch| LaunchReport {
         op: launch.op,
         unit: launch.unit.clone(),
@@ -47,7 +42,22 @@ pub fn launches(program: &Program, exact: bool, prompts: Prompts) -> Result<Vec<
         threads: launch.block.iter().product(),
         shared: launch.shared,
     };
-    Ok(lowering.work.iter().filter_map(Work::launch).map(report).collect())
+    Ok(work.iter().filter_map(Work::launch).map(report).collect())
+}
+
+/// What a program needs compiled on a device whose library offers all products.
+pub(crate) fn units(device: &DeviceInfo, program: &Program) -> Result<Vec<Unit>, CudaError> {
+    Ok(planned(device, program)?.iter().filter_map(Work::launch).map(|launch| launch.unit.clone()).collect())
+}
+
+/// What a program becomes whose weights and states are not there yet.
+fn planned(device: &DeviceInfo, program: &Program) -> Result<Vec<Work>, CudaError> {
+    let program = program.ordered();
+    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+    let mut lowering = Lowering::new(device, &library::Everything, &program, &weights, &states);
+    lower(&mut lowering)?;
+    Ok(lowering.work)
 }
 
 pub(super) fn rtx_3090(exact: bool, prompts: Prompts) -> DeviceInfo {

@@ -124,6 +124,9 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             println!("{}", backends::cuda_title(&backend));
             let good = check(&backend, &args.ops, |backend, op| {
                 let cases = if fast { cases::fast_cases(op) } else { cases::of(op) };
+                backend
+                    .make_kernels(cases.iter().map(|case| &case.program))
+                    .map_err(Failure::device::<Cuda>)?;
                 ops::check_cases(backend, op, cases, Mutants::Tried)
             });
             println!("{} products by cuBLASLt", backend.library_products());

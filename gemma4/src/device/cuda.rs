@@ -4,6 +4,7 @@ use gemma4_core::backend::Step;
 use gemma4_core::engine::Options as EngineOptions;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{self, MemoryPlan, Target};
+use gemma4_core::program::Program;
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
 use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts, Remarks};
 use indicatif::ProgressBar;
@@ -157,6 +158,10 @@ fn choice(text: &str) -> Choice {
 
 impl Device for Cuda {
     const TARGET: Target = Target::Gpu;
+
+    fn get_ready(&self, programs: &mut dyn Iterator<Item = &Program>) -> Result<(), CudaError> {
+        self.make_kernels(programs)
+    }
 
     fn about(&self) -> About {
         let report = self.report();
