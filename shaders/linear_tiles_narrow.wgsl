@@ -1,4 +1,4 @@
-// linear, prefill class, tiles of 64 rows: for few rows, and for devices with 16 KiB of workgroup memory.
+// linear, prefill class, tiles of 64 rows: for that many, and for devices with 16 KiB of workgroup memory.
 // shaders/common/linear_tiles.wgsl says what and how.
 //
 // Spec    core/src/ops/linear.rs

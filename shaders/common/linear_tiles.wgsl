@@ -5,9 +5,9 @@
 //
 // While some columns are multiplied the next are under way from memory, brought by invocations that decode weights on the
 // way. Then every invocation multiplies its own block of outputs. Wide tiles are a chunk deep, and there is one of each: what
-// was brought waits in registers. Narrow ones are half a chunk deep, and there are two of each. An output is a sum of the sums
-// of its chunks, in their order, and the sum of a chunk goes over its columns, an fma at a time, whatever tile it is in: all
-// entry points have the same bits.
+// was brought waits in registers. Narrow ones are half a chunk deep, and there are two of each. Those of few rows are of four
+// chunks, which are multiplied at the same time. An output is a sum of the sums of its chunks, in their order, and the sum of a
+// chunk goes over its columns, an fma at a time, whatever tile it is in: all entry points have the same bits.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same
