@@ -15,8 +15,12 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         (1, 2816, vec![64, 16, 16]),
         (7, 257, vec![33]),
         (9, 96, vec![17, 5]),
+        // As many rows as a tile of few has, one less and one more; likewise a narrow one, and one more than a wide one.
+        (15, 160, vec![66]),
+        (16, 256, vec![64, 3]),
         (17, 64, vec![8]),
-        // More rows than a narrow tile has, and one more than a wide one.
+        (64, 96, vec![65]),
+        (65, 64, vec![130]),
         (129, 64, vec![130]),
         (1, 4128, vec![5]),
         (4, 256, vec![65, 63]),
@@ -29,18 +33,21 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
     });
     let typed = CLASSES.into_iter().flat_map(|class| {
         let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class, losses)));
-        types.into_iter().chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
+        let long = types.into_iter().chain(long_rows(class, losses));
+        long.chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
     });
-    let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
-        .into_iter()
-        .flat_map(|dtype| [1, 5].map(|rows| later(move || gated(rows, dtype, losses))));
+    let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K].into_iter().flat_map(move |dtype| {
+        [(1, 768, 33), (1, 12544, 5), (5, 768, 33)]
+            .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses)))
+    });
     let several = CLASSES.map(|class| later(move || stacked(class, losses)));
     together(
         plain
             .chain(typed)
             .chain(several)
             .chain([1, 3].map(|rows| later(move || opened(rows, losses))))
-            .chain(fused),
+            .chain(fused)
+            .chain([large(losses)]),
     )
 }
 
@@ -98,6 +105,22 @@ fn quantised(rows: usize, class: Class, losses: Losses) -> Case {
     let weights: Vec<_> = DType::ALL.map(|dtype| (dtype, 3)).into();
     typed(rows, cols, class, "every type of weight", &weights, losses)
         .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+}
+
+/// One row of activations where an output is shared by many invocations: of 40 chunks of columns, and of 176.
+fn long_rows(class: Class, losses: Losses) -> [Make; 2] {
+    [1280, 5632].map(|cols| {
+        later(move || {
+            let weights = [(DType::Q4_K, 37), (DType::Q6_K, 5), (DType::Q8_0, 18), (DType::F16, 2)];
+            typed(1, cols, class, "long rows", &weights, losses)
+                .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+        })
+    })
+}
+
+/// So many outputs of long rows that a backend may have them in larger groups.
+fn large(losses: Losses) -> Make {
+    later(move || typed(1, 5376, Class::Decode, "a large matrix", &[(DType::Q4_K, 4097)], losses))
 }
 
 /// Types of short blocks where columns do not fill groups of eight blocks, nor quads, nor words.
@@ -203,9 +226,8 @@ pub(super) fn whole_groups(rows: usize, losses: Losses) -> Vec<Case> {
 }
 
 /// A gate and what it multiplies, which a backend may take at once: outputs of two weights of one type, and `glu`.
-fn gated(rows: usize, dtype: DType, losses: Losses) -> Case {
-    let (cols, outputs) = (768, 33);
-    let mut case = Case::new("linear", rows, format!("{outputs} gates of {dtype}"));
+fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses) -> Case {
+    let mut case = Case::new("linear", rows, format!("{outputs} gates of {dtype}, {cols} wide"));
     case.program.class = Class::Decode;
     case.settings = vec![Settings::default(); rows];
     // Small enough that gates are neither open nor shut.
@@ -243,7 +265,8 @@ fn gated(rows: usize, dtype: DType, losses: Losses) -> Case {
         })
 }
 
-/// Products of nine rows with every type of weight, with and without `glu`, in both classes.
+/// Products of nine rows with every type of weight, with and without `glu`, in both classes; and of prompts of so many rows that
+/// a backend may take other tiles than for one.
 #[must_use]
 pub fn company_cases() -> Vec<Case> {
     let types = CLASSES.map(|class| quantised(9, class, no_losses));
@@ -251,7 +274,7 @@ pub fn company_cases() -> Vec<Case> {
     let fused = CLASSES
         .map(|class| stacked(class, no_losses))
         .into_iter()
-        .chain([opened(9, no_losses), gated(9, DType::Q4_K, no_losses)]);
+        .chain([opened(9, no_losses), gated(9, 768, 33, DType::Q4_K, no_losses)]);
     types.into_iter().chain(odd).chain(fused).collect()
 }
 
