@@ -275,7 +275,11 @@ pub fn company_cases() -> Vec<Case> {
         .map(|class| stacked(class, no_losses))
         .into_iter()
         .chain([opened(9, no_losses), gated(9, 768, 33, DType::Q4_K, no_losses)]);
-    types.into_iter().chain(odd).chain(fused).collect()
+    let tall = [17, 65].map(|rows| {
+        let weights = [(DType::Q4_K, 3), (DType::Q6_K, 2), (DType::F16, 4)];
+        typed(rows, 1280, Class::Prefill, "tall", &weights, no_losses)
+    });
+    types.into_iter().chain(odd).chain(fused).chain(tall).collect()
 }
 
 /// Rows of a type with all kinds of codes, and scales of ordinary size.
