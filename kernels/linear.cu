@@ -3,8 +3,8 @@
 // Spec    core/src/ops/linear.rs
 // Launch  linear__N: grid (groups of 4 tiles of 16 outputs, splits of the columns, groups of N rows), block (128): a warp a
 //         tile
-// Differs from the spec in that x is four bytes a value, or two halves where the weight is no code, and in that sums of
-// blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows from the shape
+// Differs from the spec in that x is two bytes a value (VALUE_BYTES=4: four), or two halves where the weight is no code, and in that
+// sums of blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows from the shape
 // alone.
 
 #include "common/chain.cuh"
@@ -51,7 +51,7 @@ constexpr int FEWER =
                      const StepState* __restrict__ step) {                                           \
     run<MOST>(x, stack, out, params, step);                                                          \
   }
-LINEAR(2, 6 - FEWER)
+LINEAR(1, 6 - FEWER)
 LINEAR(4, 5 - FEWER)
 LINEAR(8, 4 - FEWER)
-LINEAR(16, 2)
+LINEAR(16, LARGE_SHARED ? 3 : 2)

@@ -63,17 +63,17 @@ __device__ __forceinline__ PairTile tile_of(const u32* experts, const PairTile* 
   return PairTile{tile.x, tile.y, tile.z, 0};
 }
 
-// Products of a tile of at most `MOST` pairs with 16 outputs of each warp. `divisor` pairs share a row of x.
-template <int MOST, class Store>
+// Products of a tile of at most four pairs with 16 outputs of each warp. `divisor` pairs share a row of x.
+template <class Store>
 __device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 tile, bool there, const Prepared& x,
                                          const PairTile& pairs, const u32* order, u32 divisor, const Store& store) {
   using W = type::WEIGHT;
   const auto pair = [&](u32 k) { return order ? order[pairs.start + k] : pairs.start + k; };
   const size_t at = size_t(pairs.expert) * w.tiles + (there ? tile : 0);
   const u32 steps = steps_of<W>(w);
-  Product<W, MOST> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  Product<W, 4> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
   follow();
-  const auto sums = product.finish(w, at, x, min(pairs.count, u32(MOST)), [&](u32 k) { return pair(k) / divisor; });
+  const auto sums = product.finish(w, at, x, min(pairs.count, 4u), [&](u32 k) { return pair(k) / divisor; });
   if (!there) return;
   hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
     const u32 k = ROWS<W> * nt + of_tile;
@@ -91,8 +91,7 @@ __device__ __forceinline__ void multiply(const Prepared& x, const Stack& stack, 
   const bool there = i < params.weights;
   const WeightView w = stack.weights[there ? i : 0];
   const auto put = [&](u32 pair, u32 output, float value) { store(pair, first + output, value); };
-  if (pairs.count <= 2) multiply<2>(memory, w, tile, there, x, pairs, order, divisor, put);
-  else multiply<4>(memory, w, tile, there, x, pairs, order, divisor, put);
+  multiply(memory, w, tile, there, x, pairs, order, divisor, put);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 4)

@@ -21,8 +21,10 @@
 override EPS_BITS: u32 = 0u;
 
 // The sum, as common/matvec.wgsl reads it.
-var<workgroup> x4: array<vec4<f32>, 6u * LANES_THREADS>;
-var<workgroup> group_squares: array<f32, LANES_THREADS / 8u>;
+override SUM_QUADS: u32 = 6u * LANES_THREADS;
+var<workgroup> x4: array<vec4<f32>, SUM_QUADS>;
+override SUM_GROUPS: u32 = LANES_THREADS / 8u;
+var<workgroup> group_squares: array<f32, SUM_GROUPS>;
 
 fn branch_at(row: u32, i: u32) -> vec4<f32> {
   if 4u * i >= params.cols { return vec4(0.0); }

@@ -5,40 +5,41 @@
 
 // 128 rows or outputs of a column, in two halves of 64.
 alias TilesColumn = array<array<Tile4, 16>, 2>;
-alias Tiles = array<array<TilesColumn, 4>, 4>;  // 16 columns
-var<workgroup> tiles_x: array<Tiles, 2>;
-var<workgroup> tiles_w: array<Tiles, 2>;
+alias Tiles = array<array<TilesColumn, 8>, 4>;  // 32 columns, in eights
+var<workgroup> tiles_x: Tiles;
+var<workgroup> tiles_w: Tiles;
 
-fn tiles_put_x(tile: u32, quad: u32, m: u32, values: Tile4) {
-  let at = ((m / 4u) % 16u) ^ tile_turn(quad);
-  tiles_x[tile][quad][0][m / 64u][at][m % 4u] = values.x;
-  tiles_x[tile][quad][1][m / 64u][at][m % 4u] = values.y;
-  tiles_x[tile][quad][2][m / 64u][at][m % 4u] = values.z;
-  tiles_x[tile][quad][3][m / 64u][at][m % 4u] = values.w;
+// `quad` counts from 0 to 7.
+fn tiles_put_x(quad: u32, m: u32, values: Tile4) {
+  let at = ((m / 4u) % 16u) ^ tile_turn(quad & 3u);
+  tiles_x[quad / 2u][4u * (quad % 2u)][m / 64u][at][m % 4u] = values.x;
+  tiles_x[quad / 2u][4u * (quad % 2u) + 1u][m / 64u][at][m % 4u] = values.y;
+  tiles_x[quad / 2u][4u * (quad % 2u) + 2u][m / 64u][at][m % 4u] = values.z;
+  tiles_x[quad / 2u][4u * (quad % 2u) + 3u][m / 64u][at][m % 4u] = values.w;
 }
 
-fn tiles_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
-  tiles_w[tile][quad][0][n / 64u][(n / 4u) % 16u][n % 4u] = values.x;
-  tiles_w[tile][quad][1][n / 64u][(n / 4u) % 16u][n % 4u] = values.y;
-  tiles_w[tile][quad][2][n / 64u][(n / 4u) % 16u][n % 4u] = values.z;
-  tiles_w[tile][quad][3][n / 64u][(n / 4u) % 16u][n % 4u] = values.w;
+fn tiles_put_w(quad: u32, n: u32, values: Tile4) {
+  tiles_w[quad / 2u][4u * (quad % 2u)][n / 64u][(n / 4u) % 16u][n % 4u] = values.x;
+  tiles_w[quad / 2u][4u * (quad % 2u) + 1u][n / 64u][(n / 4u) % 16u][n % 4u] = values.y;
+  tiles_w[quad / 2u][4u * (quad % 2u) + 2u][n / 64u][(n / 4u) % 16u][n % 4u] = values.z;
+  tiles_w[quad / 2u][4u * (quad % 2u) + 3u][n / 64u][(n / 4u) % 16u][n % 4u] = values.w;
 }
 
-fn tiles_store_x(tile: u32, own: u32, v: Half) {
-  let scale = tile_scale(largest(v));
-  tile_note(tile * 128u + own, scale);
-  let inverse = 1.0 / scale;
-  tiles_put_x(tile, tile_quad(own, 0u), tile_row(own, 0u, 128u), Tile4(v.a * inverse));
-  tiles_put_x(tile, tile_quad(own, 1u), tile_row(own, 1u, 128u), Tile4(v.b * inverse));
-  tiles_put_x(tile, tile_quad(own, 2u), tile_row(own, 2u, 128u), Tile4(v.c * inverse));
-  tiles_put_x(tile, tile_quad(own, 3u), tile_row(own, 3u, 128u), Tile4(v.d * inverse));
+// What invocation `own` brought.
+fn tiles_store_x(own: u32, v: Half) {
+  let scale = tile_scale(v);
+  tile_note(own, scale);
+  tiles_put_x(tile_quad(own, 0u, 128u, 8u), tile_row(own, 0u, 128u, 8u), tile_scaled(v.a, scale));
+  tiles_put_x(tile_quad(own, 1u, 128u, 8u), tile_row(own, 1u, 128u, 8u), tile_scaled(v.b, scale));
+  tiles_put_x(tile_quad(own, 2u, 128u, 8u), tile_row(own, 2u, 128u, 8u), tile_scaled(v.c, scale));
+  tiles_put_x(tile_quad(own, 3u, 128u, 8u), tile_row(own, 3u, 128u, 8u), tile_scaled(v.d, scale));
 }
 
-fn tiles_store_w(tile: u32, n: u32, v: Half) {
-  tiles_put_w(tile, 0u, n, Tile4(v.a));
-  tiles_put_w(tile, 1u, n, Tile4(v.b));
-  tiles_put_w(tile, 2u, n, Tile4(v.c));
-  tiles_put_w(tile, 3u, n, Tile4(v.d));
+fn tiles_store_w(half: u32, n: u32, v: Half) {
+  tiles_put_w(4u * half, n, Tile4(v.a));
+  tiles_put_w(4u * half + 1u, n, Tile4(v.b));
+  tiles_put_w(4u * half + 2u, n, Tile4(v.c));
+  tiles_put_w(4u * half + 3u, n, Tile4(v.d));
 }
 
 // Sums of 8 rows with 8 outputs, four of each in the second half of the tile: those of a block of columns, and all.
@@ -69,32 +70,43 @@ fn tiles_column(s: TilesSums, a: Tile4, b: Tile4, c: Tile4, d: Tile4) -> TilesSu
   );
 }
 
-// Adds the 16 columns of a tile.
-fn tiles_columns(sums: TilesSums, tile: u32, m: u32, n: u32) -> TilesSums {
+// Adds the columns of so many eights.
+fn tiles_columns(sums: TilesSums, first: u32, count: u32, m: u32, n: u32) -> TilesSums {
   var s = sums;
-  for (var quad = 0u; quad < 4u; quad++) {
-    let at = m ^ tile_turn(quad);
-    s = tiles_column(s, tiles_x[tile][quad][0][0][at], tiles_x[tile][quad][0][1][at],
-      tiles_w[tile][quad][0][0][n], tiles_w[tile][quad][0][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][1][0][at], tiles_x[tile][quad][1][1][at],
-      tiles_w[tile][quad][1][0][n], tiles_w[tile][quad][1][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][2][0][at], tiles_x[tile][quad][2][1][at],
-      tiles_w[tile][quad][2][0][n], tiles_w[tile][quad][2][1][n]);
-    s = tiles_column(s, tiles_x[tile][quad][3][0][at], tiles_x[tile][quad][3][1][at],
-      tiles_w[tile][quad][3][0][n], tiles_w[tile][quad][3][1][n]);
+  for (var i = 0u; i < count; i++) {
+    let eight = first + i;
+    let even = m ^ tile_turn((2u * eight) & 3u);
+    let odd = m ^ tile_turn((2u * eight + 1u) & 3u);
+    s = tiles_column(s, tiles_x[eight][0][0][even], tiles_x[eight][0][1][even],
+      tiles_w[eight][0][0][n], tiles_w[eight][0][1][n]);
+    s = tiles_column(s, tiles_x[eight][1][0][even], tiles_x[eight][1][1][even],
+      tiles_w[eight][1][0][n], tiles_w[eight][1][1][n]);
+    s = tiles_column(s, tiles_x[eight][2][0][even], tiles_x[eight][2][1][even],
+      tiles_w[eight][2][0][n], tiles_w[eight][2][1][n]);
+    s = tiles_column(s, tiles_x[eight][3][0][even], tiles_x[eight][3][1][even],
+      tiles_w[eight][3][0][n], tiles_w[eight][3][1][n]);
+    s = tiles_column(s, tiles_x[eight][4][0][odd], tiles_x[eight][4][1][odd],
+      tiles_w[eight][4][0][n], tiles_w[eight][4][1][n]);
+    s = tiles_column(s, tiles_x[eight][5][0][odd], tiles_x[eight][5][1][odd],
+      tiles_w[eight][5][0][n], tiles_w[eight][5][1][n]);
+    s = tiles_column(s, tiles_x[eight][6][0][odd], tiles_x[eight][6][1][odd],
+      tiles_w[eight][6][0][n], tiles_w[eight][6][1][n]);
+    s = tiles_column(s, tiles_x[eight][7][0][odd], tiles_x[eight][7][1][odd],
+      tiles_w[eight][7][0][n], tiles_w[eight][7][1][n]);
   }
   return s;
 }
 
-fn tiles_add(t: TilesTotals, s: TilesSums, tile: u32, m: u32) -> TilesTotals {
-  let n0 = tile_noted(tile * 128u + 4u * m + 0u);
-  let n1 = tile_noted(tile * 128u + 4u * m + 1u);
-  let n2 = tile_noted(tile * 128u + 4u * m + 2u);
-  let n3 = tile_noted(tile * 128u + 4u * m + 3u);
-  let n4 = tile_noted(tile * 128u + 64u + 4u * m + 0u);
-  let n5 = tile_noted(tile * 128u + 64u + 4u * m + 1u);
-  let n6 = tile_noted(tile * 128u + 64u + 4u * m + 2u);
-  let n7 = tile_noted(tile * 128u + 64u + 4u * m + 3u);
+// Adds the sums of half `half` of a chunk, or of a whole one.
+fn tiles_add(t: TilesTotals, s: TilesSums, half: u32, m: u32) -> TilesTotals {
+  let n0 = tile_noted(half * 128u + 4u * m + 0u);
+  let n1 = tile_noted(half * 128u + 4u * m + 1u);
+  let n2 = tile_noted(half * 128u + 4u * m + 2u);
+  let n3 = tile_noted(half * 128u + 4u * m + 3u);
+  let n4 = tile_noted(half * 128u + 64u + 4u * m + 0u);
+  let n5 = tile_noted(half * 128u + 64u + 4u * m + 1u);
+  let n6 = tile_noted(half * 128u + 64u + 4u * m + 2u);
+  let n7 = tile_noted(half * 128u + 64u + 4u * m + 3u);
   return TilesTotals(
     tile_total(s.r0a, t.r0a, n0), tile_total(s.r0b, t.r0b, n0),
     tile_total(s.r1a, t.r1a, n1), tile_total(s.r1b, t.r1b, n1),
@@ -116,39 +128,32 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
   let m = place.x + 4u * ((lane >> 5u) & 3u);
   let n = place.y + 8u * (lane >> 7u);
   let chunks = params.cols / 32u;
-  let brings_x = lane < 128u;
+  // An invocation brings four quads of activations and half a chunk of weights.
+  let x_rows = brought_rows(first_row, lane, 128u, 8u);
   let own = lane % 128u;
-  let x_rows = brought_rows(first_row, own, 128u);
+  let half = lane / 128u;
   // As with rows.
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
-  var next_x = Half();
-  var next_w = Chunk();
-  if brings_x {
-    tiles_store_x(0u, own, fetch_x(x_rows, own, 0u, chunks));
-  } else {
-    next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
-    tiles_store_w(0u, own, half_values(next_w, 0u));
-  }
+  var next_x = fetch_x(x_rows, lane, 0u, chunks, 128u, 8u);
+  var next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
   var totals = TilesTotals();
+  tiles_store_x(lane, next_x);
+  tiles_store_w(half, own, half_values(next_w, half));
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
-    if brings_x { next_x = fetch_x(x_rows, own, 2u * chunk + 1u, chunks); }
-    var sums = tiles_columns(TilesSums(), 0u, m, n);
-    if TILE_ENDS {
-      totals = tiles_add(totals, sums, 0u, m);
-      sums = TilesSums();
-    }
-    if brings_x { tiles_store_x(1u, own, next_x); } else { tiles_store_w(1u, own, half_values(next_w, 1u)); }
-    workgroupBarrier();
     let next = min(chunk + 1u, chunks - 1u);
-    if brings_x {
-      next_x = fetch_x(x_rows, own, 2u * next, chunks);
+    next_x = fetch_x(x_rows, lane, 8u * next, chunks, 128u, 8u);
+    next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
+    if TILE_ENDS {
+      totals = tiles_add(totals, tiles_columns(TilesSums(), 0u, 2u, m, n), 0u, m);
+      totals = tiles_add(totals, tiles_columns(TilesSums(), 2u, 2u, m, n), 1u, m);
     } else {
-      next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
+      totals = tiles_add(totals, tiles_columns(TilesSums(), 0u, 4u, m, n), 0u, m);
     }
-    sums = tiles_columns(sums, 1u, m, n);
-    totals = tiles_add(totals, sums, 1u, m);
-    if brings_x { tiles_store_x(0u, own, next_x); } else { tiles_store_w(0u, own, half_values(next_w, 0u)); }
+    // Nobody reads the tiles any more.
+    workgroupBarrier();
+    tiles_store_x(lane, next_x);
+    tiles_store_w(half, own, half_values(next_w, half));
     workgroupBarrier();
   }
   store(first_row + 4u * m + 0u, first_out + 4u * n, totals.r0a);

@@ -1,4 +1,4 @@
-// linear, prefill class, tiles of 64 rows: for few rows, and for devices with 16 KiB of workgroup memory.
+// linear, prefill class, tiles of 64 rows: for that many, and for devices with 16 KiB of workgroup memory.
 // shaders/common/linear_tiles.wgsl says what and how.
 //
 // Spec    core/src/ops/linear.rs
@@ -24,13 +24,12 @@ fn narrow_put_w(tile: u32, quad: u32, n: u32, values: Tile4) {
 }
 
 fn narrow_store_x(tile: u32, own: u32, v: Half) {
-  let scale = tile_scale(largest(v));
+  let scale = tile_scale(v);
   tile_note(tile * 64u + own, scale);
-  let inverse = 1.0 / scale;
-  narrow_put_x(tile, tile_quad(own, 0u), tile_row(own, 0u, 64u), Tile4(v.a * inverse));
-  narrow_put_x(tile, tile_quad(own, 1u), tile_row(own, 1u, 64u), Tile4(v.b * inverse));
-  narrow_put_x(tile, tile_quad(own, 2u), tile_row(own, 2u, 64u), Tile4(v.c * inverse));
-  narrow_put_x(tile, tile_quad(own, 3u), tile_row(own, 3u, 64u), Tile4(v.d * inverse));
+  narrow_put_x(tile, tile_quad(own, 0u, 64u, 4u), tile_row(own, 0u, 64u, 4u), tile_scaled(v.a, scale));
+  narrow_put_x(tile, tile_quad(own, 1u, 64u, 4u), tile_row(own, 1u, 64u, 4u), tile_scaled(v.b, scale));
+  narrow_put_x(tile, tile_quad(own, 2u, 64u, 4u), tile_row(own, 2u, 64u, 4u), tile_scaled(v.c, scale));
+  narrow_put_x(tile, tile_quad(own, 3u, 64u, 4u), tile_row(own, 3u, 64u, 4u), tile_scaled(v.d, scale));
 }
 
 fn narrow_store_w(tile: u32, n: u32, v: Half) {
@@ -83,13 +82,13 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
   let brings_x = lane < 64u;
   let brings_w = lane >= 64u && lane < 128u;
   let own = lane % 64u;
-  let x_rows = brought_rows(first_row, own, 64u);
+  let x_rows = brought_rows(first_row, own, 64u, 4u);
   // As with rows.
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
   var next_x = Half();
   var next_w = Chunk();
   if brings_x {
-    narrow_store_x(0u, own, fetch_x(x_rows, own, 0u, chunks));
+    narrow_store_x(0u, own, fetch_x(x_rows, own, 0u, chunks, 64u, 4u));
   } else if brings_w {
     next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
     narrow_store_w(0u, own, half_values(next_w, 0u));
@@ -97,7 +96,7 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
   var totals = NarrowTotals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
-    if brings_x { next_x = fetch_x(x_rows, own, 2u * chunk + 1u, chunks); }
+    if brings_x { next_x = fetch_x(x_rows, own, 8u * chunk + 4u, chunks, 64u, 4u); }
     var sums = narrow_columns(NarrowSums(), 0u, m, n);
     if TILE_ENDS {
       totals = narrow_add(totals, sums, 0u, m);
@@ -111,7 +110,7 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
     workgroupBarrier();
     let next = min(chunk + 1u, chunks - 1u);
     if brings_x {
-      next_x = fetch_x(x_rows, own, 2u * next, chunks);
+      next_x = fetch_x(x_rows, own, 8u * next, chunks, 64u, 4u);
     } else if brings_w {
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }

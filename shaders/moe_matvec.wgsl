@@ -76,7 +76,8 @@ fn moe_ffn__gate_up(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
 }
 
 // What groups of lanes make of their ranks; the smallest groups have eight lanes.
-var<workgroup> ranked: array<vec4<f32>, LANES_THREADS / 8u>;
+override RANKED: u32 = LANES_THREADS / 8u;
+var<workgroup> ranked: array<vec4<f32>, RANKED>;
 
 @compute @workgroup_size(LANES_THREADS)
 fn moe_ffn__down(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {

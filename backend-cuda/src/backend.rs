@@ -14,6 +14,7 @@ use crate::device::{Device, Options, Prompts};
 use crate::devices::DeviceReport;
 use crate::driver::{self, Buffer, Memory};
 use crate::error::CudaError;
+use crate::lower::units_of;
 use crate::plan::{self, Plan, PlanBytes, Span};
 use crate::{State, Weight};
 
@@ -47,6 +48,17 @@ impl Cuda {
         &self.device.report
     }
 
+    /// Compiles the kernels of these programs together, on all cores: plans that are made one after the other would each
+    /// wait for their own.
+    ///
+    /// # Errors
+    ///
+    /// If a kernel does not compile. What a program may not ask is left to whoever plans it.
+    pub fn make_kernels<'a>(&self, programs: impl IntoIterator<Item = &'a Program>) -> Result<(), CudaError> {
+        let units = programs.into_iter().filter_map(|program| units_of(&self.device.info, program).ok());
+        self.device.modules(&units.flatten().collect::<Vec<_>>()).map(drop)
+    }
+
     /// What kernels are compiled for, and by what.
     #[must_use]
     pub fn compiler(&self) -> String {
@@ -57,8 +69,8 @@ impl Cuda {
     #[must_use]
     pub fn features(&self) -> Vec<String> {
         let info = &self.device.info;
-        let prompts = match (info.exact_prompts, info.prompts) {
-            (true, _) => "prompts exact to f32".to_owned(),
+        let prompts = match (info.exact, info.prompts) {
+            (true, _) => "products exact to f32".to_owned(),
             (false, Prompts::Tiles) => "prompts in f16".to_owned(),
             (false, prompts) => {
                 let version = driver::library_version().unwrap_or_else(|_| "unknown".to_owned());

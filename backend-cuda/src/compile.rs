@@ -38,6 +38,11 @@ impl Arch {
         Self(10 * major + minor)
     }
 
+    /// Whether a multiprocessor has more than 100 KB of shared memory: `LARGE_SHARED` of `kernels/common/product_feed.cuh`.
+    pub(crate) fn has_large_shared_memory(self) -> bool {
+        matches!(self.0, 80 | 87 | 90..120)
+    }
+
     /// The name of its machine code. Of 9.0 there is one with more instructions, which run on 9.0 alone.
     fn machine(self) -> String {
         if self.0 == 90 { "sm_90a".to_owned() } else { format!("sm_{}", self.0) }

@@ -64,8 +64,9 @@ pub struct Options {
     pub arch_limit: Option<Arch>,
     /// The GPU is treated as if it had no more memory than this, in bytes.
     pub vram_limit: Option<u64>,
-    /// Products of prompts are exact to `f32`; otherwise their operands are halves, with errors of some parts in a thousand.
-    pub exact_prompts: bool,
+    /// Products are exact to `f32`; otherwise activations of decoding are 16-bit integers, and operands of prompts are
+    /// halves, with errors of some parts in a thousand.
+    pub exact: bool,
     /// Who multiplies prompts that are not exact.
     pub prompts: Prompts,
     /// Decoding steps are captured and replayed; otherwise kernels are always launched one by one.
@@ -86,7 +87,7 @@ impl Default for Options {
             device: Choice::Best,
             arch_limit: None,
             vram_limit: None,
-            exact_prompts: false,
+            exact: false,
             prompts: Prompts::Auto,
             graphs: true,
             poison: false,
@@ -161,14 +162,14 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, CudaError> {
         let (mut info, report) = devices::take(&options.device)?;
-        info.exact_prompts = options.exact_prompts;
+        info.exact = options.exact;
         let driver = symbols::driver()?;
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
         let context = Context::open(info.ordinal, options.vram_limit)?;
         info.kernels = options.arch_limit.map_or(report.arch(), |limit| limit.min(report.arch()));
         let library = match options.prompts {
-            _ if options.exact_prompts => Err(Absent::Unwanted),
+            _ if options.exact => Err(Absent::Unwanted),
             Prompts::Library => Ok(Library::open(&context)?),
             Prompts::Auto if library::is_faster_on(info.kernels) => match Library::open(&context) {
                 Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
@@ -210,7 +211,7 @@ impl Device {
         missing.dedup();
         if !missing.is_empty() {
             let listed = kernels::units();
-            if let Some(unit) = missing.iter().find(|unit| !listed.contains(unit)) {
+            if let Some(unit) = missing.iter().find(|unit| !unit.is_one_of(&listed)) {
                 let what = format!("{unit} is no unit that its op lists");
                 return Err(CudaError::Launch { entry: unit.file.to_owned(), what });
             }

@@ -73,6 +73,9 @@ files! {
     "softcap.cu",
 }
 
+/// The macro of `kernels/common/prepare.cuh`.
+const VALUE_BYTES: &str = "VALUE_BYTES";
+
 /// What becomes one binary: a file of `kernels/` with values for its macros.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Unit {
@@ -94,6 +97,21 @@ impl Unit {
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.defines.push((name, value.into()));
         self
+    }
+
+    /// With products that are exact to `f32`: where activations are prepared for them, with four bytes a value.
+    #[must_use]
+    pub fn exact(self) -> Self {
+        let prepares = self.headers().iter().any(|(name, _)| *name == "common/prepare.cuh");
+        if prepares { self.with(VALUE_BYTES, "4") } else { self }
+    }
+
+    /// Whether it is in a list, or the exact form of one that is.
+    #[must_use]
+    pub fn is_one_of(&self, listed: &[Self]) -> bool {
+        let mut plain = self.clone();
+        plain.defines.retain(|(name, _)| *name != VALUE_BYTES);
+        listed.contains(&plain) && (*self == plain || *self == plain.exact())
     }
 
     /// Its own text.
@@ -144,7 +162,8 @@ fn includes(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Everything that may be compiled: the units of all ops, and the one that measures bandwidth.
+/// Everything that may be compiled, but for [exact](Unit::exact) forms: the units of all ops, and the one that measures
+/// bandwidth.
 #[must_use]
 pub fn units() -> Vec<Unit> {
     let mut units = crate::lower::units();
@@ -199,5 +218,17 @@ mod tests {
     fn a_unit_is_named_as_on_a_command_line() {
         let unit = Unit::new("linear").with("WEIGHT", "Q4_K").with("ROWS", 8.to_string());
         assert_eq!(unit.to_string(), "linear.cu -DWEIGHT=Q4_K -DROWS=8");
+    }
+
+    #[test]
+    fn exact_forms_are_listed_with_what_they_are_forms_of() {
+        let [linear, sample] = ["linear", "sample"].map(Unit::new);
+        let exact = linear.clone().exact();
+        assert_eq!(exact.to_string(), "linear.cu -DVALUE_BYTES=4");
+        assert_eq!(sample.clone().exact(), sample, "it prepares nothing");
+        let listed = [linear.clone(), sample.clone()];
+        assert!([&linear, &exact, &sample].iter().all(|unit| unit.is_one_of(&listed)));
+        assert!(!exact.is_one_of(&[sample.clone()]));
+        assert!(!sample.with(VALUE_BYTES, "4").is_one_of(&listed), "no form of a unit");
     }
 }

@@ -39,6 +39,7 @@ use crate::kernels::Unit;
 use group::Group;
 
 pub(crate) use prepared::{Parts, Prepared};
+pub(crate) use report::units as units_of;
 pub use report::{LaunchReport, launches};
 
 /// One argument of a kernel.
@@ -238,7 +239,10 @@ impl<'a> Lowering<'a> {
     }
 
     /// Adds a launch.
-    pub(crate) fn launch(&mut self, launch: Launch) {
+    pub(crate) fn launch(&mut self, mut launch: Launch) {
+        if self.device.exact {
+            launch.unit = launch.unit.exact();
+        }
         self.work.push(Work::Launch(launch));
     }
 
@@ -295,10 +299,10 @@ impl<'a> Lowering<'a> {
         self.next.checked_sub(count + 1).is_some_and(|at| matches!(self.program.ops[at], Op::Linear(_)))
     }
 
-    /// Whether values are four bytes each in products: 31 bits. Generated and drafted rows always are, and rows of a
-    /// prompt where these are to be exact.
+    /// Whether values are bytes in products. Generated and drafted rows always are, and rows of a prompt where products are
+    /// to be exact.
     pub(crate) fn split(&self) -> bool {
-        self.program.class == Class::Decode || self.device.exact_prompts
+        self.program.class == Class::Decode || self.device.exact
     }
 
     /// Whether somebody reads `act` as it is: a later op other than a product that reads it prepared, or the host.
@@ -330,18 +334,23 @@ impl<'a> Lowering<'a> {
             Op::MoeFfn(op) if op.x == act => op.gate_up.weights(),
             _ => Vec::new(),
         });
-        let parts = self.parts(weights);
-        Prepared::of(self.program.capacity(act), self.program.cols(act), parts)
+        self.form(self.program.capacity(act), self.program.cols(act), weights)
     }
 
-    /// How values that are multiplied with `weights` are held.
-    pub(crate) fn parts(&self, weights: impl IntoIterator<Item = Weight>) -> Parts {
+    /// The form of `[rows, cols]` for products with `weights`.
+    pub(crate) fn form(
+        &self,
+        rows: usize,
+        cols: usize,
+        weights: impl IntoIterator<Item = Weight>,
+    ) -> Prepared {
         let mut weights = weights.into_iter();
-        match self.split() {
+        let parts = match self.split() {
             false => Parts::Half,
             true if weights.any(|weight| linear::takes_halves(self.weight(weight))) => Parts::DigitsAndHalves,
             true => Parts::Digits,
-        }
+        };
+        Prepared::of(rows, cols, parts, self.device.exact)
     }
 
     /// Whether `act` was written in the form of products.

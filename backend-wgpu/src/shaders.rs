@@ -151,6 +151,8 @@ parts! {
     LINEAR_INT8 = "linear_int8";
     /// Op `linear`, tiles of 128 rows.
     LINEAR_TILES = "linear_tiles";
+    /// Op `linear`, tiles of 16 rows.
+    LINEAR_TILES_FEW = "linear_tiles_few";
     /// Op `linear`, tiles of 64 rows.
     LINEAR_TILES_NARROW = "linear_tiles_narrow";
     /// Ops `rms_norm` and `norm_add` of rows that fit registers.

@@ -9,8 +9,9 @@
 //!
 //! `cpu` (or `reference`) is the reference; `wgpu` is the adapter that `--device` would take without being told, both
 //! with every shader variant it has (`wgpu`) and with core features alone (`wgpu-core`); `cuda` is the best GPU of the
-//! CUDA driver, with products exact to `f32` and with the kernels that an RTX 3090 would run, unless `CUDA_ARCH_LIMIT`
-//! says another architecture, or `native`.
+//! CUDA driver, with the kernels that an RTX 3090 would run, unless `CUDA_ARCH_LIMIT` says another architecture, or
+//! `native`, and with products exact to `f32`, unless `CUDA_PRODUCTS=fast` says those that users have: properties that are
+//! about bits hold for both, but goldens are held against the bounds of `f32`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -266,6 +267,22 @@ pub fn title(wgpu: &Wgpu) -> String {
 /// device if it is `native`.
 pub const ARCH_LIMIT: &str = "CUDA_ARCH_LIMIT";
 
+/// The variable that says which products CUDA has: `exact`, as if it were not set, or `fast`.
+pub const PRODUCTS: &str = "CUDA_PRODUCTS";
+
+/// Reads which products CUDA has: whether they are exact to `f32`.
+///
+/// # Errors
+///
+/// One sentence about what is neither.
+pub fn exact_products(text: Option<&str>) -> Result<bool, String> {
+    match text {
+        None | Some("exact") => Ok(true),
+        Some("fast") => Ok(false),
+        Some(other) => Err(format!("there are `exact` and `fast` products, not `{other}`")),
+    }
+}
+
 /// Reads an architecture, or `native`, which is none.
 ///
 /// # Errors
@@ -278,21 +295,17 @@ pub fn arch_limit(text: Option<&str>) -> Result<Option<Arch>, String> {
     }
 }
 
-/// Options that every test opens a CUDA device with: products exact to `f32`, and NaN where a kernel should have written
-/// and did not.
+/// Options that every test opens a CUDA device with: NaN where a kernel should have written and did not.
 ///
 /// # Errors
 ///
-/// If the variable [`ARCH_LIMIT`] is not understood.
+/// If the variable [`ARCH_LIMIT`] or [`PRODUCTS`] is not understood.
 pub fn cuda_options() -> Result<gemma4_cuda::Options, String> {
     let arch_limit = arch_limit(std::env::var(ARCH_LIMIT).ok().as_deref())
         .map_err(|error| format!("{ARCH_LIMIT}: {error}"))?;
-    Ok(gemma4_cuda::Options {
-        arch_limit,
-        exact_prompts: true,
-        poison: true,
-        ..gemma4_cuda::Options::default()
-    })
+    let exact = exact_products(std::env::var(PRODUCTS).ok().as_deref())
+        .map_err(|error| format!("{PRODUCTS}: {error}"))?;
+    Ok(gemma4_cuda::Options { arch_limit, exact, poison: true, ..gemma4_cuda::Options::default() })
 }
 
 /// Opens an NVIDIA GPU through CUDA.
@@ -413,6 +426,13 @@ mod tests {
         assert_eq!(arch_limit(Some("sm_80")), "sm_80".parse().map(Some));
         assert_eq!(arch_limit(Some("native")), Ok(None));
         assert!(arch_limit(Some("best")).is_err());
+    }
+
+    #[test]
+    fn products_are_exact_unless_others_are_named() {
+        let read = [None, Some("exact"), Some("fast")].map(exact_products);
+        assert_eq!(read, [Ok(true), Ok(true), Ok(false)]);
+        assert!(exact_products(Some("1")).is_err());
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
 pub use attention::{broken_cases, halves_cases, rotation_cases};
 pub use linear::{blocks, company_cases};
-pub use lossy::{Lossy, half_cases, library_cases, lossy_cases};
+pub use lossy::{Lossy, fast_cases, library_cases, lossy_cases};
 
 /// Unit roundoff of `f32`.
 pub const U: f64 = 5.960_464_477_539_063e-8;
@@ -66,8 +66,8 @@ pub fn of(op: &str) -> Vec<Case> {
         "glu" => glu::cases(),
         "keep_rows" => keep_rows::cases(),
         "kv_append" => kv_append::cases(),
-        "linear" => linear::cases(),
-        "moe_ffn" => moe_ffn::cases(),
+        "linear" => linear::exact(),
+        "moe_ffn" => moe_ffn::exact(),
         "norm_add" => norm_add::cases(),
         "ple_inputs" => ple_inputs::cases(),
         "recall_rows" => recall_rows::cases(),

@@ -214,7 +214,7 @@ fn measure<D: Device>(
         control = Some(again.tokens_per_second / first.tokens_per_second);
     }
     // Profiles are those of the model without what drafters keep of its steps.
-    let profiles = if args.profile { profile::all(&mut bench, plan, &decode)? } else { Vec::new() };
+    let profiles = if args.profile { profile::all(&mut bench, plan, &decode, &verify)? } else { Vec::new() };
     let profile = args.profile.then_some(profiles);
     let mut rounds = Vec::new();
     if let Some(settings) = drafting.attach(&mut bench.engine, plan.options.kv_global)? {

@@ -11,6 +11,7 @@ use gemma4_core::backend::{Backend, Step};
 use gemma4_core::engine::Options;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{MemoryPlan, Target};
+use gemma4_core::program::Program;
 use gemma4_core::reference::{Reference, ReferenceError};
 use serde::Serialize;
 
@@ -30,6 +31,11 @@ pub(crate) trait Device: Backend + Sized {
 
     /// Runs a step and says when each dispatch ran; `None` if this device cannot time them.
     fn profile(&self, plan: &mut Self::Plan, step: &Step<'_>) -> Result<Option<Vec<Timed>>, Self::Error>;
+
+    /// Gets ready for plans of these programs, where that is faster together.
+    fn get_ready(&self, _: &mut dyn Iterator<Item = &Program>) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Its memory; `None` if it does not say.
     fn memory(&self) -> Result<Option<Memory>, Self::Error> {

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use clap::Args;
 use gemma4_conformance::bisect;
+use gemma4_conformance::cases;
 use gemma4_conformance::ops::{self, Mutants};
 use gemma4_conformance::tiny::Kv;
 use gemma4_core::checkpoint::Checkpoint;
@@ -104,7 +105,10 @@ fn verify<D: Device>(
     for &op in Op::ALL {
         progress.begin(op);
         let mut line = OpLine::new(op);
-        match ops::check(device, op, Mutants::Left) {
+        let cases = cases::of(op);
+        let ready = device.get_ready(&mut cases.iter().map(|case| &case.program));
+        let ready = ready.map_err(gemma4_conformance::Failure::device::<D>);
+        match ready.and_then(|()| ops::check_cases(device, op, cases, Mutants::Left)) {
             Ok(checked) => {
                 (line.cases, line.comparisons) = (checked.cases, checked.agreement.count);
                 line.share = Some(checked.agreement.share);

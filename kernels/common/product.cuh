@@ -3,8 +3,9 @@
 // The order of a row's sums is that of the columns: groups of 16 or 32 inside `mma`, then groups of a block, then blocks.
 // It is the same for every row and every number of them.
 //
-// Codes meet the four bytes of a value in products of integers, a byte a column of the B operand, so a tile has two rows.
-// Nothing is rounded before the sum of a group, or, where its factors are whole numbers, of a block: below 2^30 all of them.
+// Codes meet the bytes of a value in products of integers, a byte a column of the B operand, so a tile has four rows, or two
+// of four bytes a value. Nothing is rounded before the sum of a group, or, where its factors are whole numbers, of a block: below
+// 2^30 all of them.
 // Weights that are halves meet two halves of a value, and a tile has four rows.
 //
 // A warp copies its weights to shared memory a few blocks ahead, in a ring of its own, so that what is on its way takes no
@@ -79,10 +80,10 @@ struct Product {
         if (there) {
           const u32 chunks = w.chunks - CHUNKS * step;
           const Digits* x_rows = reinterpret_cast<const Digits*>(from);
-          add_codes<W, 0, NT < AT_ONCE ? NT : AT_ONCE>(stage, chunks, x_rows, sums);
+          add_codes<W, MOST, 0, NT < AT_ONCE ? NT : AT_ONCE>(stage, chunks, x_rows, sums);
           if constexpr (NT > AT_ONCE) {
             __syncwarp();
-            add_codes<W, AT_ONCE, NT>(stage, chunks, x_rows, sums);
+            add_codes<W, MOST, AT_ONCE, NT>(stage, chunks, x_rows, sums);
           }
         }
         turn(from);

@@ -8,13 +8,19 @@
 
 // Rows of activations in a tile.
 template <class W>
-constexpr int ROWS = W::SCALES == ROW ? 4 : 2;
+constexpr int ROWS = W::SCALES == ROW ? 4 : 8 / DIGITS;
 
 // Rows of a tile that lane (g, t) feeds with column g of the B operand, and whose sums it takes out, columns 2 t and 2 t + 1.
 template <class W>
 __device__ __forceinline__ u32 fed_row() { return threadIdx.x % 32 / 4 / (8 / ROWS<W>); }
 template <class W>
 __device__ __forceinline__ u32 taken_row() { return threadIdx.x % 4 / (4 / ROWS<W>); }
+
+// Row `of_tile` of tile `nt`, of up to MOST rows in shared memory. Of a tile with fewer the last one stands for others too.
+template <class W, int MOST>
+__device__ __forceinline__ const Digits& digits_of(const Digits* x, int nt, u32 of_tile) {
+  return x[MOST < ROWS<W> ? min(of_tile, u32(MOST - 1)) : ROWS<W> * nt + of_tile];
+}
 
 // A factor of the rows that lanes feed, for the rows that they take.
 template <class W>
@@ -97,14 +103,21 @@ struct Stage {
   __device__ __forceinline__ const u8* deltas() const { return at + CODES + EXTRA + SCALES; }
 };
 
+// Whether a multiprocessor has more than 100 KB of shared memory.
+#if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
+constexpr bool LARGE_SHARED = true;
+#else
+constexpr bool LARGE_SHARED = false;
+#endif
+
 // The shared memory of a block of four warps for up to MOST rows: a ring of weights for each, and one of activations.
 template <class W, int MOST>
 struct ProductMemory {
   static constexpr int ROW_BYTES = W::SCALES == ROW ? 0 : MOST * int(sizeof(Digits));
   static constexpr int STAGE = 4 * Stage<W>::BYTES + ROW_BYTES;
-  // Two blocks for few rows, and one for many, have room on every GPU from Ampere on; on larger ones as many as registers
+  // Two blocks have room where a multiprocessor has 100 KB (sm_86, sm_89, sm_120); where it has more, as many as registers
   // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once.
-  static constexpr int MOST_BYTES = MOST <= 2 ? 41984 : MOST <= 4 ? 48128 : MOST <= 8 ? 58368 : 98304;
+  static constexpr int MOST_BYTES = MOST <= 1 ? 41984 : MOST <= 4 ? 48128 : !LARGE_SHARED ? 50176 : MOST <= 8 ? 57088 : 76288;
   static constexpr int DEPTH = 4 * STAGE <= MOST_BYTES ? 4 : 3 * STAGE <= MOST_BYTES ? 3 : 2;
   static constexpr int BYTES = DEPTH * STAGE;
 };

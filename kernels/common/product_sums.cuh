@@ -3,20 +3,21 @@
 
 #include "common/product_feed.cuh"
 
-// Sums of NT tiles, with rows g and g + 8 of the weight: of row t of a tile of four, or of two bytes of row t / 2.
+// Sums of NT tiles, with rows g and g + 8 of the weight: of row t of a tile of four, or, of a tile of two, of two of the four
+// bytes of row t / 2.
 template <int NT>
 struct Sums {
   float g[NT], above[NT];
 };
 
-// Hands out sums: `put(nt, row of the tile, row of the weight, value)`. Bytes 0 and 1 are in even lanes, 2 and 3 in odd
-// ones; of a pair the even lane hands out row g, the odd one row g + 8.
+// Hands out sums: `put(nt, row of the tile, row of the weight, value)`. Of four bytes 0 and 1 are in even lanes, 2 and 3 in
+// odd ones; of a pair the even lane hands out row g, the odd one row g + 8.
 template <class W, int NT, class Put>
 __device__ __forceinline__ void hand_out(const Sums<NT>& sums, const Put& put) {
   const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int nt = 0; nt < NT; nt++) {
-    if constexpr (W::SCALES == ROW) {
+    if constexpr (ROWS<W> == 4) {
       put(nt, t, g, sums.g[nt]);
       put(nt, t, g + 8, sums.above[nt]);
     } else {
@@ -27,30 +28,26 @@ __device__ __forceinline__ void hand_out(const Sums<NT>& sums, const Put& put) {
   }
 }
 
-// Tiles that are summed up at once: for more there are not enough registers, of which NVRTC 13.0 takes more from sm_100 on.
-#if __CUDA_ARCH__ >= 1000
+// Tiles that are summed up at once: for more there are not enough registers.
 constexpr int AT_ONCE = 4;
-#else
-constexpr int AT_ONCE = 8;
-#endif
 
 // Adds the mins of a block, multiplied with the sums of its groups.
-template <class W, int FIRST, int LAST, int NT>
+template <class W, int MOST, int FIRST, int LAST, int NT>
 __device__ __forceinline__ void subtract_mins(const Head<W>& head, const Digits* x, const float (&scale)[LAST - FIRST],
                                               Sums<NT>& sums) {
   constexpr int halves = W::SCALES == SIX_BIT ? 1 : 2;
   u32 a[halves][4];
 #pragma unroll
   for (int half = 0; half < halves; half++) head.mins(half, a[half]);
-  const bool lowest = threadIdx.x % 2 == 0;
+  const bool lowest = ROWS<W> == 4 || threadIdx.x % 2 == 0;
   const float f0 = lowest ? -head.min_factor(0) : 0.f, f1 = lowest ? -head.min_factor(1) : 0.f;
 #pragma unroll
   for (int nt = FIRST; nt < LAST; nt++) {
     float c[4] = {};
 #pragma unroll
     for (int half = 0; half < halves; half++) {
-      // They go with the lowest byte of a row; what other lanes feed is not looked at.
-      const Digits& row = x[ROWS<W> * nt + fed_row<W>()];
+      // They go with the lowest byte of a row; what comes of other columns is not looked at.
+      const Digits& row = digits_of<W, MOST>(x, nt, fed_row<W>());
       const uint2 b = (W::GROUP == 16 ? row.mins16[half] : row.mins32)[threadIdx.x % 4];
       mma(c, a[half], b.x, b.y);
     }
@@ -88,7 +85,7 @@ struct Part {
 };
 
 // Adds the products of a block of codes with tiles FIRST to LAST of the rows `x`.
-template <class W, int FIRST, int LAST, int NT>
+template <class W, int MOST, int FIRST, int LAST, int NT>
 __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, const Digits* x, Sums<NT>& sums) {
   Head<W> head;
   head.block(stage.scales(), stage.deltas());
@@ -107,13 +104,13 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
     bytes_of_codes<W>(codes, extra, 1, a[1]);
 #pragma unroll
     for (int nt = FIRST; nt < LAST; nt++) {
-      const Digits& row = x[ROWS<W> * nt + fed_row<W>()];
-      const uint4 b = row.words[c][threadIdx.x / 4 % 4][threadIdx.x % 4];
+      const Digits& row = digits_of<W, MOST>(x, nt, fed_row<W>());
+      const uint4 b = row.words[c][threadIdx.x / 4 % DIGITS][threadIdx.x % 4];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int group = 2 * c + h;
         const u32 first = h ? b.z : b.x, second = h ? b.w : b.y;
-        const float sum = W::SCALES == HALF_MIN ? x[ROWS<W> * nt + taken_row<W>()].sums32[group] : 0.f;
+        const float sum = W::SCALES == HALF_MIN ? digits_of<W, MOST>(x, nt, taken_row<W>()).sums32[group] : 0.f;
         int now[4];
         if constexpr (W::GROUP == 16) {
           mma_bytes<W::SIGNED>(now, a[h][0], a[h][1], first);
@@ -129,23 +126,23 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
   }
   if (NT > 2) __syncwarp();  // likewise
   // What bytes 0 and 1 count, and bytes 2 and 3.
-  const float place = threadIdx.x % 2 ? DIGIT * 65536.f : DIGIT;
+  const float place = ROWS<W> == 4 || threadIdx.x % 2 == 0 ? DIGIT : DIGIT * 65536.f;
   const float f0 = head.factor(0) * place, f1 = head.factor(1) * place;
   float scale[LAST - FIRST];
 #pragma unroll
   for (int nt = FIRST; nt < LAST; nt++) {
-    scale[nt - FIRST] = x[ROWS<W> * nt + taken_row<W>()].scale.x;
+    scale[nt - FIRST] = digits_of<W, MOST>(x, nt, taken_row<W>()).scale.x;
     sums.g[nt] = __fmaf_rn(__fmul_rn(f0, scale[nt - FIRST]), part[nt - FIRST].of(0), sums.g[nt]);
     sums.above[nt] = __fmaf_rn(__fmul_rn(f1, scale[nt - FIRST]), part[nt - FIRST].of(1), sums.above[nt]);
     if constexpr (W::SCALES == HALF_MIN) {
       // They go with the lowest byte too.
-      const float once = threadIdx.x % 2 ? 0.f : scale[nt - FIRST];
+      const float once = ROWS<W> == 4 || threadIdx.x % 2 == 0 ? scale[nt - FIRST] : 0.f;
       sums.g[nt] = __fmaf_rn(once, part[nt - FIRST].offsets[0], sums.g[nt]);
       sums.above[nt] = __fmaf_rn(once, part[nt - FIRST].offsets[1], sums.above[nt]);
     }
   }
   if (NT > 2) __syncwarp();
-  if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, FIRST, LAST>(head, x, scale, sums);
+  if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, MOST, FIRST, LAST>(head, x, scale, sums);
 }
 
 // Adds the products of chunk `chunk` of halves.

@@ -9,7 +9,8 @@ struct Lane { @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_
 fn lane_index(lane: Lane) -> u32 { return lane.subgroup * SUBGROUP + lane.invocation; }
 
 // A place for each subgroup; the smallest subgroups have four invocations.
-var<workgroup> lanes_partial: array<vec4<f32>, LANES_THREADS / 4u>;
+override LANES_PLACES: u32 = LANES_THREADS / 4u;
+var<workgroup> lanes_partial: array<vec4<f32>, LANES_PLACES>;
 
 // The sum of `value` over the group of LANES lanes that `index` is in, valid in the first of them. Has barriers.
 fn lanes_sum(value: vec4<f32>, index: u32) -> vec4<f32> {

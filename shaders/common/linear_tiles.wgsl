@@ -3,10 +3,11 @@
 // Spec    core/src/ops/linear.rs
 // Launch  x: tiles of outputs; y: tiles of rows; one dispatch for each part of each weight; see linear_tiles*.wgsl
 //
-// Tiles are 16 columns deep: half a chunk. While one half is multiplied the next is under way from memory, some
-// invocations bringing in activations and others weights, decoded on the way; so there are two tiles of each. Then
-// every invocation multiplies its own block of outputs. An output is a sum of the sums of its chunks, in their order, and
-// the sum of a chunk goes over its columns, an fma at a time, whatever tile it is in: both entry points have the same bits.
+// While some columns are multiplied the next are under way from memory, brought by invocations that decode weights on the
+// way. Then every invocation multiplies its own block of outputs. Wide tiles are a chunk deep, and there is one of each: what
+// was brought waits in registers. Narrow ones are half a chunk deep, and there are two of each. Those of few rows are of four
+// chunks, which are multiplied at the same time. An output is a sum of the sums of its chunks, in their order, and the sum of a
+// chunk goes over its columns, an fma at a time, whatever tile it is in: all entry points have the same bits.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same
@@ -26,31 +27,26 @@ fn tile_place(lane: u32) -> vec2<u32> {
   return vec2(((lane >> 1u) & 1u) | ((lane >> 3u) & 2u), (lane & 1u) | ((lane >> 1u) & 6u));
 }
 
-// Where the rows of the four quads of activations start that invocation `own` of `count` brings, one for each row of a
-// tile. What is past the end is the last row again: its products are never stored.
-fn brought_rows(first_row: u32, own: u32, count: u32) -> vec4<u32> {
+// Where the rows of the four quads of activations start that invocation `own` brings to a tile of `count` rows, `quads` quads
+// deep. What is past the end is the last row again: its products are never stored.
+fn brought_rows(first_row: u32, own: u32, count: u32, quads: u32) -> vec4<u32> {
   let rows = vec4(first_row) + vec4(
-    tile_row(own, 0u, count), tile_row(own, 1u, count), tile_row(own, 2u, count), tile_row(own, 3u, count),
+    tile_row(own, 0u, count, quads), tile_row(own, 1u, count, quads),
+    tile_row(own, 2u, count, quads), tile_row(own, 3u, count, quads),
   );
   return min(rows, vec4(row_count() - 1u)) * (params.cols / 4u);
 }
 
-// Those quads of half `half` of the rows.
-fn fetch_x(rows: vec4<u32>, own: u32, half: u32, chunks: u32) -> Half {
-  let chunk = half >> 1u;
-  let i = 4u * (half & 1u);
+// Those quads of the rows, in a tile that starts with quad `first`.
+fn fetch_x(rows: vec4<u32>, own: u32, first: u32, chunks: u32, count: u32, quads: u32) -> Half {
+  let chunk = first / 8u;
+  let i = first % 8u;
   return Half(
-    x[rows.x + chunk_quad(chunk, chunks, i + tile_quad(own, 0u))],
-    x[rows.y + chunk_quad(chunk, chunks, i + tile_quad(own, 1u))],
-    x[rows.z + chunk_quad(chunk, chunks, i + tile_quad(own, 2u))],
-    x[rows.w + chunk_quad(chunk, chunks, i + tile_quad(own, 3u))],
+    x[rows.x + chunk_quad(chunk, chunks, i + tile_quad(own, 0u, count, quads))],
+    x[rows.y + chunk_quad(chunk, chunks, i + tile_quad(own, 1u, count, quads))],
+    x[rows.z + chunk_quad(chunk, chunks, i + tile_quad(own, 2u, count, quads))],
+    x[rows.w + chunk_quad(chunk, chunks, i + tile_quad(own, 3u, count, quads))],
   );
-}
-
-// The largest magnitude of half a chunk.
-fn largest(x: Half) -> f32 {
-  let quads = max(max(abs(x.a), abs(x.b)), max(abs(x.c), abs(x.d)));
-  return max(max(quads.x, quads.y), max(quads.z, quads.w));
 }
 
 // The weights of half `h` of a chunk.

@@ -6,14 +6,17 @@
 //
 // The op binds the activations as `x4: array<vec4<f32>>`.
 
-// Invocations of a workgroup.
-const LANES_THREADS = 128u;
+// Invocations of a workgroup: 128 or 256.
+override LANES_THREADS: u32 = 128u;
 
 // Lanes that share an output: a power of two, from 8 to LANES_THREADS.
 override LANES: u32 = 32u;
 
 // Most rows of activations of a workgroup, from 1 to 8.
 override ROWS: u32 = 8u;
+
+// Chunks that a lane loads at once: 1, or 4 where ROWS is 1. No sum depends on it.
+override AT_ONCE: u32 = 1u;
 
 // For each row of activations the products with four rows of weights.
 struct Sums {
@@ -59,12 +62,89 @@ fn add_tiles(sums: Sums, tile: Tile, at: vec4<u32>, quads: u32, rows: u32) -> Su
   return s;
 }
 
+// A chunk of four rows of weights, and one of a row of activations with the sums of its halves.
+struct Four { a: Chunk, b: Chunk, c: Chunk, d: Chunk }
+struct Row { first: Half, second: Half, totals: vec2<f32> }
+
+fn load_four(starts: vec4<u32>, tails: u32, chunk: u32, chunks: u32) -> Four {
+  weight_pick(false);
+  let a = load_chunk(starts.x, starts.x + tails, chunk, chunks);
+  let b = load_chunk(starts.y, starts.y + tails, chunk, chunks);
+  weight_pick(true);
+  let c = load_chunk(starts.z, starts.z + tails, chunk, chunks);
+  let d = load_chunk(starts.w, starts.w + tails, chunk, chunks);
+  return Four(a, b, c, d);
+}
+
+fn load_row(quad: u32, chunk: u32, chunks: u32) -> Row {
+  let a = Half(
+    x4[quad + chunk_quad(chunk, chunks, 0u)], x4[quad + chunk_quad(chunk, chunks, 1u)],
+    x4[quad + chunk_quad(chunk, chunks, 2u)], x4[quad + chunk_quad(chunk, chunks, 3u)],
+  );
+  let b = Half(
+    x4[quad + chunk_quad(chunk, chunks, 4u)], x4[quad + chunk_quad(chunk, chunks, 5u)],
+    x4[quad + chunk_quad(chunk, chunks, 6u)], x4[quad + chunk_quad(chunk, chunks, 7u)],
+  );
+  return Row(a, b, vec2(
+    sum_quad(a.d, sum_quad(a.c, sum_quad(a.b, sum_quad(a.a, 0.0)))),
+    sum_quad(b.d, sum_quad(b.c, sum_quad(b.b, sum_quad(b.a, 0.0)))),
+  ));
+}
+
+// Adds the products of a chunk of one row of weights, as add_tile does for its halves.
+fn add_chunk(sum: f32, packed: Chunk, x: Row) -> f32 {
+  let s = chunk_scales(packed);
+  var first = dot_half(chunk_half(packed, 0u), x.first);
+  var second = dot_half(chunk_half(packed, 1u), x.second);
+  if WEIGHT_ZERO != 0.0 {
+    first = fma(-WEIGHT_ZERO, x.totals.x, first);
+    second = fma(-WEIGHT_ZERO, x.totals.y, second);
+  }
+  var added = fma(s.scale.x, first, sum);
+  if WEIGHT_SHIFTS { added = fma(s.shift.x, x.totals.x, added); }
+  added = fma(s.scale.y, second, added);
+  if WEIGHT_SHIFTS { added = fma(s.shift.y, x.totals.y, added); }
+  return added;
+}
+
+fn add_four(sum: vec4<f32>, four: Four, x: Row) -> vec4<f32> {
+  return vec4(
+    add_chunk(sum.x, four.a, x), add_chunk(sum.y, four.b, x), add_chunk(sum.z, four.c, x), add_chunk(sum.w, four.d, x),
+  );
+}
+
+// matvec for one row of activations, four chunks at once.
+fn matvec_row(starts: vec4<u32>, tails: u32, chunks: u32, lane: u32, quad: u32) -> vec4<f32> {
+  var sum = vec4(0.0);
+  let group = lane & 7u;  // As in matvec.
+  var eight = lane >> 3u;
+  for (; (((eight + 3u * (LANES / 8u)) << 3u) | group) < chunks; eight += 4u * (LANES / 8u)) {
+    let chunk = (eight << 3u) | group;
+    let first = load_four(starts, tails, chunk, chunks);
+    let second = load_four(starts, tails, chunk + LANES, chunks);
+    let third = load_four(starts, tails, chunk + 2u * LANES, chunks);
+    let fourth = load_four(starts, tails, chunk + 3u * LANES, chunks);
+    sum = add_four(sum, first, load_row(quad, chunk, chunks));
+    sum = add_four(sum, second, load_row(quad, chunk + LANES, chunks));
+    sum = add_four(sum, third, load_row(quad, chunk + 2u * LANES, chunks));
+    sum = add_four(sum, fourth, load_row(quad, chunk + 3u * LANES, chunks));
+  }
+  for (; ((eight << 3u) | group) < chunks; eight += LANES / 8u) {
+    let chunk = (eight << 3u) | group;
+    sum = add_four(sum, load_four(starts, tails, chunk, chunks), load_row(quad, chunk, chunks));
+  }
+  return sum;
+}
+
 // This lane's share of the products.
 //
 // - starts: the words where the four rows of weights start, two of the first matrix and two of the second
 // - quad: where the first row of activations starts; rows: rows of activations, at least 1
 fn matvec(starts: vec4<u32>, tails: u32, chunks: u32, lane: u32, quad: u32, rows: u32) -> Sums {
   let zero = vec4(0.0);
+  if AT_ONCE > 1u {
+    return Sums(matvec_row(starts, tails, chunks, lane, quad), zero, zero, zero, zero, zero, zero, zero);
+  }
   var sums = Sums(zero, zero, zero, zero, zero, zero, zero, zero);
   // LANES is a multiple of 8: a lane meets one number of chunks in their eights. Written so, a compiler sees that what follows
   // from it alone, such as where a scale is in its block, is the same in every turn.

@@ -44,8 +44,8 @@ pub(crate) struct DeviceInfo {
     pub(crate) shared: u32,
     /// Level 2 cache, in bytes.
     pub(crate) cache: u64,
-    /// Whether products of prompts are exact to `f32`; an option, not a property.
-    pub(crate) exact_prompts: bool,
+    /// Whether products are exact to `f32`; an option, not a property.
+    pub(crate) exact: bool,
     /// Who multiplies prompts that are not; an option too, and never the library where that is not there.
     pub(crate) prompts: Prompts,
     /// What kernels are compiled for at most: the device, or an option.
@@ -95,7 +95,7 @@ fn info(ordinal: i32) -> Result<DeviceInfo, CudaError> {
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         cache: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
-        exact_prompts: false,
+        exact: false,
         prompts: Prompts::Tiles,
         kernels: Arch::of(capability),
     })

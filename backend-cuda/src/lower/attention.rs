@@ -221,7 +221,7 @@ fn any(op: &Attention, params: &CudaAttentionParams, cx: &mut Lowering<'_>) {
 }
 
 fn prefill(op: &Attention, shape: Shape, mut params: CudaAttentionParams, cx: &mut Lowering<'_>) {
-    let exact = cx.device.exact_prompts;
+    let exact = cx.device.exact;
     let stages = shape.many_stages();
     let bytes = |tiles| shape.shared(tiles, stages, exact);
     // Wide tiles read keys half as often. Where they leave room for a single small block, two narrow ones are faster.

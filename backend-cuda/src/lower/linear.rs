@@ -5,8 +5,9 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::prepared::DIGITS;
+use super::prepared::digits;
 use super::{Arg, Count, Launch, Lowering, ONE, library, narrow, planes, prepare};
+use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
 use crate::weights::layout::{Form, Scales};
@@ -84,7 +85,7 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
 
 /// Bytes of dynamic shared memory of a block of products with up to `rows` rows: `ProductMemory` of
 /// `kernels/common/product.cuh`.
-pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
+pub(super) fn product_memory(dtype: DType, rows: u32, device: &DeviceInfo) -> u32 {
     let Form { bits, extra, scales } = Form::of(dtype);
     // Of a step, which is four chunks unless values are halves.
     let (chunks, factors) = match scales {
@@ -95,13 +96,14 @@ pub(super) fn product_memory(dtype: DType, rows: u32) -> u32 {
         Scales::Byte32 => (4, 128 + 32),
         Scales::Nibble => (4, 256 + 64),
     };
-    let of_rows = if scales == Scales::Row { 0 } else { rows * DIGITS };
+    let of_rows = if scales == Scales::Row { 0 } else { rows * digits(device.exact) };
     let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + of_rows;
     let most = match rows {
-        ..=2 => 41_984,
-        3 | 4 => 48_128,
-        5..=8 => 58_368,
-        _ => 98_304,
+        ..=1 => 41_984,
+        2..=4 => 48_128,
+        _ if !device.kernels.has_large_shared_memory() => 50_176,
+        5..=8 => 57_088,
+        _ => 76_288,
     };
     let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
     depth * stage
@@ -135,8 +137,12 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         let args =
             vec![Arg::Prepared(op.x), Arg::Views(stack), Arg::Act(op.out), Arg::params(&params), Arg::Step];
         let launch = if cx.split() {
-            let rows = narrow(cx.program.capacity(op.x)).next_power_of_two().clamp(2, 16);
-            let entry = ["linear__2", "linear__4", "linear__8", "linear__16"][rows.ilog2() as usize - 1];
+            let (entry, rows) = match cx.program.capacity(op.x) {
+                ..=1 => ("linear__1", 1),
+                2..=4 => ("linear__4", 4),
+                5..=8 => ("linear__8", 8),
+                _ => ("linear__16", 16),
+            };
             let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
             let groups = Count::Fixed(tiles.div_ceil(WARPS));
             let grid = [groups, Count::Fixed(splits), cx.rows(op.x, rows, 1)];
@@ -147,7 +153,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
                 args,
                 grid,
                 block: [32 * WARPS, 1, 1],
-                shared: product_memory(dtype, rows),
+                shared: product_memory(dtype, rows, cx.device),
             }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();

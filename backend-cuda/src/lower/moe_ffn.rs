@@ -6,7 +6,7 @@ use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
 use super::linear::{self, unit};
-use super::{Arg, Count, Launch, Lowering, ONE, Prepared, narrow, prepare};
+use super::{Arg, Count, Launch, Lowering, ONE, narrow, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -67,7 +67,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let order = cx.scratch(bytes(pairs));
     let lists = cx.scratch(bytes(tiles) * 4);
     let both = cx.scratch(bytes(splits * 2 * ffn) * u64::from(pairs));
-    let form = Prepared::of(capacity * top_k as usize, ffn as usize, cx.parts([op.down]));
+    let form = cx.form(capacity * top_k as usize, ffn as usize, [op.down]);
     let act = cx.scratch(form.bytes());
     let of_down = unit(FILE, down.dtype());
 
@@ -116,7 +116,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 args,
                 grid,
                 32 * WARPS,
-                linear::product_memory(dtype, PAIRS),
+                linear::product_memory(dtype, PAIRS, cx.device),
             )
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
@@ -155,7 +155,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
             Arg::params(&params),
             Arg::Step,
         ];
-        let shared = linear::product_memory(down.dtype(), PAIRS);
+        let shared = linear::product_memory(down.dtype(), PAIRS, cx.device);
         launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, shared)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];

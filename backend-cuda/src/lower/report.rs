@@ -26,23 +26,14 @@ pub struct LaunchReport {
     pub shared: u32,
 }
 
-/// The launches of a program on an RTX 3090; `exact_prompts` and `prompts` as in [`Options`](crate::Options). Products by
+/// The launches of a program on an RTX 3090; `exact` and `prompts` as in [`Options`](crate::Options). Products by
 /// a library are none, and it is taken to offer all of them.
 ///
 /// # Errors
 ///
 /// If an op has no kernel for what it is asked.
-pub fn launches(
-    program: &Program,
-    exact_prompts: bool,
-    prompts: Prompts,
-) -> Result<Vec<LaunchReport>, CudaError> {
-    let device = rtx_3090(exact_prompts, prompts);
-    let program = program.ordered();
-    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
-    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
-    let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &states);
-    lower(&mut lowering)?;
+pub fn launches(program: &Program, exact: bool, prompts: Prompts) -> Result<Vec<LaunchReport>, CudaError> {
+    let work = planned(&rtx_3090(exact, prompts), program)?;
     let report = |launch: &super::Launch| LaunchReport {
         op: launch.op,
         unit: launch.unit.clone(),
@@ -51,10 +42,25 @@ pub fn launches(
         threads: launch.block.iter().product(),
         shared: launch.shared,
     };
-    Ok(lowering.work.iter().filter_map(Work::launch).map(report).collect())
+    Ok(work.iter().filter_map(Work::launch).map(report).collect())
 }
 
-pub(super) fn rtx_3090(exact_prompts: bool, prompts: Prompts) -> DeviceInfo {
+/// What a program needs compiled on a device whose library offers all products.
+pub(crate) fn units(device: &DeviceInfo, program: &Program) -> Result<Vec<Unit>, CudaError> {
+    Ok(planned(device, program)?.iter().filter_map(Work::launch).map(|launch| launch.unit.clone()).collect())
+}
+
+/// What a program becomes whose weights and states are not there yet.
+fn planned(device: &DeviceInfo, program: &Program) -> Result<Vec<Work>, CudaError> {
+    let program = program.ordered();
+    let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+    let states: Vec<_> = program.states.iter().map(crate::State::planned).collect();
+    let mut lowering = Lowering::new(device, &library::Everything, &program, &weights, &states);
+    lower(&mut lowering)?;
+    Ok(lowering.work)
+}
+
+pub(super) fn rtx_3090(exact: bool, prompts: Prompts) -> DeviceInfo {
     let capability = (8, 6);
     DeviceInfo {
         ordinal: 0,
@@ -64,7 +70,7 @@ pub(super) fn rtx_3090(exact_prompts: bool, prompts: Prompts) -> DeviceInfo {
         multiprocessors: 82,
         shared: 99 << 10,
         cache: 6 << 20,
-        exact_prompts,
+        exact,
         prompts,
         kernels: Arch::of(capability),
     }

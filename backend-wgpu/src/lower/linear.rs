@@ -11,7 +11,7 @@ use super::{Bind, Count, Lowering, attn_prepare, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
-/// Invocations of a workgroup of `common/matvec.wgsl`.
+/// Invocations of a workgroup of `common/matvec.wgsl`, where nothing else is said.
 pub(super) const THREADS: u32 = 128;
 /// Outputs that a group of lanes computes together.
 pub(super) const OUTPUTS: u32 = 4;
@@ -47,6 +47,32 @@ pub(super) fn lanes(outputs: u32, cols: u32) -> u32 {
         |lanes: u32| u64::from(chunks.next_multiple_of(lanes) - chunks) * 64 / u64::from(chunks.max(1));
     let more = lanes * 2;
     if more <= THREADS && idle(more) < idle(lanes) { more } else { lanes }
+}
+
+/// Fewest columns of a matrix for which a dispatch of one row runs long enough to gain from more loads under way at once.
+///
+/// On an H200, GB/s of `Q4_K` by columns and outputs:
+///
+/// | shape                           | plain | more under way |
+/// |---------------------------------|-------|----------------|
+/// | `linear__glu`, 5376x43008       | 2291  | 2554           |
+/// | `linear__glu`, 2560x20480       | 1837  | 1992           |
+/// | `linear`, 64 lanes, 21504x5376  | 1904  | 2193           |
+/// | `linear`, 64 lanes, 8192x5376   | 1599  | 1799           |
+/// | `linear`, 128 lanes, 10240x2560 | 1415  | 1361           |
+///
+/// That is of one dispatch over and over. Among other dispatches a short one loses by it: its machine code is four times as
+/// long, and is not in the caches of the processors when it starts.
+const WIDE_COLS: u32 = 5376;
+
+/// Invocations of a workgroup of `linear`: no bit depends on it. Several rows of activations take more registers.
+fn threads(lanes: u32, rows: u32, cols: u32) -> u32 {
+    if lanes == 64 && rows == 1 && cols >= WIDE_COLS { 2 * THREADS } else { THREADS }
+}
+
+/// Chunks that a lane of `linear__glu` loads at once: no bit depends on it.
+fn at_once(rows: u32, cols: u32) -> u32 {
+    if rows == 1 && cols >= WIDE_COLS { 4 } else { 1 }
 }
 
 /// An entry point of a file that needs `common/matvec.wgsl`.
@@ -187,7 +213,7 @@ pub(super) fn linear_glu(linear: &Linear, glu: &Glu, cx: &mut Lowering<'_>) {
     // The decoder's first part reads one weight.
     let decoder = [&[shaders::WEIGHTS_PAIR], &shaders::decoder(weight.dtype())[1..]].concat();
     let shader = matvec(cx, &decoder, &[shaders::ACTIVATION, shaders::LINEAR_GLU], "linear__glu");
-    let shader = shader.with("LANES", lanes).with("ROWS", rows);
+    let shader = shader.with("LANES", lanes).with("ROWS", rows).with("AT_ONCE", at_once(rows, cols));
     for (part, range) in weight.parts().iter().map(|part| part.rows.clone()).enumerate() {
         let params = LinearParams {
             out_cols: cx.cols(glu.out),
@@ -280,13 +306,14 @@ fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
                 continue;
             }
             let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, x));
+            let threads = threads(lanes, rows, params.cols);
             let shader = matvec(cx, decoder, &parts, "linear");
-            let shader = shader.with("LANES", lanes).with("ROWS", rows);
+            let shader = shader.with("LANES", lanes).with("ROWS", rows).with("LANES_THREADS", threads);
             let shader = match out.cap {
                 Some(cap) => shader.with("CAP_BITS", cap.to_bits()),
                 None => shader,
             };
-            let [across, down] = split(outputs.div_ceil(OUTPUTS * THREADS / lanes));
+            let [across, down] = split(outputs.div_ceil(OUTPUTS * threads / lanes));
             cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
         }
     }

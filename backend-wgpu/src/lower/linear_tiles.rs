@@ -1,6 +1,6 @@
 //! `linear` for prompts: tiles in workgroup memory.
 //!
-//! Which tile a product gets depends on the most rows that the program may have, which changes no bit: both tiles take
+//! Which tile a product gets depends on the most rows that the program may have, which changes no bit: all tiles take
 //! each output's sum in one order. Whether the tiles are of f16 depends on the device alone.
 
 use gemma4_core::abi::LinearParams;
@@ -22,6 +22,7 @@ struct Tile {
 const WIDE: Tile = Tile { rows: 128, outputs: 128, file: shaders::LINEAR_TILES, entry: "linear__tiles" };
 const NARROW: Tile =
     Tile { rows: 64, outputs: 64, file: shaders::LINEAR_TILES_NARROW, entry: "linear__narrow" };
+const FEW: Tile = Tile { rows: 16, outputs: 64, file: shaders::LINEAR_TILES_FEW, entry: "linear__few" };
 
 /// Columns of a chunk, and of two tiles of half a chunk.
 const DEPTH: u32 = 32;
@@ -55,10 +56,15 @@ pub(super) fn launch(x: Act, dtype: DType, binds: Vec<Bind>, params: &LinearPara
         return;
     }
     let element = if variants.f16 { 2 } else { 4 };
-    let bytes =
-        |tile: &Tile| DEPTH * (tile.rows + tile.outputs) * element + if variants.f16 { 1024 } else { 0 };
-    let enough = bytes(&WIDE) <= memory;
-    let tile = if enough && cx.program.capacity(x) > NARROW.rows as usize { WIDE } else { NARROW };
+    let wide_bytes = DEPTH * (WIDE.rows + WIDE.outputs) * element + if variants.f16 { 1024 } else { 0 };
+    let rows = cx.program.capacity(x);
+    let tile = if rows <= FEW.rows as usize {
+        FEW
+    } else if rows <= NARROW.rows as usize || wide_bytes > memory {
+        NARROW
+    } else {
+        WIDE
+    };
     let mut parts = shaders::decoder(dtype).to_vec();
     parts.push(if variants.f16 { shaders::TILE_F16 } else { shaders::TILE_F32 });
     parts.extend([shaders::LINEAR_TILES_COMMON, tile.file]);

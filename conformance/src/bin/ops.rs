@@ -31,11 +31,10 @@ struct Args {
     /// Multiply prompts in 8-bit integers, within the bounds of those.
     #[arg(long, conflicts_with = "f16")]
     int8: bool,
-    /// Multiply prompts in 16-bit floats; on wgpu within the bounds of those.
+    /// Multiply prompts in 16-bit floats, and on CUDA generated rows in 16-bit integers, within the bounds of those.
     #[arg(long)]
     f16: bool,
-    /// Who multiplies prompts on CUDA, in 16-bit floats: `auto`, `tiles` or `cublaslt`; `linear` is then held against the
-    /// bounds of these.
+    /// Who multiplies prompts on CUDA: `auto`, `tiles` or `cublaslt`; implies `--f16`.
     #[arg(long, value_name = "HOW")]
     prompts: Option<Prompts>,
     /// Number of a GPU, or a part of its name.
@@ -113,18 +112,21 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
         BackendName::Cuda => {
             let device = args.device.as_deref().map(str::parse).transpose()?.unwrap_or_default();
             let arch_limit = backends::arch_limit(args.arch_limit.as_deref())?;
-            let halves = args.f16 || args.prompts.is_some();
+            let fast = args.f16 || args.prompts.is_some();
             let options = gemma4_cuda::Options {
                 device,
                 arch_limit,
-                exact_prompts: !halves,
+                exact: !fast,
                 prompts: args.prompts.unwrap_or_default(),
                 ..backends::cuda_options()?
             };
             let backend = Cuda::new(&options)?;
             println!("{}", backends::cuda_title(&backend));
             let good = check(&backend, &args.ops, |backend, op| {
-                let cases = if halves && op == "linear" { cases::half_cases() } else { cases::of(op) };
+                let cases = if fast { cases::fast_cases(op) } else { cases::of(op) };
+                backend
+                    .make_kernels(cases.iter().map(|case| &case.program))
+                    .map_err(Failure::device::<Cuda>)?;
                 ops::check_cases(backend, op, cases, Mutants::Tried)
             });
             println!("{} products by cuBLASLt", backend.library_products());

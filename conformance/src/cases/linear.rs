@@ -4,17 +4,23 @@ use gemma4_core::ops::glu::Columns;
 use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
+use super::lossy::{Losses, no_losses};
 use super::{Case, Make, Settings, U, gelu, inputs, later, op, plain, sum_error, together, wide};
 
-pub(super) fn cases() -> Vec<Case> {
+/// Where products lose what `losses` says; see [`exact`].
+pub(super) fn cases(losses: Losses) -> Vec<Case> {
     // Rows around the sizes of tiles, widths with and without a rest, one and several stacked weights.
     let shapes = [
         (1, 32, vec![1]),
         (1, 2816, vec![64, 16, 16]),
         (7, 257, vec![33]),
         (9, 96, vec![17, 5]),
+        // As many rows as a tile of few has, one less and one more; likewise a narrow one, and one more than a wide one.
+        (15, 160, vec![66]),
+        (16, 256, vec![64, 3]),
         (17, 64, vec![8]),
-        // More rows than a narrow tile has, and one more than a wide one.
+        (64, 96, vec![65]),
+        (65, 64, vec![130]),
         (129, 64, vec![130]),
         (1, 4128, vec![5]),
         (4, 256, vec![65, 63]),
@@ -22,25 +28,37 @@ pub(super) fn cases() -> Vec<Case> {
     let plain = shapes.into_iter().flat_map(|(rows, cols, outputs)| {
         CLASSES.map(|class| {
             let outputs = outputs.clone();
-            later(move || case(rows, cols, &outputs, class))
+            later(move || case(rows, cols, &outputs, class, losses))
         })
     });
     let typed = CLASSES.into_iter().flat_map(|class| {
-        let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class)));
-        types.into_iter().chain(narrow_rows(1, class)).chain(narrow_rows(3, class))
+        let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class, losses)));
+        let long = types.into_iter().chain(long_rows(class, losses));
+        long.chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
     });
-    let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K]
-        .into_iter()
-        .flat_map(|dtype| [1, 5].map(|rows| later(move || gated(rows, dtype))));
-    let several = CLASSES.map(|class| later(move || stacked(class)));
+    let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K].into_iter().flat_map(move |dtype| {
+        [(1, 768, 33), (1, 12544, 5), (5, 768, 33)]
+            .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses)))
+    });
+    let several = CLASSES.map(|class| later(move || stacked(class, losses)));
     together(
-        plain.chain(typed).chain(several).chain([1, 3].map(|rows| later(move || opened(rows)))).chain(fused),
+        plain
+            .chain(typed)
+            .chain(several)
+            .chain([1, 3].map(|rows| later(move || opened(rows, losses))))
+            .chain(fused)
+            .chain([large(losses)]),
     )
 }
 
 const CLASSES: [Class; 2] = [Class::Prefill, Class::Decode];
 
-fn case(rows: usize, cols: usize, outputs: &[usize], class: Class) -> Case {
+/// Within the bounds of `f32`.
+pub(super) fn exact() -> Vec<Case> {
+    cases(no_losses)
+}
+
+fn case(rows: usize, cols: usize, outputs: &[usize], class: Class, losses: Losses) -> Case {
     let mut case = Case::new("linear", rows, format!("{cols} to {outputs:?}, {class:?}"));
     case.program.class = class;
     let x = inputs(rows, cols, 12);
@@ -53,7 +71,8 @@ fn case(rows: usize, cols: usize, outputs: &[usize], class: Class) -> Case {
         rest = after;
     }
     let out = case.program.linear(input, &weights).expect("the widths agree");
-    let (want, allowed) = product(&wide(&x), &wide(&all), cols);
+    let lost = |x: &[f64], w: &[f64]| losses(class, x, w, DType::F32);
+    let (want, allowed) = product(&wide(&x), &wide(&all), cols, |_, x, w| lost(x, w));
     case.expect(out, want, allowed)
         .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
         .mutant("a column too few", move |case| {
@@ -62,29 +81,50 @@ fn case(rows: usize, cols: usize, outputs: &[usize], class: Class) -> Case {
         .mutant("input shifted by one", |case| case.change(0, |x| x.rotate_right(1)))
 }
 
-/// `x · weightᵀ` and its bound.
-fn product(x: &[f64], weight: &[f64], cols: usize) -> (Vec<f64>, Vec<f64>) {
+/// `x · weightᵀ` and its bound: that of `f32`, and what the product of output number `o` with a row loses.
+fn product(
+    x: &[f64],
+    weight: &[f64],
+    cols: usize,
+    lost: impl Fn(usize, &[f64], &[f64]) -> f64,
+) -> (Vec<f64>, Vec<f64>) {
     let (mut want, mut allowed) = (Vec::new(), Vec::new());
     for x in x.chunks(cols) {
-        for w in weight.chunks(cols) {
+        for (o, w) in weight.chunks(cols).enumerate() {
             let terms = || x.iter().zip(w).map(|(x, w)| x * w);
             want.push(terms().sum());
-            allowed.push(sum_error(cols) * terms().map(f64::abs).sum::<f64>());
+            allowed.push(sum_error(cols) * terms().map(f64::abs).sum::<f64>() + lost(o, x, w));
         }
     }
     (want, allowed)
 }
 
 /// Every type that files hold: what `quant::decode` says, in a product.
-fn quantised(rows: usize, class: Class) -> Case {
+fn quantised(rows: usize, class: Class, losses: Losses) -> Case {
     let cols = 768;
     let weights: Vec<_> = DType::ALL.map(|dtype| (dtype, 3)).into();
-    typed(rows, cols, class, "every type of weight", &weights)
+    typed(rows, cols, class, "every type of weight", &weights, losses)
         .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
 }
 
+/// One row of activations where an output is shared by many invocations: of 40 chunks of columns, and of 176.
+fn long_rows(class: Class, losses: Losses) -> [Make; 2] {
+    [1280, 5632].map(|cols| {
+        later(move || {
+            let weights = [(DType::Q4_K, 37), (DType::Q6_K, 5), (DType::Q8_0, 18), (DType::F16, 2)];
+            typed(1, cols, class, "long rows", &weights, losses)
+                .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
+        })
+    })
+}
+
+/// So many outputs of long rows that a backend may have them in larger groups.
+fn large(losses: Losses) -> Make {
+    later(move || typed(1, 5376, Class::Decode, "a large matrix", &[(DType::Q4_K, 4097)], losses))
+}
+
 /// Types of short blocks where columns do not fill groups of eight blocks, nor quads, nor words.
-fn narrow_rows(rows: usize, class: Class) -> Vec<Make> {
+fn narrow_rows(rows: usize, class: Class, losses: Losses) -> Vec<Make> {
     const SHORT: [DType; 7] =
         [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::MXFP4];
     const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -93,7 +133,7 @@ fn narrow_rows(rows: usize, class: Class) -> Vec<Make> {
     let floats = with(&FLOATS, 9);
     let make = |cols, what, weights: &[(DType, usize)]| {
         let weights = weights.to_vec();
-        later(move || typed(rows, cols, class, what, &weights))
+        later(move || typed(rows, cols, class, what, &weights, losses))
     };
     let mut cases: Vec<_> = [32, 96, 352].map(|cols| make(cols, "short blocks", &blocks)).into();
     cases.extend([1, 31, 33, 257].map(|cols| make(cols, "odd widths", &floats)));
@@ -101,16 +141,16 @@ fn narrow_rows(rows: usize, class: Class) -> Vec<Make> {
 }
 
 /// Neighbours of one type, which a backend may take at once: two, more than three, and one alone.
-fn stacked(class: Class) -> Case {
+fn stacked(class: Class, losses: Losses) -> Case {
     let weights =
         [(DType::Q6_K, 33), (DType::Q6_K, 2), (DType::Q4_K, 65), (DType::Q4_K, 1), (DType::Q4_K, 34)];
     let weights = [&weights[..], &[(DType::Q4_K, 3), (DType::Q8_0, 4)]].concat();
-    typed(9, 512, class, "neighbours of one type", &weights)
+    typed(9, 512, class, "neighbours of one type", &weights, losses)
         .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
 }
 
 /// A gate, and what it opens in another activation.
-fn opened(rows: usize) -> Case {
+fn opened(rows: usize, losses: Losses) -> Case {
     let (cols, outputs, start, dtype) = (512, 33, 5, DType::Q4_K);
     let mut case = Case::new("linear", rows, format!("{outputs} gates of another activation"));
     case.program.class = Class::Decode;
@@ -127,7 +167,8 @@ fn opened(rows: usize) -> Case {
     let gate = case.program.linear(input, &[weight]).expect("the widths agree");
     let (gate, up) = (Columns { act: gate, start: 0 }, Columns { act: up, start });
     let out = case.program.glu(gate, up, outputs).expect("the columns fit");
-    let (gates, errors) = product(&wide(&x), &wide(&decoded), cols);
+    let lost = |_, x: &[f64], w: &[f64]| losses(Class::Decode, x, w, dtype);
+    let (gates, errors) = product(&wide(&x), &wide(&decoded), cols, lost);
     let (mut want, mut allowed) = (Vec::new(), Vec::new());
     for (i, (gate, error)) in gates.into_iter().zip(errors).enumerate() {
         let up = f64::from(other[i / outputs * other_cols + start + i % outputs]);
@@ -139,7 +180,14 @@ fn opened(rows: usize) -> Case {
 }
 
 /// A product with weights of several types and so many outputs each.
-fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, usize)]) -> Case {
+fn typed(
+    rows: usize,
+    cols: usize,
+    class: Class,
+    what: &str,
+    weights: &[(DType, usize)],
+    losses: Losses,
+) -> Case {
     let mut case = Case::new("linear", rows, format!("{what}, {cols} wide, {class:?}"));
     case.program.class = class;
     case.settings = vec![Settings::default(); rows];
@@ -157,28 +205,29 @@ fn typed(rows: usize, cols: usize, class: Class, what: &str, weights: &[(DType, 
         handles.push(case.raw_weight(dtype, [1, outputs, cols], data));
     }
     let out = case.program.linear(input, &handles).expect("the widths agree");
-    let (want, allowed) = product(&wide(&x), &all, cols);
+    let types: Vec<DType> = weights.iter().flat_map(|&(dtype, outputs)| vec![dtype; outputs]).collect();
+    let lost = |o: usize, x: &[f64], w: &[f64]| losses(class, x, w, types[o]);
+    let (want, allowed) = product(&wide(&x), &all, cols, lost);
     case.expect(out, want, allowed)
 }
 
 /// Prompts and weights of whole groups of 64 outputs and columns, a case for each type that halves hold: what a library
 /// multiplies. Neighbours of other types are among them, and F16, whose values need no factor.
-pub(super) fn whole_groups(rows: usize) -> Vec<Case> {
+pub(super) fn whole_groups(rows: usize, losses: Losses) -> Vec<Case> {
     let types = DType::ALL.into_iter().filter(|dtype| !matches!(dtype, DType::F32 | DType::BF16));
     let weights = |dtype| [(dtype, 128), (DType::F16, 64), (DType::Q8_0, 64), (dtype, 64)];
     together(types.map(|dtype| {
         later(move || {
             let what = format!("groups of {dtype}");
-            typed(rows, 512, Class::Prefill, &what, &weights(dtype))
+            typed(rows, 512, Class::Prefill, &what, &weights(dtype), losses)
                 .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
         })
     }))
 }
 
 /// A gate and what it multiplies, which a backend may take at once: outputs of two weights of one type, and `glu`.
-fn gated(rows: usize, dtype: DType) -> Case {
-    let (cols, outputs) = (768, 33);
-    let mut case = Case::new("linear", rows, format!("{outputs} gates of {dtype}"));
+fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses) -> Case {
+    let mut case = Case::new("linear", rows, format!("{outputs} gates of {dtype}, {cols} wide"));
     case.program.class = Class::Decode;
     case.settings = vec![Settings::default(); rows];
     // Small enough that gates are neither open nor shut.
@@ -194,7 +243,8 @@ fn gated(rows: usize, dtype: DType) -> Case {
     let both = case.program.linear(input, &weights).expect("the widths agree");
     let columns = |start| Columns { act: both, start };
     let out = case.program.glu(columns(0), columns(outputs), outputs).expect("the halves fit");
-    let (products, errors) = product(&wide(&x), &wide(&decoded), cols);
+    let lost = |_, x: &[f64], w: &[f64]| losses(Class::Decode, x, w, dtype);
+    let (products, errors) = product(&wide(&x), &wide(&decoded), cols, lost);
     let (mut want, mut allowed) = (Vec::new(), Vec::new());
     for (products, errors) in products.chunks(2 * outputs).zip(errors.chunks(2 * outputs)) {
         let (gates, ups) = products.split_at(outputs);
@@ -215,13 +265,21 @@ fn gated(rows: usize, dtype: DType) -> Case {
         })
 }
 
-/// Products of nine rows with every type of weight, with and without `glu`, in both classes.
+/// Products of nine rows with every type of weight, with and without `glu`, in both classes; and of prompts of so many rows that
+/// a backend may take other tiles than for one.
 #[must_use]
 pub fn company_cases() -> Vec<Case> {
-    let types = CLASSES.map(|class| quantised(9, class));
-    let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)]));
-    let fused = CLASSES.map(stacked).into_iter().chain([opened(9), gated(9, DType::Q4_K)]);
-    types.into_iter().chain(odd).chain(fused).collect()
+    let types = CLASSES.map(|class| quantised(9, class, no_losses));
+    let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)], no_losses));
+    let fused = CLASSES
+        .map(|class| stacked(class, no_losses))
+        .into_iter()
+        .chain([opened(9, no_losses), gated(9, 768, 33, DType::Q4_K, no_losses)]);
+    let tall = [17, 65].map(|rows| {
+        let weights = [(DType::Q4_K, 3), (DType::Q6_K, 2), (DType::F16, 4)];
+        typed(rows, 1280, Class::Prefill, "tall", &weights, no_losses)
+    });
+    types.into_iter().chain(odd).chain(fused).chain(tall).collect()
 }
 
 /// Rows of a type with all kinds of codes, and scales of ordinary size.

@@ -4,6 +4,7 @@ use gemma4_core::ops::moe_ffn::GateUp;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
+use super::lossy::{Losses, no_losses};
 use super::{Case, U, around_one, gelu, inputs, later, op, plain, sum_error, together, wide};
 
 /// What a case is about.
@@ -20,7 +21,8 @@ struct Shape {
     step: usize,
 }
 
-pub(super) fn cases() -> Vec<Case> {
+/// Where products lose what `losses` says; see [`exact`].
+pub(super) fn cases(losses: Losses) -> Vec<Case> {
     let plain = |(rows, experts, cols, ffn, top_k)| Shape {
         rows,
         experts,
@@ -48,7 +50,7 @@ pub(super) fn cases() -> Vec<Case> {
     let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).collect();
     let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
     together(forms.flat_map(|(shape, fused)| {
-        [Class::Prefill, Class::Decode].map(|class| later(move || case(shape, fused, class)))
+        [Class::Prefill, Class::Decode].map(|class| later(move || case(shape, fused, class, losses)))
     }))
 }
 
@@ -76,7 +78,12 @@ fn matrices(case: &mut Case, dtype: DType, shape: [usize; 3], seed: u64) -> (Wei
     (case.raw_weight(dtype, shape, data), wide(&decoded))
 }
 
-fn case(shape: Shape, fused: bool, class: Class) -> Case {
+/// Within the bounds of `f32`.
+pub(super) fn exact() -> Vec<Case> {
+    cases(no_losses)
+}
+
+fn case(shape: Shape, fused: bool, class: Class, losses: Losses) -> Case {
     let Shape { rows, experts, cols, ffn, top_k, types, step } = shape;
     let form = if fused { "fused" } else { "split" };
     let name = format!("{top_k} of {experts} experts, {cols} by {ffn}, {types:?}, {form}, {class:?}");
@@ -130,24 +137,26 @@ fn case(shape: Shape, fused: bool, class: Class) -> Case {
         for &e in order {
             let share = (wanted[e] * norm).exp() / total * f64::from(per_expert[e]);
             // A value and what it errs by at most.
-            let dot = |w: &[f64], x: &[(f64, f64)]| {
+            let dot = |w: &[f64], x: &[(f64, f64)], dtype: DType| {
                 let sum: f64 = w.iter().zip(x).map(|(w, x)| w * x.0).sum();
                 let size: f64 = w.iter().zip(x).map(|(w, x)| (w * x.0).abs()).sum();
                 let carried: f64 = w.iter().zip(x).map(|(w, x)| w.abs() * x.1).sum();
-                (sum, sum_error(x.len()) * size + carried)
+                let most: Vec<f64> = x.iter().map(|x| x.0.abs() + x.1).collect();
+                (sum, sum_error(x.len()) * size + carried + losses(class, &most, w, dtype))
             };
             let x: Vec<(f64, f64)> = x.iter().map(|&x| (x, 0.0)).collect();
             let hidden: Vec<(f64, f64)> = (0..ffn)
                 .map(|f| {
                     let row = (e * ffn + f) * cols..(e * ffn + f + 1) * cols;
-                    let ((g, eg), (v, ev)) = (dot(&gate[row.clone()], &x), dot(&up[row], &x));
+                    let ((g, eg), (v, ev)) =
+                        (dot(&gate[row.clone()], &x, types[0]), dot(&up[row], &x, types[0]));
                     // gelu' is at most 1.13.
                     (gelu(g) * v, 1.13 * eg * v.abs() + g.abs() * ev + 16.0 * U * (g * v).abs())
                 })
                 .collect();
             for c in 0..cols {
                 let row = (e * cols + c) * ffn..(e * cols + c + 1) * ffn;
-                let (y, error) = dot(&down[row], &hidden);
+                let (y, error) = dot(&down[row], &hidden, types[1]);
                 want[r * cols + c] += share * y;
                 // Logits of the router are at most `experts`, so shares err by a few dozen u.
                 allowed[r * cols + c] += share.abs() * (error + (64.0 + 2.0 * experts as f64) * U * y.abs());

@@ -1,10 +1,11 @@
 //! What only the CUDA backend has: captured steps, a cache of compiled kernels, a limit of memory. Skipped where there is no
 //! device; `REQUIRE_BACKENDS=cuda` makes that a failure.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use gemma4_conformance::backends::{self, Covered, Device};
-use gemma4_conformance::cases::library_cases;
+use gemma4_conformance::cases::{self, fast_cases, library_cases};
 use gemma4_conformance::compare::same_bits;
 use gemma4_conformance::invariance::{Subject, feed};
 use gemma4_conformance::tiny::{Kv, Tiny, tokens};
@@ -205,7 +206,7 @@ const REQUIRE_LIBRARY: &str = "REQUIRE_CUBLASLT";
 
 /// The device with halves in prompts, multiplied by NVIDIA's library wherever it can; none where that is missing.
 fn with_library() -> Option<Cuda> {
-    match Cuda::new(&Options { exact_prompts: false, prompts: Prompts::Library, ..options() }) {
+    match Cuda::new(&Options { exact: false, prompts: Prompts::Library, ..options() }) {
         Ok(cuda) => Some(cuda),
         Err(error @ (CudaError::NoLibrary { .. } | CudaError::Library(_))) => {
             let required = std::env::var(REQUIRE_LIBRARY).is_ok_and(|value| value == "1");
@@ -249,4 +250,54 @@ fn products_by_the_library_lose_no_more_than_halves_may_and_know_no_company() {
     }
     drop(turn);
     at.report_with("products by the library", compared, &format!("{:.1} % of the bound", 100.0 * share));
+}
+
+#[test]
+fn products_that_users_have_lose_no_more_than_they_may_and_more_than_f32() {
+    let Some((at, _)) = covered() else { return };
+    let turn = at.turn();
+    let cuda = open(&Options { exact: false, prompts: Prompts::Tiles, ..options() });
+    for op in ["linear", "moe_ffn"] {
+        let (mut compared, mut share) = (0, 0.0f64);
+        // Of generated rows, and of prompts.
+        let mut exact = [true; 2];
+        let strict: BTreeMap<_, _> =
+            cases::of(op).into_iter().map(|case| (case.name.clone(), case)).collect();
+        for case in fast_cases(op) {
+            let got = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            let agreement = case.compare(&got).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            compared += agreement.count;
+            share = share.max(agreement.share);
+            if let Some(strict) = strict.get(&case.name) {
+                exact[usize::from(case.is_prompt())] &= strict.compare(&got).is_ok();
+            }
+        }
+        assert_eq!(exact, [false; 2], "{op}: the bounds of f32 hold, so fewer bits were not used");
+        at.report_with(
+            format!("{op} as users have it"),
+            compared,
+            &format!("{:.1} % of the bound", 100.0 * share),
+        );
+    }
+    drop(turn);
+}
+
+#[test]
+fn generated_rows_as_users_have_them_know_no_company() {
+    let Some((at, _)) = covered() else { return };
+    let turn = at.turn();
+    let cuda = open(&Options { exact: false, ..options() });
+    let mut compared = 0;
+    for tiny in Tiny::all() {
+        let subject = subject(&cuda, tiny, Kv::MIXED);
+        let properties = [
+            subject.verifying_equals_decoding(270, &[2, 4, 5, 8, 16, 32]),
+            subject.company_changes_nothing(Class::Decode),
+        ];
+        for result in properties {
+            compared += result.unwrap_or_else(|failure| panic!("{failure}"));
+        }
+    }
+    drop(turn);
+    at.report("generated rows as users have them", compared);
 }

@@ -57,6 +57,9 @@ fn compiler() -> bool {
     }
 }
 
+/// For this one each file is also compiled with products that are exact to `f32`, which conformance runs on a device.
+const EXACT: &str = "sm_86";
+
 /// Units and what to compile them for.
 fn work() -> Vec<(Unit, Arch)> {
     let units = kernels::units();
@@ -80,7 +83,8 @@ fn work() -> Vec<(Unit, Arch)> {
     let all = units.iter().filter(alike).filter(of_width).map(|unit| (unit.clone(), read(MOST_UNITS)));
     let some =
         ONE_OF_A_FILE.iter().flat_map(|arch| first.values().map(move |&unit| (unit.clone(), read(arch))));
-    all.chain(some).collect()
+    let exact = first.values().map(|unit| (*unit).clone().exact()).filter(|unit| !units.contains(unit));
+    all.chain(some).chain(exact.map(|unit| (unit, read(EXACT)))).collect()
 }
 
 /// What came of a unit, or why not.
@@ -184,7 +188,7 @@ fn programs() -> Vec<Program> {
 /// What is wrong with a launch.
 fn complain(launch: &LaunchReport, listed: &[Unit]) -> Option<String> {
     let LaunchReport { unit, entry, arguments, threads, shared, .. } = launch;
-    if !listed.contains(unit) {
+    if !unit.is_one_of(listed) {
         return Some(format!("{entry}: {unit} is not listed"));
     }
     if *shared > MOST {

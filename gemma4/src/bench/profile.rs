@@ -8,6 +8,7 @@ use gemma4_core::program::Class;
 use serde::Serialize;
 
 use super::Plan;
+use super::draft::Verify;
 use super::measure::{Bench, Decode};
 use crate::device::{Device, Timed};
 use crate::failure::Failure;
@@ -53,18 +54,22 @@ struct EntryTime {
     share: f64,
 }
 
-/// Profiles of a decoded token behind each context, and of a chunk of a prompt.
+/// Profiles of a decoded token behind each context, of steps of several rows, and of a chunk of a prompt.
 ///
 /// Empty where the device cannot time dispatches.
 pub(super) fn all<D: Device>(
     bench: &mut Bench<D>,
     plan: &Plan,
     decode: &[Decode],
+    verify: &[Verify],
 ) -> Result<Vec<Profile>, Failure> {
     let mut profiles = Vec::new();
     for run in decode {
         let clock = run.seconds / run.tokens as f64;
         profiles.extend(one(bench, Class::Decode, 1, run.context, Some(clock))?);
+    }
+    for run in verify {
+        profiles.extend(one(bench, Class::Decode, run.rows, run.context, Some(run.seconds))?);
     }
     if let Some(&longest) = plan.prompts.iter().max() {
         profiles.extend(one(bench, Class::Prefill, longest.min(plan.options.chunk), 0, None)?);
@@ -81,11 +86,15 @@ fn one<D: Device>(
 ) -> Result<Option<Profile>, Failure> {
     let seq = bench.behind(&bench.tokens(context))?;
     let tokens = bench.tokens(rows);
-    let part = Part { seq, tokens: &tokens, pick: Pick::Last };
+    // Every row of a step that verifies chooses a token.
+    let (pick, draws) = match class {
+        Class::Decode => (Pick::All, vec![Bench::<D>::greedy(); rows]),
+        Class::Prefill => (Pick::Last, vec![Bench::<D>::greedy()]),
+    };
+    let part = Part { seq, tokens: &tokens, pick };
     let mut runs: Vec<Vec<Timed>> = Vec::new();
     for _ in 0..=bench.repeat {
-        let draw = [Bench::<D>::greedy()];
-        let spans = bench.engine.step_by(class, &[part], &draw, D::profile)?;
+        let spans = bench.engine.step_by(class, &[part], &draws, D::profile)?;
         runs.extend(spans);
     }
     bench.engine.close(seq)?;

@@ -4,6 +4,7 @@ use gemma4_core::backend::Step;
 use gemma4_core::engine::Options as EngineOptions;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{self, MemoryPlan, Target};
+use gemma4_core::program::Program;
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
 use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts, Remarks};
 use indicatif::ProgressBar;
@@ -62,7 +63,7 @@ fn options(global: &Global, device: Choice, purpose: Purpose) -> Result<Options,
         arch_limit,
         vram_limit: global.vram_limit,
         // What is examined is held against the bounds of f32, unless the user wants to see what halves lose.
-        exact_prompts: without || examine && !with,
+        exact: without || examine && !with,
         prompts,
         poison: examine,
         progress: Some(progress()),
@@ -157,6 +158,10 @@ fn choice(text: &str) -> Choice {
 
 impl Device for Cuda {
     const TARGET: Target = Target::Gpu;
+
+    fn get_ready(&self, programs: &mut dyn Iterator<Item = &Program>) -> Result<(), CudaError> {
+        self.make_kernels(programs)
+    }
 
     fn about(&self) -> About {
         let report = self.report();
