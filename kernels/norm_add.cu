@@ -60,18 +60,18 @@ static __device__ __forceinline__ void row_of(const float* __restrict__ y, const
                                               const Next (&next)[NEXT + 1], float* __restrict__ residual,
                                               const Prepared& prepared, const CudaNormParams& params,
                                               const StepState* __restrict__ step) {
-  // Weights and the number of rows are there before the kernel in front is done. Then all that the row needs is in flight
-  // before its first sum.
+  // Weights and the number of rows are there before the kernel in front is done.
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
   float branch[EACH], factor[EACH], old[EACH], next_w[NEXT + 1][EACH];
   load_ahead<QUADS>(factor, w, c, cols);
-#pragma unroll
-  for (int n = 0; n < NEXT; n++) load_ahead<QUADS>(next_w[n], next[n].w, c, cols);
+  if constexpr (NEXT > 0) load_ahead<QUADS>(next_w[0], next[0].w, c, cols);
   const bool real = blockIdx.x < rows_of(step, params.picked);
   follow();
-  load<QUADS>(old, residual + start, c, cols);
   load_planes<QUADS>(branch, y + start, params.planes, params.plane_stride, c, cols);
+  // These have no registers before; they are on their way during the sum of squares.
+  load<QUADS>(old, residual + start, c, cols);
+  if constexpr (NEXT > 1) load<QUADS>(next_w[1], next[1].w, c, cols);
   finish_row<QUADS, NEXT>(branch, factor, old, next_w, next, real, residual, prepared, params);
 }
 

@@ -58,14 +58,26 @@ __device__ __forceinline__ void load_head(float (&h)[N][4], const float* x, u32 
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (u32 q = 0; q < N; q++) four(h[q], x + 128 * q + 4 * lane, 128 * q + 4 * lane < dim);
-#pragma unroll 4
-  for (u32 plane = 1; plane < planes; plane++) {
+  // As many together as have registers; those that are not there are zeros.
+  constexpr u32 TOGETHER = N > 2 ? 2 : 4;
+#pragma unroll 1
+  for (u32 first = 1; first < planes; first += TOGETHER) {
+    float more[TOGETHER][N][4];
 #pragma unroll
-    for (u32 q = 0; q < N; q++) {
-      float more[4];
-      four(more, x + size_t(plane) * stride + 128 * q + 4 * lane, 128 * q + 4 * lane < dim);
+    for (u32 k = 0; k < TOGETHER; k++) {
 #pragma unroll
-      for (u32 i = 0; i < 4; i++) h[q][i] += more[i];
+      for (u32 q = 0; q < N; q++) {
+        const u32 at = 128 * q + 4 * lane;
+        four(more[k][q], x + size_t(first + k) * stride + at, at < (first + k < planes ? dim : 0));
+      }
+    }
+#pragma unroll
+    for (u32 k = 0; k < TOGETHER; k++) {
+#pragma unroll
+      for (u32 q = 0; q < N; q++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) h[q][i] += more[k][q][i];
+      }
     }
   }
 }

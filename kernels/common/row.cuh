@@ -55,17 +55,26 @@ static __device__ __forceinline__ unsigned rows_of(const StepState* step, unsign
   return ahead(picked ? &step->picked : &step->rows);
 }
 
+// Planes that are loaded together. Of the last ones some may not be there: those are zeros, and adding one may change the
+// sign of a zero, nothing else. A loop over what is left would wait for each.
+constexpr unsigned TOGETHER = 4u;
+
 // The sum of `planes`, `stride` elements from one to the next, in their order.
 template <bool QUADS>
 static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* __restrict__ row, unsigned planes,
                                                    unsigned stride, unsigned c, unsigned cols) {
   load<QUADS>(v, row, c, cols);
-#pragma unroll 4
-  for (unsigned plane = 1; plane < planes; plane++) {
-    float more[EACH];
-    load<QUADS>(more, row + size_t(plane) * stride, c, cols);
+#pragma unroll 1
+  for (unsigned first = 1; first < planes; first += TOGETHER) {
+    float more[TOGETHER][EACH];
 #pragma unroll
-    for (unsigned i = 0; i < EACH; i++) v[i] += more[i];
+    for (unsigned k = 0; k < TOGETHER; k++)
+      load<QUADS>(more[k], row + size_t(first + k) * stride, c, first + k < planes ? cols : 0u);
+#pragma unroll
+    for (unsigned k = 0; k < TOGETHER; k++) {
+#pragma unroll
+      for (unsigned i = 0; i < EACH; i++) v[i] += more[k][i];
+    }
   }
 }
 
@@ -81,14 +90,20 @@ static __device__ __forceinline__ void load_two(float (&a)[EACH], const PlanesOf
                                                 const PlanesOf& of_b, unsigned c, unsigned cols) {
   load<QUADS>(a, of_a.row, c, cols);
   load<QUADS>(b, of_b.row, c, cols);
-#pragma unroll 4
-  for (unsigned plane = 1; plane < max(of_a.planes, of_b.planes); plane++) {
-    float more[EACH], other[EACH];
-    // Columns past the end are zeros, and so are planes: adding one may change the sign of a zero, nothing else.
-    load<QUADS>(more, of_a.row + size_t(plane) * of_a.stride, c, plane < of_a.planes ? cols : 0u);
-    load<QUADS>(other, of_b.row + size_t(plane) * of_b.stride, c, plane < of_b.planes ? cols : 0u);
+#pragma unroll 1
+  for (unsigned first = 1; first < max(of_a.planes, of_b.planes); first += TOGETHER) {
+    float more[TOGETHER][EACH], other[TOGETHER][EACH];
 #pragma unroll
-    for (unsigned i = 0; i < EACH; i++) a[i] += more[i], b[i] += other[i];
+    for (unsigned k = 0; k < TOGETHER; k++) {
+      const unsigned plane = first + k;
+      load<QUADS>(more[k], of_a.row + size_t(plane) * of_a.stride, c, plane < of_a.planes ? cols : 0u);
+      load<QUADS>(other[k], of_b.row + size_t(plane) * of_b.stride, c, plane < of_b.planes ? cols : 0u);
+    }
+#pragma unroll
+    for (unsigned k = 0; k < TOGETHER; k++) {
+#pragma unroll
+      for (unsigned i = 0; i < EACH; i++) a[i] += more[k][i], b[i] += other[k][i];
+    }
   }
 }
 
