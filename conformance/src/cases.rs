@@ -141,7 +141,7 @@ pub struct Checked {
     pub name: String,
     /// How well the output agrees.
     pub agreement: Agreement,
-    /// Mutants and whether this case rejects them.
+    /// Mutants that were tried, and whether this case rejects them.
     pub mutants: Vec<(&'static str, bool)>,
 }
 
@@ -337,16 +337,22 @@ impl Case {
         self.mutants.iter().map(|mutant| mutant.name)
     }
 
-    /// Checks the case, and which of its mutants it rejects.
+    /// Checks the case, and which of its mutants it rejects, of those that `tries` is true for.
     ///
     /// # Errors
     ///
     /// [`Failure`] if the output is wrong or cannot be computed.
-    pub fn check<B: Backend>(mut self, backend: &B) -> Result<Checked, Failure> {
+    pub fn check<B: Backend>(
+        mut self,
+        backend: &B,
+        tries: impl Fn(&str) -> bool,
+    ) -> Result<Checked, Failure> {
         let got = self.run(backend)?;
         let agreement = self.compare(&got).map_err(Failure::differs(self.name.clone()))?;
         let mut mutants = Vec::new();
-        for Mutant { name, change } in std::mem::take(&mut self.mutants) {
+        let mut tried = std::mem::take(&mut self.mutants);
+        tried.retain(|mutant| tries(mutant.name));
+        for Mutant { name, change } in tried {
             let mut mutant = Self {
                 name: self.name.clone(),
                 program: self.program.clone(),
