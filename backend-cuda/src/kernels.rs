@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(sample.clone().exact(), sample, "it prepares nothing");
         let listed = [linear.clone(), sample.clone()];
         assert!([&linear, &exact, &sample].iter().all(|unit| unit.is_one_of(&listed)));
-        assert!(!exact.is_one_of(&[sample.clone()]));
+        assert!(!exact.is_one_of(std::slice::from_ref(&sample)));
         assert!(!sample.with(VALUE_BYTES, "4").is_one_of(&listed), "no form of a unit");
     }
 }

@@ -173,6 +173,13 @@ impl Case {
         }
     }
 
+    /// The same case in a program of no more rows: of a single one there may be other kernels.
+    fn full(mut self) -> Self {
+        self.name += ", full";
+        (self.program.rows, self.program.picked) = (self.rows.len(), self.picked.len());
+        self
+    }
+
     /// The same case with rows of another class.
     fn in_class(mut self, class: Class) -> Self {
         self.name = format!("{}, {class:?}", self.name);

@@ -33,19 +33,20 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
     });
     let typed = CLASSES.into_iter().flat_map(|class| {
         let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class, losses)));
-        let long = types.into_iter().chain(long_rows(class, losses));
+        let alone = later(move || quantised(1, class, losses).full());
+        let long = types.into_iter().chain([alone]).chain(long_rows(class, losses));
         long.chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
     });
     let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K].into_iter().flat_map(move |dtype| {
         [(1, 768, 33), (1, 12544, 5), (5, 768, 33)]
-            .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses)))
+            .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses).full()))
     });
     let several = CLASSES.map(|class| later(move || stacked(class, losses)));
     together(
         plain
             .chain(typed)
             .chain(several)
-            .chain([1, 3].map(|rows| later(move || opened(rows, losses))))
+            .chain([1, 3].map(|rows| later(move || opened(rows, losses).full())))
             .chain(fused)
             .chain([large(losses)]),
     )
@@ -113,6 +114,7 @@ fn long_rows(class: Class, losses: Losses) -> [Make; 2] {
         later(move || {
             let weights = [(DType::Q4_K, 37), (DType::Q6_K, 5), (DType::Q8_0, 18), (DType::F16, 2)];
             typed(1, cols, class, "long rows", &weights, losses)
+                .full()
                 .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
         })
     })
@@ -120,7 +122,7 @@ fn long_rows(class: Class, losses: Losses) -> [Make; 2] {
 
 /// So many outputs of long rows that a backend may have them in larger groups.
 fn large(losses: Losses) -> Make {
-    later(move || typed(1, 5376, Class::Decode, "a large matrix", &[(DType::Q4_K, 4097)], losses))
+    later(move || typed(1, 5376, Class::Decode, "a large matrix", &[(DType::Q4_K, 4097)], losses).full())
 }
 
 /// Types of short blocks where columns do not fill groups of eight blocks, nor quads, nor words.

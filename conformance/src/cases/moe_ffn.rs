@@ -47,10 +47,16 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         [[DType::Q4_K, DType::Q8_0], [DType::Q6_K, DType::Q5_0], [DType::Q8_0, DType::Q6_K]].map(|types| {
             Shape { types, ..plain((5, 4, 256, if types[1] == DType::Q6_K { 256 } else { 64 }, 3)) }
         });
-    let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).collect();
+    let one = [Shape { types: [DType::Q4_K, DType::Q6_K], ..plain((1, 4, 512, 256, 3)) }];
+    let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).chain(one).collect();
     let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
     together(forms.flat_map(|(shape, fused)| {
-        [Class::Prefill, Class::Decode].map(|class| later(move || case(shape, fused, class, losses)))
+        [Class::Prefill, Class::Decode].map(|class| {
+            later(move || {
+                let case = case(shape, fused, class, losses);
+                if shape.rows == 1 { case.full() } else { case }
+            })
+        })
     }))
 }
 
