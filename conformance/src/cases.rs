@@ -49,6 +49,15 @@ pub fn sum_error(terms: usize) -> f64 {
     (16.0 + (terms as f64).log2()) * U
 }
 
+/// Makes the programs of cases ready side by side: a driver takes milliseconds for a pipeline, and keeps them.
+///
+/// # Errors
+///
+/// What the device says.
+pub fn compile_together<B: Backend + Sync>(backend: &B, cases: &[Case]) -> Result<(), Failure> {
+    cases.par_iter().try_for_each(|case| case.compile(backend))
+}
+
 /// The cases of an op.
 ///
 /// # Panics

@@ -7,11 +7,11 @@ pub(crate) mod gpu;
 
 use std::io::Write;
 
+use gemma4_conformance::cases::Case;
 use gemma4_core::backend::{Backend, Step};
 use gemma4_core::engine::Options;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{MemoryPlan, Target};
-use gemma4_core::program::Program;
 use gemma4_core::reference::{Reference, ReferenceError};
 use serde::Serialize;
 
@@ -32,8 +32,8 @@ pub(crate) trait Device: Backend + Sized {
     /// Runs a step and says when each dispatch ran; `None` if this device cannot time them.
     fn profile(&self, plan: &mut Self::Plan, step: &Step<'_>) -> Result<Option<Vec<Timed>>, Self::Error>;
 
-    /// Gets ready for plans of these programs, where that is faster together.
-    fn get_ready(&self, _: &mut dyn Iterator<Item = &Program>) -> Result<(), Self::Error> {
+    /// Gets ready for these cases, where that is faster together than one after the other.
+    fn get_ready(&self, _: &[Case]) -> Result<(), gemma4_conformance::Failure> {
         Ok(())
     }
 

@@ -106,9 +106,7 @@ fn verify<D: Device>(
         progress.begin(op);
         let mut line = OpLine::new(op);
         let cases = cases::of(op);
-        let ready = device.get_ready(&mut cases.iter().map(|case| &case.program));
-        let ready = ready.map_err(gemma4_conformance::Failure::device::<D>);
-        match ready.and_then(|()| ops::check_cases(device, op, cases, Mutants::Left)) {
+        match device.get_ready(&cases).and_then(|()| ops::check_cases(device, op, cases, Mutants::Left)) {
             Ok(checked) => {
                 (line.cases, line.comparisons) = (checked.cases, checked.agreement.count);
                 line.share = Some(checked.agreement.share);

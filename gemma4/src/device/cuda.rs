@@ -1,10 +1,10 @@
 //! NVIDIA GPUs through CUDA.
 
+use gemma4_conformance::cases::Case;
 use gemma4_core::backend::Step;
 use gemma4_core::engine::Options as EngineOptions;
 use gemma4_core::model::gemma4::Gemma4;
 use gemma4_core::plan::{self, MemoryPlan, Target};
-use gemma4_core::program::Program;
 use gemma4_cuda::devices::{self, Choice, DeviceReport};
 use gemma4_cuda::{Cuda, CudaError, Options, Plan, Progress, Prompts, Remarks};
 use indicatif::ProgressBar;
@@ -159,8 +159,9 @@ fn choice(text: &str) -> Choice {
 impl Device for Cuda {
     const TARGET: Target = Target::Gpu;
 
-    fn get_ready(&self, programs: &mut dyn Iterator<Item = &Program>) -> Result<(), CudaError> {
-        self.make_kernels(programs)
+    fn get_ready(&self, cases: &[Case]) -> Result<(), gemma4_conformance::Failure> {
+        let made = self.make_kernels(cases.iter().map(|case| &case.program));
+        made.map_err(gemma4_conformance::Failure::device::<Self>)
     }
 
     fn about(&self) -> About {

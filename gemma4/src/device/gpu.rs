@@ -1,5 +1,6 @@
 //! GPUs through wgpu.
 
+use gemma4_conformance::cases::{self, Case};
 use gemma4_core::backend::Step;
 use gemma4_core::plan::Target;
 use gemma4_wgpu::adapters::Choice;
@@ -74,6 +75,10 @@ fn numbered(device: &str, before: usize) -> Result<Choice, Failure> {
 
 impl Device for Wgpu {
     const TARGET: Target = Target::Gpu;
+
+    fn get_ready(&self, cases: &[Case]) -> Result<(), gemma4_conformance::Failure> {
+        cases::compile_together(self, cases)
+    }
 
     fn about(&self) -> About {
         let report = self.adapter();
