@@ -216,10 +216,6 @@ fn cpu(global: &Global) -> Result<Reference, ReferenceError> {
 }
 
 /// A remark for whoever sits at the terminal.
-#[cfg_attr(
-    not(any(feature = "cuda", feature = "wgpu")),
-    expect(dead_code, reason = "there is nothing to choose from")
-)]
 pub(crate) fn remark(text: &str) {
     let mut stderr = anstream::stderr();
     if stderr.is_terminal() {

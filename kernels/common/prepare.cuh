@@ -2,11 +2,12 @@
 //
 // A row is cut into blocks of 256 columns. The values of a block are scaled, so that the largest is below 1024.
 //
-// Rows of decoding (`split` = 1) become whole numbers, which two signed bytes hold: the largest of a block is 32639 of them,
-// so a value is within 2^-16 of it. Where products are to be exact to f32 (VALUE_BYTES=4), they are whole numbers of 2^-20 and the
-// scale a power of two: four bytes, within 2^-31 of the block's largest value. A product of integers takes each byte of a row
-// as a column of the B operand of its own. For weights that are not codes but halves, values are also two halves, whose sum
-// has 22 bits: x = high + low / 2048. Both forms hold what a lane of `mma` wants in one load, see `Digits` and `Halves`:
+// Rows of decoding (`split` = 1) become whole numbers, which two signed bytes hold: the largest of a block is 32639, and a
+// value is off by half of one, or 1 / 65278 of the largest. Where products are to be exact to f32 (VALUE_BYTES=4), they are
+// whole numbers of 2^-20 and the scale a power of two: four bytes, within 2^-31 of the block's largest value. A product of
+// integers takes each byte of a row as a column of the B operand of its own. For weights that are not codes but halves,
+// values are also two halves, whose sum has 22 bits: x = high + low / 2048. Both forms hold what a lane of `mma` wants in
+// one load, see `Digits` and `Halves`:
 //
 //   [rows][blocks] Digits, then [rows][blocks] Halves, if `halves` = 1
 //
