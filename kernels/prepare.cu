@@ -19,7 +19,7 @@ __device__ __forceinline__ void read(float (&v)[8], const float* x, const Prepar
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
     prepare(const float* __restrict__ x,  // [planes][rows, cols]
             Prepared out, PrepareFormParams params, const StepState* __restrict__ step) {
   follow();
