@@ -3,9 +3,9 @@
 // Spec    core/src/ops/linear.rs
 // Launch  linear__N: grid (groups of 4 tiles of 16 outputs, splits of the columns, groups of N rows), block (128): a warp a
 //         tile
-// Differs from the spec in that x is two bytes a value (VALUE_BYTES=4: four), or two halves where the weight is no code, and in that
-// sums of blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows from the shape
-// alone.
+// Differs from the spec in that x is two bytes a value (VALUE_BYTES=4: four), or two halves where the weight is no code, and
+// in that sums of blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows
+// from the shape alone.
 
 #include "common/chain.cuh"
 #include "common/product.cuh"

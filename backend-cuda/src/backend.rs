@@ -78,7 +78,8 @@ impl Cuda {
                 format!("prompts in f16 by cuBLASLt {version}{how}")
             }
         };
-        vec![self.compiler(), prompts]
+        let generated = (!info.exact).then(|| "generated tokens in int16".to_owned());
+        [self.compiler(), prompts].into_iter().chain(generated).collect()
     }
 
     /// Why NVIDIA's library does not multiply prompts although it was measured to be faster.
