@@ -3,7 +3,7 @@
 // Spec    core/src/ops/attention.rs
 // Launch  x: key heads, y: splits + 2, z: rows; DIM / 64 warps. Few parts of a short context have keys: their blocks begin first
 //         units: DIM 128, 256, 512; K_KIND, V_KIND. `attention` takes one row and up to 8 query heads of a key head,
-//         `attention__rows` up to MANY_TILES columns of 8: rows of one sequence, one after the other, read keys together;
+//         `attention__rows` up to MANY_TILES columns of 8: many rows of one sequence read keys together;
 //         `attn_prepare__attention` takes one row whose heads are not prepared yet
 //
 // Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
@@ -15,6 +15,7 @@
 #include "common/attend.cuh"
 #include "common/attend_own.cuh"
 #include "common/chain.cuh"
+#include "common/reduce.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
 
@@ -24,31 +25,30 @@ __device__ __forceinline__ u32 split_keys(const Seen& seen, const CudaAttentionP
   return (tiles + params.splits - 1) / params.splits * KEYS;
 }
 
+// Whether blocks of eight columns are so few, for all rows and these keys of each, that the device has them at once. Then
+// keys are not worth sharing: a block of fewer columns is done earlier.
+__device__ __forceinline__ bool apart(const Seen& seen, u32 count, const CudaAttentionParams& params) {
+  const u32 parts = (seen.last + 1 - seen.first + KEYS - 1) / KEYS;
+  return min(parts, params.splits) * params.kv_heads * ((count * params.group + 7) / 8) <= params.resident;
+}
+
 // Rows that the block of row `row` takes, 0 if it leaves the row to the block of an earlier one. All lanes call it.
 __device__ u32 rows_together(const RowInfo* rows, u32 row, u32 count, const CudaAttentionParams& params) {
   const u32 lane = threadIdx.x % 32, i = (row & ~31u) + lane;
+  const auto seen = [&](const RowInfo& info) { return seen_by(info, params.window, params.reach); };
   bool joins = false;
   if (lane > 0 && i < count) {
     const RowInfo a = rows[i - 1], b = rows[i];
+    const Seen sees[2] = {seen(a), seen(b)};
     joins = a.slot == b.slot && a.position + 1 == b.position &&
-            split_keys(seen_by(a, params.window, params.reach), params) ==
-                split_keys(seen_by(b, params.window, params.reach), params);
+            split_keys(sees[0], params) == split_keys(sees[1], params) &&
+            apart(sees[0], count, params) == apart(sees[1], count, params);
   }
+  const u32 most = apart(seen(rows[row]), count, params) ? max(8 / params.group, 1u) : params.tile_rows;
   const u32 mask = __ballot_sync(~0u, joins), here = row % 32;
   const u32 start = 31 - __clz(~mask & (2u << here) - 1);
-  if ((here - start) % params.tile_rows) return 0;
-  return min(u32(__ffs(~(mask >> here >> 1))), params.tile_rows);
-}
-
-// Whether all of `count` blocks that share a counter have come here, with what they wrote before visible.
-__device__ bool all_there(u32* counter, u32 count) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicInc(counter, count - 1) == count - 1;
-  __syncthreads();
-  __threadfence();
-  return last;
+  if ((here - start) % most) return 0;
+  return min(u32(__ffs(~(mask >> here >> 1))), most);
 }
 
 // Records that are added up: number 0 is at `zero`, number i > 0 at `one` + (i - 1) * `each`.
@@ -70,20 +70,36 @@ __device__ float2 weights_of(const float4* records, const Series& series, float&
   return make_float2(top, sum);
 }
 
-// A piece of the sum of a series.
-__device__ void add_records(const float4* records, const Series& series, float weight, u32 piece, float (&v)[8]) {
+// Records of a series that are under way together, for a piece; those that are not there are zeros.
+constexpr u32 TOGETHER = DIM > 256 ? 4 : 9;
+typedef float4 Records[TOGETHER][2];
+
+__device__ __forceinline__ void load_records(const float4* records, const Series& series, u32 first, u32 piece, Records& x) {
   const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
 #pragma unroll
-  for (u32 j = 0; j < 8; j++) v[j] = 0.f;
-#pragma unroll 8
-  for (u32 i = 0; i < series.count; i++) {
-    const float w = __shfl_sync(~0u, weight, i);
-    if (value >= DIM) continue;
-    const float4* record = records + series.at(i) * RECORD + 1 + value / 4;
-    const float4 a = fresh(record), b = fresh(record + 1);
-    const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+  for (u32 k = 0; k < TOGETHER; k++) {
+    const bool there = first + k < series.count && value < DIM;
+    const float4* record = records + series.at(first + k) * RECORD + 1 + value / 4;
+    x[k][0] = there ? fresh(record) : make_float4(0.f, 0.f, 0.f, 0.f);
+    x[k][1] = there ? fresh(record + 1) : make_float4(0.f, 0.f, 0.f, 0.f);
+  }
+}
+
+// A piece of the sum of a series. `x`: its first records of piece 0.
+__device__ __forceinline__ void add_records(const float4* records, const Series& series, float weight, u32 piece, Records& x,
+                                            float (&v)[8]) {
 #pragma unroll
-    for (u32 j = 0; j < 8; j++) v[j] = fmaf(w, x[j], v[j]);
+  for (u32 j = 0; j < 8; j++) v[j] = 0.f;
+#pragma unroll 1
+  for (u32 first = 0; first < series.count; first += TOGETHER) {
+    if (first + piece > 0) load_records(records, series, first, piece, x);
+#pragma unroll
+    for (u32 k = 0; k < TOGETHER; k++) {
+      const float w = __shfl_sync(~0u, weight, first + k);
+      const float y[8] = {x[k][0].x, x[k][0].y, x[k][0].z, x[k][0].w, x[k][1].x, x[k][1].y, x[k][1].z, x[k][1].w};
+#pragma unroll
+      for (u32 j = 0; j < 8; j++) v[j] = fmaf(w, y[j], v[j]);
+    }
   }
 }
 
@@ -162,7 +178,7 @@ __device__ __forceinline__ void split(
 #pragma unroll 1
   for (u32 level = 0; level < 2; level++) {
     const u32 parts = min(last, mine * fan + fan - 1) - max(first, mine * fan) + 1;
-    if (!all_there(counters + (level ? 0 : 1 + mine - first / fan), level ? groups : parts)) return;
+    if (!last_block(counters + (level ? 0 : 1 + mine - first / fan), level ? groups : parts)) return;
     const bool done = level == 1 || groups == 1;
 #pragma unroll 1
     for (u32 c = attend.warp; c < 8 * TILES; c += WARPS) {
@@ -172,12 +188,14 @@ __device__ __forceinline__ void split(
       if (level == 0 && from > to_part) continue;
       const Series series = level ? Series{0, fan - begin % fan, fan, end / fan - begin / fan + 1}
                                   : Series{from - begin, from - begin + 1, 1, to_part - from + 1};
+      Records x;
+      load_records(records_of(c), series, 0, 0, x);
       float weight;
       const float2 stat = weights_of(records_of(c), series, weight);
 #pragma unroll 1
       for (u32 piece = 0; piece < PIECES; piece++) {
         float v[8];
-        add_records(records_of(c), series, weight, piece, v);
+        add_records(records_of(c), series, weight, piece, x, v);
         if (done) put_piece(to, columns.query[c], piece, v, stat.y);
         else put_record(records_of(c) + (from - begin) * RECORD, piece, v, stat);
       }
@@ -198,7 +216,7 @@ __device__ __forceinline__ void split_given(
       u32 *arrived, const RowInfo *__restrict__ rows, const u32 *__restrict__ tables, CudaAttentionParams params,     \
       const StepState *__restrict__ step
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(const float* __restrict__ q, ARGUMENTS) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention(const float* __restrict__ q, ARGUMENTS) {
   if (blockIdx.z >= step->rows) return follow();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};
@@ -206,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(const float* 
 }
 
 // Pools of the cache are read and written.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attn_prepare__attention(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attn_prepare__attention(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, u8* own_k, u8* own_v, CudaPrepareParams own, const u8* k, const u8* v,
     float* __restrict__ out, Prepared prepared, float4* records, u32* arrived, const RowInfo* __restrict__ rows,

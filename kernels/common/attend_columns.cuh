@@ -7,6 +7,7 @@
 
 constexpr u32 WARPS = DIM / 64, THREADS = 32 * WARPS;
 constexpr u32 KEYS = 16 * WARPS;  // of a tile
+constexpr u32 RESIDENT = DIM == 512 ? 2 : 1;  // blocks of one row that a multiprocessor must have registers for
 constexpr u32 NOTHING = ~0u;
 constexpr float LOG2E = 1.44269504f;
 constexpr u32 CHUNK = chunk_bytes(K_KIND) > chunk_bytes(V_KIND) ? chunk_bytes(K_KIND) : chunk_bytes(V_KIND);

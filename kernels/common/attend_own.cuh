@@ -12,13 +12,15 @@ template <class Attend>
 struct OwnHeads {
   static constexpr u32 N = DIM / 128;             // groups of a head
   static constexpr u32 PAIRS = N > 1 ? N / 2 : 1;  // of them that have angles of their own
+  static constexpr bool NEXT = N <= 2;             // there are registers for the next head of a warp
 
   const float* qkv;
   const HeadWeights weights;
   const CudaPrepareParams& params;
-  u8 *k, *v;  // the row's head in the cache
+  u8 *k, *v;                     // pools of the cache
+  u8* to;                        // where in them this warp stores a head of the row, if it does
   float2 by[PAIRS][4];
-  float q_w[N][4], k_w[N][4];
+  float w[N][4];                 // weight of the norm of the warp's next head
   bool stores, early;
   u32 token;
 
@@ -43,16 +45,15 @@ struct OwnHeads {
         by[q][i] = ::turn(__fmul_rn(float(info.position), weights.frequency[at]));
       }
     }
-    load_weight(q_w, weights.q_norm, DIM);
+    load_weight(w, stores && threadIdx.x / 32 < 2 ? weights.k_norm : weights.q_norm, DIM);
     // Columns without a query are zeros.
     for (u32 i = threadIdx.x; i < DIM / 16 * 32; i += THREADS) {
       if (i % 32 >= 4 * group) reinterpret_cast<uint4*>(attend.q)[i] = make_uint4(0, 0, 0, 0);
     }
-    load_weight(k_w, stores ? weights.k_norm : nullptr, DIM);
     if (!stores) return;
     const u32 page = page_of(attend.cache.tables, info.slot, info.position / PAGE, params.local);
-    k += head_at(page, params.kv_heads, blockIdx.x, K_KIND, DIM);
-    v += head_at(page, params.kv_heads, blockIdx.x, V_KIND, DIM);
+    const bool value = threadIdx.x / 32 == 1;
+    to = (value ? v : k) + head_at(page, params.kv_heads, blockIdx.x, value ? V_KIND : K_KIND, DIM);
   }
 
   // Turns the pairs (i, i + DIM / 2): of two groups of a lane, or of lanes 16 apart.
@@ -104,12 +105,12 @@ struct OwnHeads {
 
   // The row's key, or its value.
   __device__ __forceinline__ void store(float (&h)[N][4], bool value) const {
-    norm_head(h, k_w, !value, value && params.plain, DIM, params.eps);
+    norm_head(h, w, !value, value && params.plain, DIM, params.eps);
     if (!value) turn_head(h);
 #pragma unroll
     for (u32 q = 0; q < N; q++) {
-      if (value) store_group(V_KIND, v, token, DIM, q, h[q]);
-      else store_group(K_KIND, k, token, DIM, q, h[q]);
+      if (value) store_group(V_KIND, to, token, DIM, q, h[q]);
+      else store_group(K_KIND, to, token, DIM, q, h[q]);
     }
   }
 
@@ -118,23 +119,25 @@ struct OwnHeads {
     load_head(h, x, job < jobs ? DIM : 0, params.planes, params.plane_stride);
   }
 
-  // Behind `follow`. The next head of a warp is under way while it works on one.
-  __device__ __forceinline__ void go(Attend& attend, u32 group) const {
+  // Behind `follow`. The next head of a warp is under way while it works on one, where there is room for it.
+  __device__ __forceinline__ void go(Attend& attend, u32 group) {
     const u32 warp = threadIdx.x / 32, first = stores ? 2 : 0, jobs = first + group;
     float h[N][4], next[N][4];
     load(h, warp, jobs, group);
 #pragma unroll 1
     for (u32 job = warp; job < jobs; job += WARPS) {
-      load(next, job + WARPS, jobs, group);
+      if (NEXT) load(next, job + WARPS, jobs, group);
       if (job < first) {
         store(h, job == 1);
+        load_weight(w, weights.q_norm, DIM);
       } else {
-        norm_head(h, q_w, true, false, DIM, params.eps);
+        norm_head(h, w, true, false, DIM, params.eps);
         turn_head(h);
         put(attend, job - first, h);
       }
+      if (!NEXT) load(h, job + WARPS, jobs, group);
 #pragma unroll
-      for (u32 q = 0; q < N; q++) {
+      for (u32 q = 0; NEXT && q < N; q++) {
 #pragma unroll
         for (u32 i = 0; i < 4; i++) h[q][i] = next[q][i];
       }

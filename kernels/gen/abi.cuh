@@ -734,12 +734,14 @@ struct CudaAttentionParams {
     unsigned int local;
     // Rows that a block takes together.
     unsigned int tile_rows;
-    // Parts that a row's keys are cut into; decode class alone.
+    // Blocks of several rows that the device has at once; decode class alone, as the next three.
+    unsigned int resident;
+    // Parts that a row's keys are cut into.
     unsigned int splits;
-    // Parts that are added up at once; decode class alone.
+    // Parts that are added up at once.
     unsigned int fan;
     // Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but less
-    // than a window ahead. Decode class alone; 0 in the other.
+    // than a window ahead.
     unsigned int reach;
     // Stored type of keys; `attention__any` alone, as the next two.
     unsigned int k_kind;
@@ -748,4 +750,4 @@ struct CudaAttentionParams {
     // Values of a head.
     unsigned int dim;
 };
-static_assert(sizeof(CudaAttentionParams) == 48, "CudaAttentionParams must have no padding");
+static_assert(sizeof(CudaAttentionParams) == 52, "CudaAttentionParams must have no padding");

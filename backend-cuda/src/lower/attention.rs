@@ -22,7 +22,7 @@ const KINDS: [(KvType, &str); 4] = [
 /// Widths of heads of the fast kernels.
 const DIMS: [u32; 3] = [128, 256, 512];
 /// Most parts of a row's keys: their sums must fit two rounds of at most 32.
-const SPLITS_MAX: u32 = 192;
+const SPLITS_MAX: u32 = 320;
 
 /// A head width and two stored types that the fast kernels are compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -278,6 +278,8 @@ fn decode(
     // As many parts as the device runs at once for one row, whatever the number of rows: a row's result depends on them.
     let resident = (cx.device.shared / (one + 2048)).clamp(1, 16 / shape.warps());
     let parts = cx.device.multiprocessors * resident / params.kv_heads;
+    // Kernels of several rows have twice the registers.
+    params.resident = cx.device.multiprocessors * resident.div_ceil(2);
     let most = match op.mask {
         Mask::Causal => SPLITS_MAX,
         Mask::Window(n) => {

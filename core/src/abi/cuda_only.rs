@@ -278,12 +278,14 @@ abi! {
         local: u32,
         /// Rows that a block takes together.
         tile_rows: u32,
-        /// Parts that a row's keys are cut into; decode class alone.
+        /// Blocks of several rows that the device has at once; decode class alone, as the next three.
+        resident: u32,
+        /// Parts that a row's keys are cut into.
         splits: u32,
-        /// Parts that are added up at once; decode class alone.
+        /// Parts that are added up at once.
         fan: u32,
         /// Last position that a row sees: 0 its own, 1 the one before, 2 that of its slot's last row in the step, but less
-        /// than a window ahead. Decode class alone; 0 in the other.
+        /// than a window ahead.
         reach: u32,
         /// Stored type of keys; `attention__any` alone, as the next two.
         k_kind: u32,
