@@ -1,4 +1,4 @@
-//! `linear`: a dispatch for each part of each weight, or for up to three weights of one type.
+//! `linear`: a dispatch for each part of each weight, or for one row and up to three weights of one type.
 
 use gemma4_core::abi::LinearParams;
 use gemma4_core::ops::attn_prepare::{AttnPrepare, Values};
@@ -7,7 +7,7 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::ops::softcap::Softcap;
 use gemma4_core::program::{Act, Class, Rows, Weight};
 
-use super::{Bind, Count, Lowering, attn_prepare, linear_tiles, narrow};
+use super::{Bind, Count, Lowering, ONE, attn_prepare, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
@@ -184,26 +184,25 @@ fn stacked(handles: &[Weight], cx: &Lowering<'_>) -> usize {
     handles.iter().take(STACK).take_while(|&&handle| alike(cx.weight(handle))).count().max(1)
 }
 
-/// Up to three weights, whose outputs follow one another from column `first` on.
-fn stack(x: Act, out: &Target, handles: &[Weight], first: u32, cx: &mut Lowering<'_>) {
+/// Up to three weights, whose outputs follow one another from column `first` on, with one row.
+fn stack(x: Act, out: &Target, handles: &[Weight], first: u32, lanes: u32, cx: &mut Lowering<'_>) {
     let weight = cx.weight(handles[0]).clone();
     let outputs: [u32; STACK] =
         std::array::from_fn(|i| handles.get(i).map_or(0, |&handle| narrow(cx.weight(handle).rows())));
     let [one, second, third] = outputs;
     let params =
         LinearParams { first, outputs: one, second, third, out_cols: out.cols, ..of_weight(&weight, x, cx) };
-    let (lanes, rows) = (lanes(outputs.iter().sum(), params.cols), rows_of(cx, x));
     // The decoder's first part reads one weight.
     let decoder = [&[shaders::WEIGHTS_STACK], &shaders::decoder(weight.dtype())[1..]].concat();
     let shader = matvec(cx, &decoder, &[shaders::LINEAR_STACK], "linear__stack");
-    let shader = shader.with("LANES", lanes).with("ROWS", rows);
+    let shader = shader.with("LANES", lanes).with("ROWS", 1);
     // A binding needs a buffer, if none is read from it.
     let weights = [0, 1, 2].map(|i| Bind::Weight(*handles.get(i).unwrap_or(&handles[0]), 0));
     let binds = [&[Bind::Act(x), out.bind.clone()], &weights[..]].concat();
     // No workgroup has outputs of two weights.
     let groups = outputs.iter().map(|outputs| outputs.div_ceil(OUTPUTS * THREADS / lanes)).sum();
     let [across, down] = split(groups);
-    cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
+    cx.launch("linear", shader, binds, &params, [across, down, ONE]);
 }
 
 /// Both. The parts of two weights of one shape are alike.
@@ -279,43 +278,55 @@ pub(super) fn linear_values_apart(
 fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
     let mut first = 0;
     let mut rest = weights;
-    while let &[handle, ref after @ ..] = rest {
-        let weight = cx.weight(handle).clone();
-        let several = stacked(rest, cx);
-        if several > 1 {
-            let (these, after) = rest.split_at(several);
-            stack(x, out, these, first, cx);
-            first += these.iter().map(|&handle| narrow(cx.weight(handle).rows())).sum::<u32>();
-            rest = after;
+    while !rest.is_empty() {
+        let (these, after) = rest.split_at(stacked(rest, cx));
+        let outputs: Vec<u32> = these.iter().map(|&handle| narrow(cx.weight(handle).rows())).collect();
+        let all = outputs.iter().sum();
+        // Lanes decide the bits of a row, so they are those of the stack in steps of several rows too. Such a step takes a
+        // weight at a time: it is long beside a dispatch, and a shader with three loops over eight rows is long to compile.
+        let lanes = lanes(all, narrow(cx.weight(these[0]).cols()));
+        if these.len() > 1 && rows_of(cx, x) == 1 {
+            stack(x, out, these, first, lanes, cx);
+        } else {
+            let mut first = first;
+            for (&handle, outputs) in these.iter().zip(outputs) {
+                one(x, out, handle, first, lanes, cx);
+                first += outputs;
+            }
+        }
+        first += all;
+        rest = after;
+    }
+}
+
+/// A product with a weight, a dispatch for each part of it. `lanes` are those of the decode class.
+fn one(x: Act, out: &Target, handle: Weight, mut first: u32, lanes: u32, cx: &mut Lowering<'_>) {
+    let weight = cx.weight(handle).clone();
+    let decoder = shaders::decoder(weight.dtype());
+    for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
+        let params = LinearParams { first, outputs, out_cols: out.cols, ..of_weight(&weight, x, cx) };
+        first += outputs;
+        let binds = vec![Bind::Act(x), Bind::Weight(handle, part), out.bind.clone()];
+        if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
+            linear_tiles::launch(x, weight.dtype(), binds, &params, cx);
             continue;
         }
-        rest = after;
-        let decoder = shaders::decoder(weight.dtype());
-        for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
-            let params = LinearParams { first, outputs, out_cols: out.cols, ..of_weight(&weight, x, cx) };
-            first += outputs;
-            let binds = vec![Bind::Act(x), Bind::Weight(handle, part), out.bind.clone()];
-            if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
-                linear_tiles::launch(x, weight.dtype(), binds, &params, cx);
-                continue;
-            }
-            let parts = [shaders::ACTIVATION, shaders::LINEAR];
-            if !params.cols.is_multiple_of(CHUNK) {
-                let shader = matvec(cx, decoder, &parts, "linear__any");
-                let [across, down] = split(outputs.div_ceil(ANY_OUTPUTS));
-                cx.launch("linear", shader, binds, &params, [across, down, cx.each_row(x)]);
-                continue;
-            }
-            let (lanes, rows) = (lanes(narrow(weight.rows()), params.cols), rows_of(cx, x));
-            let threads = threads(lanes, rows, params.cols);
-            let shader = matvec(cx, decoder, &parts, "linear");
-            let shader = shader.with("LANES", lanes).with("ROWS", rows).with("LANES_THREADS", threads);
-            let shader = match out.cap {
-                Some(cap) => shader.with("CAP_BITS", cap.to_bits()),
-                None => shader,
-            };
-            let [across, down] = split(outputs.div_ceil(OUTPUTS * threads / lanes));
-            cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
+        let parts = [shaders::ACTIVATION, shaders::LINEAR];
+        if !params.cols.is_multiple_of(CHUNK) {
+            let shader = matvec(cx, decoder, &parts, "linear__any");
+            let [across, down] = split(outputs.div_ceil(ANY_OUTPUTS));
+            cx.launch("linear", shader, binds, &params, [across, down, cx.each_row(x)]);
+            continue;
         }
+        let rows = rows_of(cx, x);
+        let threads = threads(lanes, rows, params.cols);
+        let shader = matvec(cx, decoder, &parts, "linear");
+        let shader = shader.with("LANES", lanes).with("ROWS", rows).with("LANES_THREADS", threads);
+        let shader = match out.cap {
+            Some(cap) => shader.with("CAP_BITS", cap.to_bits()),
+            None => shader,
+        };
+        let [across, down] = split(outputs.div_ceil(OUTPUTS * threads / lanes));
+        cx.launch("linear", shader, binds, &params, [across, down, cx.rows(x, rows, 1)]);
     }
 }
