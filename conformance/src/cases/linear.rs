@@ -41,11 +41,13 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         [(1, 768, 33), (1, 12544, 5), (5, 768, 33)]
             .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses).full()))
     });
-    let several = CLASSES.map(|class| later(move || stacked(class, losses)));
+    let several = CLASSES.map(|class| later(move || stacked(9, class, losses)));
+    let stack = later(move || stacked(1, Class::Decode, losses).full());
     together(
         plain
             .chain(typed)
             .chain(several)
+            .chain([stack])
             .chain([1, 3].map(|rows| later(move || opened(rows, losses).full())))
             .chain(fused)
             .chain([large(losses)]),
@@ -143,11 +145,11 @@ fn narrow_rows(rows: usize, class: Class, losses: Losses) -> Vec<Make> {
 }
 
 /// Neighbours of one type, which a backend may take at once: two, more than three, and one alone.
-fn stacked(class: Class, losses: Losses) -> Case {
+fn stacked(rows: usize, class: Class, losses: Losses) -> Case {
     let weights =
         [(DType::Q6_K, 33), (DType::Q6_K, 2), (DType::Q4_K, 65), (DType::Q4_K, 1), (DType::Q4_K, 34)];
     let weights = [&weights[..], &[(DType::Q4_K, 3), (DType::Q8_0, 4)]].concat();
-    typed(9, 512, class, "neighbours of one type", &weights, losses)
+    typed(rows, 512, class, "neighbours of one type", &weights, losses)
         .mutant("weights stacked in another order", |case| op!(case, Linear).weights.reverse())
 }
 
@@ -274,7 +276,7 @@ pub fn company_cases() -> Vec<Case> {
     let types = CLASSES.map(|class| quantised(9, class, no_losses));
     let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)], no_losses));
     let fused = CLASSES
-        .map(|class| stacked(class, no_losses))
+        .map(|class| stacked(9, class, no_losses))
         .into_iter()
         .chain([opened(9, no_losses), gated(9, 768, 33, DType::Q4_K, no_losses)]);
     let tall = [17, 65].map(|rows| {
