@@ -104,6 +104,7 @@ impl Session {
     ) -> Result<Ended, SessionError> {
         let context = engine.options().context;
         let mut text = self.tokens.clone();
+        let mut lap = Instant::now();
         loop {
             let generated = &turn.generated.tokens;
             let anchor = generated[generated.len() - 1];
@@ -113,7 +114,7 @@ impl Session {
             // The target's own token is one of those that are left.
             let left = turn.request.max_tokens - generated.len();
             let mut room = (left - 1).min(context - self.tokens.len() - 1);
-            let before = (Instant::now(), engine.plans_made());
+            let plans = engine.plans_made();
             let mut sample = Sample::new(text.len());
             let ended = match speculator.choose(&text, room) {
                 Choice::Plain(steps) => {
@@ -127,7 +128,6 @@ impl Session {
                         speculator.interrupts(token, room)
                     })?;
                     sample.steps = (turn.generated.tokens.len() - first) as u64;
-                    sample.verify_seconds = before.0.elapsed().as_secs_f64();
                     sample.each = clock.each();
                     ended
                 }
@@ -135,7 +135,10 @@ impl Session {
                     self.round(engine, turn, speculator, (source, count.min(room)), &mut sample)?
                 }
             };
-            sample.warming = engine.plans_made() > before.1;
+            // The time of a choice and of what becomes of its tokens is a part of what it costs.
+            let now = Instant::now();
+            sample.took(now.duration_since(std::mem::replace(&mut lap, now)));
+            sample.warming = engine.plans_made() > plans;
             speculator.observe(&sample);
             if let Some(ended) = ended {
                 return Ok(ended);

@@ -5,17 +5,19 @@
 //! verifying so many rows at such a context. Where no source beats a plain step, steps are plain, one behind the other
 //! until a source is tried again, after a while that doubles.
 //!
-//! A trial ends as soon as it looks bad, and all of them are paid from a purse: a share of all time, and what rounds have
-//! saved of late. What is paid is measured: a round's own time, and what the device idles around it. So a drafter that is
-//! of no use costs little, and one that stops being of use is left soon.
+//! A trial ends as soon as it looks bad, and each source pays its own from a purse: a share of all time, and what its rounds
+//! have saved of late. What is paid is measured: all time from one choice to the next, with what the device idles around a round
+//! and behind it. So a drafter that is of no use costs little, and one that stops being of use is left soon.
 //!
 //! The idea of choosing by expected value, with acceptance inherited by places that were never tried, is that of Ollama's
 //! `speculate_depth.go`.
 
 mod estimate;
 
+use std::time::Duration;
+
 use super::Source;
-use estimate::{Bucket, Drafting, Share, Steps, bucket};
+use estimate::{Bucket, Drafting, Share, Steps, Time, bucket};
 
 #[cfg(test)]
 mod tests;
@@ -61,8 +63,10 @@ pub struct Sample {
     pub steps: u64,
     /// Time of drafting.
     pub draft_seconds: f64,
-    /// Time of the steps.
+    /// Time of the steps; of plain ones, all since the last sample.
     pub verify_seconds: f64,
+    /// Time since the last sample that a round took beside both: the device waits while the host handles its tokens.
+    pub idle_seconds: f64,
     /// Time of one of several plain steps, without what the device waited before the first.
     pub each: Option<f64>,
     /// Whether the drafter had to read more of the text than a round leaves.
@@ -81,9 +85,20 @@ impl Sample {
             steps: 1,
             draft_seconds: 0.0,
             verify_seconds: 0.0,
+            idle_seconds: 0.0,
             each: None,
             caught_up: false,
             warming: false,
+        }
+    }
+
+    /// Notes all time since the last sample, once the parts of a round are known.
+    pub fn took(&mut self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        if self.drafted.is_some() {
+            self.idle_seconds = seconds - self.draft_seconds - self.verify_seconds;
+        } else {
+            self.verify_seconds = seconds;
         }
     }
 }
@@ -115,6 +130,8 @@ struct Arm {
     again: bool,
     /// Plain steps that the next break takes.
     back_off: u64,
+    /// Time that it saved, less what it lost, at most four times the [`CREDIT`].
+    balance: f64,
 }
 
 /// Plain steps of the first break, and of the longest.
@@ -139,9 +156,9 @@ const LENGTHS: [usize; 8] = [1, 2, 3, 4, 5, 7, 11, 15];
 /// Share of all time that trying may cost.
 const STAKE: f64 = 0.01;
 
-/// Plain steps' worth of time that trying may cost beyond that: at the start, and again for each source; and of what was
-/// saved, four times as much.
-const CREDIT: f64 = 1.5;
+/// Plain steps' worth of time that trying may cost beyond that: once for all sources together, and once for each; and of what
+/// one saved, four times as much.
+const CREDIT: f64 = 1.75;
 
 /// Plain steps that tell what one takes.
 const MEASURE: usize = 4;
@@ -157,12 +174,14 @@ pub struct Controller {
     /// Drafts of the first rounds.
     first: usize,
     target: Steps,
+    /// Time around a round, and what the first plain step behind rounds takes longer than another.
+    idle: (Time, Time),
     steps: u64,
     seconds: f64,
-    /// Time that was saved, less what was lost, at most four times the [`CREDIT`].
-    balance: f64,
     /// Rounds since the last plain steps, and after how many those are measured again.
     rounds: (u32, u32),
+    /// The source of the last round.
+    last: Option<usize>,
     /// How often a source was switched off.
     pub switched_off: u64,
 }
@@ -196,16 +215,18 @@ impl Controller {
             lost: 0,
             again: false,
             back_off: BREAKS.0,
+            balance: 0.0,
         };
         Self {
             policy,
             arms: sources.iter().map(arm).collect(),
             first,
             target: Steps::default(),
+            idle: Default::default(),
             steps: 0,
             seconds: 0.0,
-            balance: 0.0,
             rounds: (0, STALE.0),
+            last: None,
             switched_off: 0,
         }
     }
@@ -287,24 +308,36 @@ impl Controller {
 
     /// Whether the purse pays for a round of which nothing is accepted.
     fn affords(&self, offer: &Offer, plain: f64) -> bool {
-        self.purse(plain) > offer.seconds - plain
+        self.purse(offer.arm, plain) > self.risk(offer, plain)
     }
 
-    fn purse(&self, plain: f64) -> f64 {
-        self.balance + STAKE * self.seconds + (1 + self.arms.len()) as f64 * CREDIT * plain
+    /// What is lost if nothing of a round is accepted and plain steps follow.
+    fn risk(&self, offer: &Offer, plain: f64) -> f64 {
+        offer.seconds + self.idle.1.seconds - plain
     }
 
-    /// Plain steps until a source is looked at again, or the purse is full enough.
+    /// What a source may lose. Each has its own, so that one that is dear and of no use takes nothing from one that is cheap.
+    fn purse(&self, arm: usize, plain: f64) -> f64 {
+        let arms = self.arms.len() as f64;
+        self.arms[arm].balance + (STAKE * self.seconds + (1.0 + arms) * CREDIT * plain) / arms
+    }
+
+    /// Plain steps until a source is looked at again and the purse is full enough for that: a choice in between would cost
+    /// a wait and change nothing.
     fn plain(&self, limits: &Limits, plain: f64) -> Choice {
         let here = bucket(limits.context);
-        let until = (0..self.arms.len()).filter_map(|a| match self.arms[a].mode {
-            Mode::Off(until) => Some(until.saturating_sub(self.steps) as f64),
-            // What the text offers interrupts.
-            _ if Self::most(&self.arms[a], limits) == 0 => None,
-            _ => {
-                let risk = self.offer(a, here, limits, plain).seconds - plain;
-                Some(((risk - self.purse(plain)) / (STAKE * plain)).ceil())
-            }
+        let until = (0..self.arms.len()).filter_map(|a| {
+            let awake = match self.arms[a].mode {
+                Mode::Off(until) => until.saturating_sub(self.steps) as f64,
+                // What the text offers interrupts.
+                _ if Self::most(&self.arms[a], limits) == 0 => return None,
+                _ => 0.0,
+            };
+            let risk = self.risk(&self.offer(a, here, limits, plain), plain);
+            // These steps too begin with a wait.
+            let purse = self.purse(a, plain) - self.idle.1.seconds;
+            let income = STAKE * plain / self.arms.len() as f64;
+            Some(awake.max(((risk - purse) / income).ceil()))
         });
         let steps = until.fold(BREAKS.1 as f64, f64::min).max(1.0);
         #[expect(
@@ -358,7 +391,7 @@ impl Controller {
                 continue;
             }
             let drafting = arm.times.expected(here, drafts, chain);
-            let seconds = drafting + self.target.expected(here, drafts + 1, plain);
+            let seconds = drafting + self.target.expected(here, drafts + 1, plain) + self.idle.0.seconds;
             let offer = Offer { arm: a, drafts, tokens, seconds };
             if best.is_none_or(|best| offer.rate() > best.rate()) {
                 best = Some(offer);
@@ -371,12 +404,16 @@ impl Controller {
     pub fn observe(&mut self, sample: &Sample) -> f64 {
         let here = bucket(sample.context);
         self.steps += sample.steps;
-        let seconds = sample.draft_seconds + sample.verify_seconds;
         let Some((source, drafts, accepted)) = sample.drafted else {
             return self.observe_plain(sample, here);
         };
+        let plain = self.target.measured(here, 1);
+        // Who reads the text may take its time: more than a step is something else.
+        let idle = sample.idle_seconds.clamp(0.0, plain.unwrap_or(0.0));
+        let seconds = sample.draft_seconds + sample.verify_seconds + idle;
         let Some(a) = self.arms.iter().position(|arm| arm.source == source) else { return 0.0 };
         self.rounds.0 += 1;
+        self.last = Some(a);
         let arm = &mut self.arms[a];
         arm.rounds += 1;
         let places = arm.shares.iter_mut().take((accepted + 1).min(drafts));
@@ -388,15 +425,16 @@ impl Controller {
         let mut saved = 0.0;
         if !sample.warming {
             self.seconds += seconds;
+            self.idle.0.add(idle);
             if drafts > 0 && !sample.caught_up {
                 arm.times.add(here, drafts, sample.draft_seconds);
             }
             if drafts > 0 {
                 self.target.add(here, drafts + 1, sample.verify_seconds);
             }
-            if let Some(plain) = self.target.measured(here, 1) {
+            if let Some(plain) = plain {
                 saved = plain * (accepted + 1) as f64 - seconds;
-                self.pay(saved, plain);
+                self.pay(a, saved, plain);
             }
         }
         self.judge(a, sample);
@@ -440,15 +478,21 @@ impl Controller {
         if sample.each.is_some() || !self.target.knows(here, 1) {
             self.target.add(here, 1, sample.each.unwrap_or(whole));
         }
-        let Some(plain) = self.target.measured(here, 1).filter(|_| after_rounds) else { return 0.0 };
-        // What the device waited because of the rounds before: more than a step is something else.
+        let Some(plain) = self.target.measured(here, 1) else { return 0.0 };
+        // What the device waited for this choice: more than a step is something else.
         let waited = (sample.verify_seconds - steps * sample.each.unwrap_or(plain)).clamp(0.0, plain);
-        self.pay(-waited, plain);
+        if after_rounds {
+            self.idle.1.add(waited);
+        }
+        if let Some(last) = self.last {
+            self.pay(last, -waited, plain);
+        }
         -waited
     }
 
-    fn pay(&mut self, saved: f64, plain: f64) {
-        self.balance = (self.balance + saved).min(4.0 * CREDIT * plain);
+    fn pay(&mut self, arm: usize, saved: f64, plain: f64) {
+        let balance = &mut self.arms[arm].balance;
+        *balance = (*balance + saved).min(4.0 * CREDIT * plain);
     }
 
     /// Acceptance of the drafts of a source by their place, as far as places were tried.

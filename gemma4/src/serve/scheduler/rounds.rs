@@ -69,13 +69,14 @@ impl<B: Backend> Work<'_, B> {
         if let Some(rest) = rest.filter(|rest| rest.order == request.order && !rest.shared) {
             let mut sample = Sample::new(rest.context);
             sample.steps = (request.generated.len() - rest.first) as u64;
-            sample.verify_seconds = rest.start.elapsed().as_secs_f64();
+            sample.took(rest.start.elapsed());
             sample.each = rest.clock.each();
             sample.warming = plans > rest.plans;
             if sample.steps > 0 {
                 speculator.observe(&sample);
             }
         }
+        let start = Instant::now();
         match speculator.choose(&text, room) {
             Choice::Plain(most) => {
                 let first = request.generated.len();
@@ -84,7 +85,7 @@ impl<B: Backend> Work<'_, B> {
                     first,
                     heard: first,
                     most,
-                    start: Instant::now(),
+                    start,
                     clock: Clock::default(),
                     plans,
                     context: text.len(),
@@ -98,6 +99,7 @@ impl<B: Backend> Work<'_, B> {
                     self.make_room()?;
                     return Ok(true);
                 }
+                sample.took(start.elapsed());
                 sample.warming = self.engine.plans_made() > plans;
                 if let Some(speculator) = &mut self.speculator {
                     speculator.observe(&sample);
