@@ -102,11 +102,11 @@ const SETTLED: u32 = 16;
 const LENGTHS: [usize; 8] = [1, 2, 3, 4, 5, 7, 11, 15];
 
 /// Share of all time that trying may cost.
-const STAKE: f64 = 0.01;
+const STAKE: f64 = 0.006;
 
 /// Plain steps' worth of time that trying may cost beyond that: once for all sources together, and once for each; and of what
 /// one saved, four times as much.
-const CREDIT: f64 = 1.75;
+const CREDIT: f64 = 2.0;
 
 /// Plain steps that tell what one takes.
 const MEASURE: usize = 4;
