@@ -58,11 +58,13 @@ type Mutant = (&'static str, &'static str, &'static str);
 
 /// Mistakes that only few cases can see, by their text, and a part of the names of those: they come first, for every case in
 /// front of them has shaders to compile.
-const SEEN_BY: [(&str, &str); 5] = [
+const SEEN_BY: [(&str, &str); 7] = [
     ("load_row(quad, chunk + 2u * LANES, chunks)", "12544 wide, full"),
     ("sum = add(sum, s1.xy, v1, i + COMBINE_STRANDS < count);", "Own at 4300, f16 and f16, Decode"),
     ("min(info.flags >> 8u, params.window - 1u)", "Window(4), Block at 62, f16 and f16, Decode"),
     ("if params.reach == 1u { return info.position - 1u; }", "Before at 130, f16 and f16, Decode"),
+    ("rotate_groups(DIM, lane, false);", "tq3_0 and f32, Decode, Prefill"),
+    ("if params.plain != 0u {", "head_dim: 64 }, Plain, Values, Input"),
     ("params.value_start == 0u", "head_dim: 128 }, Projected, Values, Projected"),
 ];
 
