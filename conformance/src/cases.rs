@@ -120,6 +120,9 @@ pub struct Case {
     pub picked: Vec<u32>,
     /// How picked rows are sampled.
     pub settings: Vec<Settings>,
+    /// Its number among cases of which each has a shader of its own, for a type or for a pair of them: two devices of a slow
+    /// driver may share those.
+    pub shared: Option<usize>,
     out: Option<Act>,
     want: Vec<f64>,
     allowed: Vec<f64>,
@@ -175,6 +178,7 @@ impl Case {
             rows: (0..rows).map(row).collect(),
             picked: (0..rows).map(narrow).collect(),
             settings: vec![Settings::default(); rows],
+            shared: None,
             out: None,
             want: Vec::new(),
             allowed: Vec::new(),
@@ -186,6 +190,12 @@ impl Case {
     fn full(mut self) -> Self {
         self.name += ", full";
         (self.program.rows, self.program.picked) = (self.rows.len(), self.picked.len());
+        self
+    }
+
+    /// The same case as number `n` of those that devices may share.
+    fn shared(mut self, n: usize) -> Self {
+        self.shared = Some(n);
         self
     }
 
@@ -379,6 +389,7 @@ impl Case {
                 rows: self.rows.clone(),
                 picked: self.picked.clone(),
                 settings: self.settings.clone(),
+                shared: self.shared,
                 out: self.out,
                 want: self.want.clone(),
                 allowed: self.allowed.clone(),

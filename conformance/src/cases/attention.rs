@@ -98,7 +98,7 @@ fn made(shape: Shape, products: Products, class: Class) -> Make {
 fn all(products: Products, class: Class) -> Vec<Make> {
     let shapes = shapes().into_iter().map(|shape| made(shape, products, class));
     let shapes = shapes.chain([later(move || broadcast().in_class(class))]);
-    shapes.chain(rotations().into_iter().map(|shape| made(shape, products, class))).collect()
+    shapes.chain(rotations(products, class)).collect()
 }
 
 fn shapes() -> Vec<Shape> {
@@ -125,19 +125,20 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// F12, P13: every type of keys with every type of values, on one layer of each kind.
-fn rotations() -> Vec<Shape> {
+/// F12, P13: every type of keys with every type of values.
+fn rotations(products: Products, class: Class) -> impl Iterator<Item = Make> {
     let types = KvType::ALL.into_iter().flat_map(|k| KvType::ALL.map(|v| KvTypes { k, v }));
-    types.map(|types| Shape { types, ..Shape::new([4, 2, 256], Mask::Causal, 60, 3) }).collect()
+    // Devices that share them have a pair in one class each.
+    types.zip(usize::from(class == Class::Decode)..).map(move |(types, n)| {
+        let shape = Shape { types, ..Shape::new([4, 2, 256], Mask::Causal, 60, 3) };
+        later(move || case(shape, products).in_class(class).shared(n))
+    })
 }
 
 /// The same as cases, of both classes: a device has other kernels for prompts than for single tokens.
 #[must_use]
 pub fn rotation_cases() -> Vec<Case> {
-    let both = [Class::Prefill, Class::Decode].into_iter();
-    together(
-        both.flat_map(|class| rotations().into_iter().map(move |shape| made(shape, Products::F32, class))),
-    )
+    together([Class::Prefill, Class::Decode].into_iter().flat_map(|class| rotations(Products::F32, class)))
 }
 
 /// `R` of [`tq3`] as a matrix, row by row, from its definition.

@@ -32,9 +32,11 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         })
     });
     let typed = CLASSES.into_iter().flat_map(|class| {
-        let types = [1, 2, 5, 9].map(|rows| later(move || quantised(rows, class, losses)));
-        let alone = later(move || quantised(1, class, losses).full());
-        let long = types.into_iter().chain([alone]).chain(long_rows(class, losses));
+        let types = [1, 2, 5, 9]
+            .into_iter()
+            .flat_map(move |rows| [0, 1].map(|half| later(move || quantised(rows, class, half, losses))));
+        let alone = [0, 1].map(|half| later(move || quantised(1, class, half, losses).full()));
+        let long = types.chain(alone).chain(long_rows(class, losses));
         long.chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
     });
     let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K].into_iter().flat_map(move |dtype| {
@@ -102,11 +104,13 @@ fn product(
     (want, allowed)
 }
 
-/// Every type that files hold: what `quant::decode` says, in a product.
-fn quantised(rows: usize, class: Class, losses: Losses) -> Case {
+/// Every second type that files hold: what `quant::decode` says, in a product.
+fn quantised(rows: usize, class: Class, half: usize, losses: Losses) -> Case {
     let cols = 768;
-    let weights: Vec<_> = DType::ALL.map(|dtype| (dtype, 3)).into();
-    typed(rows, cols, class, "every type of weight", &weights, losses)
+    let weights: Vec<_> = DType::ALL.into_iter().skip(half).step_by(2).map(|dtype| (dtype, 3)).collect();
+    let what = ["one half of all types", "the other half of all types"][half];
+    typed(rows, cols, class, what, &weights, losses)
+        .shared(half)
         .mutant("types in another order", |case| op!(case, Linear).weights.reverse())
 }
 
@@ -135,12 +139,19 @@ fn narrow_rows(rows: usize, class: Class, losses: Losses) -> Vec<Make> {
     let with = |types: &[DType], outputs| types.iter().map(|&dtype| (dtype, outputs)).collect::<Vec<_>>();
     let blocks = with(&[&SHORT[..], &FLOATS].concat(), 6);
     let floats = with(&FLOATS, 9);
-    let make = |cols, what, weights: &[(DType, usize)]| {
+    let blocks = [0, 1].map(|half| blocks.iter().copied().skip(half).step_by(2).collect::<Vec<_>>());
+    let make = |cols, what, weights: &[(DType, usize)], half: Option<usize>| {
         let weights = weights.to_vec();
-        later(move || typed(rows, cols, class, what, &weights, losses))
+        later(move || Case { shared: half, ..typed(rows, cols, class, what, &weights, losses) })
     };
-    let mut cases: Vec<_> = [32, 96, 352].map(|cols| make(cols, "short blocks", &blocks)).into();
-    cases.extend([1, 31, 33, 257].map(|cols| make(cols, "odd widths", &floats)));
+    let mut cases: Vec<_> = [32, 96, 352]
+        .into_iter()
+        .flat_map(|cols| {
+            [("short blocks", 0), ("other short blocks", 1)]
+                .map(|(what, half)| make(cols, what, &blocks[half], Some(half)))
+        })
+        .collect();
+    cases.extend([1, 31, 33, 257].map(|cols| make(cols, "odd widths", &floats, None)));
     cases
 }
 
@@ -273,7 +284,7 @@ fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses)
 /// a backend may take other tiles than for one.
 #[must_use]
 pub fn company_cases() -> Vec<Case> {
-    let types = CLASSES.map(|class| quantised(9, class, no_losses));
+    let types = CLASSES.into_iter().flat_map(|class| [0, 1].map(|half| quantised(9, class, half, no_losses)));
     let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)], no_losses));
     let fused = CLASSES
         .map(|class| stacked(9, class, no_losses))
@@ -283,7 +294,7 @@ pub fn company_cases() -> Vec<Case> {
         let weights = [(DType::Q4_K, 3), (DType::Q6_K, 2), (DType::F16, 4)];
         typed(rows, 1280, Class::Prefill, "tall", &weights, no_losses)
     });
-    types.into_iter().chain(odd).chain(fused).chain(tall).collect()
+    types.chain(odd).chain(fused).chain(tall).collect()
 }
 
 /// Rows of a type with all kinds of codes, and scales of ordinary size.

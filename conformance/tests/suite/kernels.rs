@@ -26,13 +26,17 @@ const REQUIRE: &str = "REQUIRE_NVRTC";
 /// The variable that names architectures.
 const ARCHS: &str = "KERNEL_ARCHS";
 
-/// For this one every unit is compiled but those of parts that others have: of two different types of cache, and of what
-/// [`BESIDE`] says. All would take two cores five minutes.
+/// For this one every unit is compiled but those of parts that others have: of two different types of cache, of heads of
+/// [`SMALL`], and of what [`BESIDE`] says. All would take two cores five minutes.
 const MOST_UNITS: &str = "sm_86";
 /// Files that read weights through the header of another file, which is compiled for every type: `moe_ffn` and `moe_tiles`
 /// as `linear` and `linear_tiles` do, `route` as `embed` does. These are compiled for one type of each width of codes.
 const BESIDE: [&str; 3] = ["moe_ffn", "moe_tiles", "route"];
 const WIDTHS: [DType; 6] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_K, DType::Q6_K, DType::Q3_K];
+/// Heads that only small models of tests have, and those that use most registers: of the former one type of cache is
+/// compiled, of the latter one for every architecture.
+const SMALL: &str = "128";
+const LARGE: &str = "512";
 /// For these one unit of each file is: what differs is which instructions there are.
 const ONE_OF_A_FILE: [&str; 4] = ["sm_80", "sm_89", "sm_90", "sm_120"];
 
@@ -69,13 +73,18 @@ fn work() -> Vec<(Unit, Arch)> {
         return archs.iter().flat_map(|&arch| units.iter().map(move |unit| (unit.clone(), arch))).collect();
     }
     let mut first: BTreeMap<&str, &Unit> = BTreeMap::new();
-    for unit in &units {
-        first.entry(unit.file).or_insert(unit);
-    }
     let value = |unit: &Unit, name: &str| {
         unit.defines.iter().find(|(define, _)| *define == name).map(|(_, value)| value.clone())
     };
-    let alike = |unit: &&Unit| value(unit, "K_KIND") == value(unit, "V_KIND");
+    let dim_is = |unit: &Unit, dim: &str| value(unit, "DIM").as_deref() == Some(dim);
+    let (large, others): (Vec<_>, Vec<_>) = units.iter().partition(|unit| dim_is(unit, LARGE));
+    for unit in large.into_iter().chain(others) {
+        first.entry(unit.file).or_insert(unit);
+    }
+    let alike = |unit: &&Unit| {
+        let (k, v) = (value(unit, "K_KIND"), value(unit, "V_KIND"));
+        k == v && (!dim_is(unit, SMALL) || k.is_none_or(|kind| kind == "KV_F16"))
+    };
     let of_width = |unit: &&Unit| {
         let weight = value(unit, "WEIGHT");
         !BESIDE.contains(&unit.file) || WIDTHS.iter().any(|dtype| weight.as_deref() == Some(dtype.name()))
