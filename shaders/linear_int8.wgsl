@@ -5,24 +5,24 @@
 // Differs from the spec in the activations: 32 columns of a row become 8-bit integers with one scale, largest / 127. Each
 // is off by at most half a step, so an output is off by at most largest / 254 * sum |w| over every 32 columns.
 //
-// Weights keep their codes. With x = s * q, the columns that share a scale `d` and a shift `m`, half a chunk or a whole one,
-// give d * s * (sum of code * q) + (m - d * zero) * s * (sum of q), where both sums are whole numbers and exact. An output
-// adds those up by rising columns. While one chunk is multiplied the next is under way from memory.
+// linear_int8_rows.wgsl makes the activations. Weights keep their codes. With x = s * q, the columns that share a scale `d`
+// and a shift `m`, half a chunk or a whole one, give d * s * (sum of code * q) + (m - d * zero) * s * (sum of q), where both
+// sums are whole numbers and exact. An output adds those up by rising columns. While one chunk is multiplied the next is
+// under way from memory.
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;    // [rows, cols / 4]
+@group(0) @binding(0) var<storage, read> x: array<vec4<u32>>;    // [ceil(rows / 128), cols / 32, INT8_TILE]
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;    // [outputs, stride / 4]
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;  // [rows, out_cols]
 @group(1) @binding(0) var<uniform> params: LinearParams;
 @group(1) @binding(1) var<uniform> step: StepState;
 
-// Two tiles of each: four columns a word, four rows or outputs an element, in two halves of 64. Most of an index is constant,
-// as in common/linear_tiles.wgsl.
+// Two tiles of each, an element for four rows or outputs, in vectors of 128: of activations eight of four columns a word,
+// one of scales, and for each half of a chunk one of s * sum of q.
+alias Vector = array<array<vec4<u32>, 16>, 2>;
 alias Words = array<array<vec4<u32>, 16>, 2>;
 alias Numbers = array<array<vec4<f32>, 16>, 2>;
-var<workgroup> tile_x: array<array<array<Words, 4>, 2>, 2>;   // [2, 2 halves of a chunk, 4 quads of columns]
-var<workgroup> tile_w: array<array<array<Words, 4>, 2>, 2>;
-var<workgroup> scale_x: array<Numbers, 2>;                    // [2]
-var<workgroup> sums_x: array<array<Numbers, 2>, 2>;           // [2, 2 halves of a chunk]: s * sum of q
+var<workgroup> tile_x: array<array<Vector, 11>, 2>;
+var<workgroup> tile_w: array<array<array<Words, 4>, 2>, 2>;   // [2, 2 halves of a chunk, 4 quads of columns]
 var<workgroup> scale_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: d
 var<workgroup> shift_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: m - d * zero
 
@@ -38,77 +38,35 @@ fn store(row: u32, output: u32, values: vec4<f32>) {
   if output + 3u < params.outputs { out[at + 3u] = values.w; }
 }
 
-// A chunk of activations on its way.
-struct Bits { low: vec4<u32>, high: vec4<u32>, scale: f32 }
+// What invocation `lane` brings of a tile of activations: a vector, or two.
+struct Brought { first: vec4<u32>, second: vec4<u32> }
 
-fn magnitude(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
-  let quads = max(max(abs(a), abs(b)), max(abs(c), abs(d)));
-  return max(max(quads.x, quads.y), max(quads.z, quads.w));
+fn fetch_x(tile: u32, lane: u32) -> Brought {
+  var brought = Brought(x[tile + lane], vec4(0u));
+  if lane < INT8_TILE - 256u { brought.second = x[tile + 256u + lane]; }
+  return brought;
 }
 
-fn pack(v: vec4<f32>, inverse: f32) -> u32 { return pack4xI8(vec4<i32>(round(v * inverse))); }
-
-fn fetch_x(start: u32, chunk: u32, chunks: u32) -> Bits {
-  let v0 = x[start + chunk_quad(chunk, chunks, 0u)];
-  let v1 = x[start + chunk_quad(chunk, chunks, 1u)];
-  let v2 = x[start + chunk_quad(chunk, chunks, 2u)];
-  let v3 = x[start + chunk_quad(chunk, chunks, 3u)];
-  let v4 = x[start + chunk_quad(chunk, chunks, 4u)];
-  let v5 = x[start + chunk_quad(chunk, chunks, 5u)];
-  let v6 = x[start + chunk_quad(chunk, chunks, 6u)];
-  let v7 = x[start + chunk_quad(chunk, chunks, 7u)];
-  let largest = max(magnitude(v0, v1, v2, v3), magnitude(v4, v5, v6, v7));
-  let inverse = select(0.0, 127.0 / largest, largest > 1e-30);
-  return Bits(
-    vec4(pack(v0, inverse), pack(v1, inverse), pack(v2, inverse), pack(v3, inverse)),
-    vec4(pack(v4, inverse), pack(v5, inverse), pack(v6, inverse), pack(v7, inverse)),
-    largest / 127.0,
-  );
+fn store_x(tile: u32, lane: u32, brought: Brought) {
+  tile_x[tile][lane / 32u][(lane / 16u) % 2u][lane % 16u] = brought.first;
+  if lane < INT8_TILE - 256u { tile_x[tile][8u + lane / 32u][(lane / 16u) % 2u][lane % 16u] = brought.second; }
 }
 
-fn total(words: vec4<u32>) -> f32 {
-  let ones = 0x01010101u;
-  return f32(dot4I8Packed(words.x, ones) + dot4I8Packed(words.y, ones) + dot4I8Packed(words.z, ones) + dot4I8Packed(words.w, ones));
-}
-
-fn store_x(tile: u32, m: u32, bits: Bits) {
-  let half = m / 64u;
-  let four = (m / 4u) % 16u;
-  let one = m % 4u;
-  tile_x[tile][0][0][half][four][one] = bits.low.x;
-  tile_x[tile][0][1][half][four][one] = bits.low.y;
-  tile_x[tile][0][2][half][four][one] = bits.low.z;
-  tile_x[tile][0][3][half][four][one] = bits.low.w;
-  tile_x[tile][1][0][half][four][one] = bits.high.x;
-  tile_x[tile][1][1][half][four][one] = bits.high.y;
-  tile_x[tile][1][2][half][four][one] = bits.high.z;
-  tile_x[tile][1][3][half][four][one] = bits.high.w;
-  scale_x[tile][half][four][one] = bits.scale;
-  sums_x[tile][0][half][four][one] = bits.scale * total(bits.low);
-  sums_x[tile][1][half][four][one] = bits.scale * total(bits.high);
-}
-
-fn store_w(tile: u32, n: u32, packed: Chunk) {
+// Half `part` of output `n`.
+fn store_w(tile: u32, part: u32, n: u32, packed: Chunk) {
   let half = n / 64u;
   let four = (n / 4u) % 16u;
   let one = n % 4u;
-  let low = chunk_codes(packed, 0u);
-  let high = chunk_codes(packed, 1u);
-  tile_w[tile][0][0][half][four][one] = low.x;
-  tile_w[tile][0][1][half][four][one] = low.y;
-  tile_w[tile][0][2][half][four][one] = low.z;
-  tile_w[tile][0][3][half][four][one] = low.w;
-  tile_w[tile][1][0][half][four][one] = high.x;
-  tile_w[tile][1][1][half][four][one] = high.y;
-  tile_w[tile][1][2][half][four][one] = high.z;
-  tile_w[tile][1][3][half][four][one] = high.w;
-  let s = code_scales(packed);
-  scale_w[tile][0][half][four][one] = s.scale.x;
-  shift_w[tile][0][half][four][one] = s.shift.x;
+  let codes = chunk_codes(packed, part);
+  tile_w[tile][part][0][half][four][one] = codes.x;
+  tile_w[tile][part][1][half][four][one] = codes.y;
+  tile_w[tile][part][2][half][four][one] = codes.z;
+  tile_w[tile][part][3][half][four][one] = codes.w;
   // Where a chunk has one scale, nobody reads the second.
-  if CODE_HALVES {
-    scale_w[tile][1][half][four][one] = s.scale.y;
-    shift_w[tile][1][half][four][one] = s.shift.y;
+  if CODE_HALVES || part == 0u {
+    let s = code_scales(packed);
+    scale_w[tile][part][half][four][one] = select(s.scale.x, s.scale.y, part == 1u);
+    shift_w[tile][part][half][four][one] = select(s.shift.x, s.shift.y, part == 1u);
   }
 }
 
@@ -125,71 +83,71 @@ fn add(sum: vec4<f32>, d: vec4<i32>, s: f32, total: f32, scale: vec4<f32>, shift
   return fma(vec4(total), shift, fma(whole(d) * s, scale, sum));
 }
 
-// 8 rows with 8 outputs, four of each in the second half of the tile: products so far, and sums.
+// 8 rows with 4 outputs: products so far, and sums.
 struct Dots {
-  r0a: vec4<i32>, r0b: vec4<i32>, r1a: vec4<i32>, r1b: vec4<i32>,
-  r2a: vec4<i32>, r2b: vec4<i32>, r3a: vec4<i32>, r3b: vec4<i32>,
-  r4a: vec4<i32>, r4b: vec4<i32>, r5a: vec4<i32>, r5b: vec4<i32>,
-  r6a: vec4<i32>, r6b: vec4<i32>, r7a: vec4<i32>, r7b: vec4<i32>,
+  r0: vec4<i32>, r1: vec4<i32>, r2: vec4<i32>, r3: vec4<i32>, r4: vec4<i32>, r5: vec4<i32>, r6: vec4<i32>, r7: vec4<i32>,
 }
 struct Totals {
-  r0a: vec4<f32>, r0b: vec4<f32>, r1a: vec4<f32>, r1b: vec4<f32>,
-  r2a: vec4<f32>, r2b: vec4<f32>, r3a: vec4<f32>, r3b: vec4<f32>,
-  r4a: vec4<f32>, r4b: vec4<f32>, r5a: vec4<f32>, r5b: vec4<f32>,
-  r6a: vec4<f32>, r6b: vec4<f32>, r7a: vec4<f32>, r7b: vec4<f32>,
+  r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32>, r4: vec4<f32>, r5: vec4<f32>, r6: vec4<f32>, r7: vec4<f32>,
 }
 
 fn no_dots() -> Dots {
   let w = vec4(WHOLE);
-  return Dots(w, w, w, w, w, w, w, w, w, w, w, w, w, w, w, w);
+  return Dots(w, w, w, w, w, w, w, w);
 }
 
-// Adds the products of four columns: rows `a` and `b`, outputs `c` and `e`.
-fn add_quad(d: Dots, a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, e: vec4<u32>) -> Dots {
+// Adds the products of four columns: rows `a` and `b`, outputs `c`.
+fn add_quad(d: Dots, a: vec4<u32>, b: vec4<u32>, c: vec4<u32>) -> Dots {
   return Dots(
-    dots(a.x, c, d.r0a), dots(a.x, e, d.r0b),
-    dots(a.y, c, d.r1a), dots(a.y, e, d.r1b),
-    dots(a.z, c, d.r2a), dots(a.z, e, d.r2b),
-    dots(a.w, c, d.r3a), dots(a.w, e, d.r3b),
-    dots(b.x, c, d.r4a), dots(b.x, e, d.r4b),
-    dots(b.y, c, d.r5a), dots(b.y, e, d.r5b),
-    dots(b.z, c, d.r6a), dots(b.z, e, d.r6b),
-    dots(b.w, c, d.r7a), dots(b.w, e, d.r7b),
+    dots(a.x, c, d.r0), dots(a.y, c, d.r1), dots(a.z, c, d.r2), dots(a.w, c, d.r3),
+    dots(b.x, c, d.r4), dots(b.y, c, d.r5), dots(b.z, c, d.r6), dots(b.w, c, d.r7),
   );
 }
 
-// Adds half a chunk.
-fn add_half(dots: Dots, tile: u32, half: u32, m: u32, n: u32) -> Dots {
+// Adds half a chunk, for outputs of half `side` of the tile.
+fn add_half(dots: Dots, tile: u32, half: u32, side: u32, m: u32, n: u32) -> Dots {
   var d = dots;
-  d = add_quad(d, tile_x[tile][half][0][0][m], tile_x[tile][half][0][1][m],
-    tile_w[tile][half][0][0][n], tile_w[tile][half][0][1][n]);
-  d = add_quad(d, tile_x[tile][half][1][0][m], tile_x[tile][half][1][1][m],
-    tile_w[tile][half][1][0][n], tile_w[tile][half][1][1][n]);
-  d = add_quad(d, tile_x[tile][half][2][0][m], tile_x[tile][half][2][1][m],
-    tile_w[tile][half][2][0][n], tile_w[tile][half][2][1][n]);
-  d = add_quad(d, tile_x[tile][half][3][0][m], tile_x[tile][half][3][1][m],
-    tile_w[tile][half][3][0][n], tile_w[tile][half][3][1][n]);
+  d = add_quad(d, tile_x[tile][4u * half + 0u][0][m], tile_x[tile][4u * half + 0u][1][m], tile_w[tile][half][0][side][n]);
+  d = add_quad(d, tile_x[tile][4u * half + 1u][0][m], tile_x[tile][4u * half + 1u][1][m], tile_w[tile][half][1][side][n]);
+  d = add_quad(d, tile_x[tile][4u * half + 2u][0][m], tile_x[tile][4u * half + 2u][1][m], tile_w[tile][half][2][side][n]);
+  d = add_quad(d, tile_x[tile][4u * half + 3u][0][m], tile_x[tile][4u * half + 3u][1][m], tile_w[tile][half][3][side][n]);
   return d;
 }
 
+// `s * sum of q` of half `half` of a chunk, for rows of a half of the tile.
+fn sums_x(tile: u32, half: u32, side: u32, m: u32) -> vec4<f32> { return bitcast<vec4<f32>>(tile_x[tile][9u + half][side][m]); }
+
 // `low` and `high`: s * sum of q for the rows of each half of the tile.
-fn add_scaled(t: Totals, d: Dots, tile: u32, half: u32, low: vec4<f32>, high: vec4<f32>, m: u32, n: u32) -> Totals {
-  let s = scale_x[tile][0][m];
-  let z = scale_x[tile][1][m];
-  let d0 = scale_w[tile][half][0][n];
-  let d1 = scale_w[tile][half][1][n];
-  let m0 = shift_w[tile][half][0][n];
-  let m1 = shift_w[tile][half][1][n];
+fn add_scaled(t: Totals, d: Dots, tile: u32, half: u32, side: u32, low: vec4<f32>, high: vec4<f32>, m: u32, n: u32) -> Totals {
+  let s = bitcast<vec4<f32>>(tile_x[tile][8][0][m]);
+  let z = bitcast<vec4<f32>>(tile_x[tile][8][1][m]);
+  let scale = scale_w[tile][half][side][n];
+  let shift = shift_w[tile][half][side][n];
   return Totals(
-    add(t.r0a, d.r0a, s.x, low.x, d0, m0), add(t.r0b, d.r0b, s.x, low.x, d1, m1),
-    add(t.r1a, d.r1a, s.y, low.y, d0, m0), add(t.r1b, d.r1b, s.y, low.y, d1, m1),
-    add(t.r2a, d.r2a, s.z, low.z, d0, m0), add(t.r2b, d.r2b, s.z, low.z, d1, m1),
-    add(t.r3a, d.r3a, s.w, low.w, d0, m0), add(t.r3b, d.r3b, s.w, low.w, d1, m1),
-    add(t.r4a, d.r4a, z.x, high.x, d0, m0), add(t.r4b, d.r4b, z.x, high.x, d1, m1),
-    add(t.r5a, d.r5a, z.y, high.y, d0, m0), add(t.r5b, d.r5b, z.y, high.y, d1, m1),
-    add(t.r6a, d.r6a, z.z, high.z, d0, m0), add(t.r6b, d.r6b, z.z, high.z, d1, m1),
-    add(t.r7a, d.r7a, z.w, high.w, d0, m0), add(t.r7b, d.r7b, z.w, high.w, d1, m1),
+    add(t.r0, d.r0, s.x, low.x, scale, shift), add(t.r1, d.r1, s.y, low.y, scale, shift),
+    add(t.r2, d.r2, s.z, low.z, scale, shift), add(t.r3, d.r3, s.w, low.w, scale, shift),
+    add(t.r4, d.r4, z.x, high.x, scale, shift), add(t.r5, d.r5, z.y, high.y, scale, shift),
+    add(t.r6, d.r6, z.z, high.z, scale, shift), add(t.r7, d.r7, z.w, high.w, scale, shift),
   );
+}
+
+// Adds a chunk.
+fn add_chunk(totals: Totals, tile: u32, side: u32, m: u32, n: u32) -> Totals {
+  var t = totals;
+  var d = add_half(no_dots(), tile, 0u, side, m, n);
+  var low = sums_x(tile, 0u, 0u, m);
+  var high = sums_x(tile, 0u, 1u, m);
+  if CODE_HALVES {
+    t = add_scaled(t, d, tile, 0u, side, low, high, m, n);
+    d = add_half(no_dots(), tile, 1u, side, m, n);
+    t = add_scaled(t, d, tile, 1u, side, sums_x(tile, 1u, 0u, m), sums_x(tile, 1u, 1u, m), m, n);
+  } else {
+    d = add_half(d, tile, 1u, side, m, n);
+    low += sums_x(tile, 1u, 0u, m);
+    high += sums_x(tile, 1u, 1u, m);
+    t = add_scaled(t, d, tile, 0u, side, low, high, m, n);
+  }
+  return t;
 }
 
 // 128 rows by 128 outputs; 8 by 8 for an invocation.
@@ -201,58 +159,41 @@ fn linear__int8(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
   let m = (((lane >> 1u) & 1u) | ((lane >> 3u) & 2u)) + 4u * ((lane >> 5u) & 3u);
   let n = ((lane & 1u) | ((lane >> 1u) & 6u)) + 8u * (lane >> 7u);
   let chunks = params.cols / 32u;
-  let brings_x = lane < 128u;
   let own = lane % 128u;
+  let part = lane / 128u;
   // What is past the end is the last one again: its products are never stored.
-  let x_start = min(first_row + own, row_count() - 1u) * (params.cols / 4u);
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
-  var next_x = Bits();
-  var next_w = Chunk();
-  if brings_x {
-    store_x(0u, own, fetch_x(x_start, 0u, chunks));
-  } else {
-    store_w(0u, own, load_chunk(w_start, w_start + params.tails, 0u, chunks));
-  }
+  let x_start = group.y * chunks * INT8_TILE;
+  store_x(0u, lane, fetch_x(x_start, lane));
+  store_w(0u, part, own, load_chunk(w_start, w_start + params.tails, 0u, chunks));
   var t = Totals();
+  var u = Totals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
     let tile = chunk & 1u;
     let next = min(chunk + 1u, chunks - 1u);
-    if brings_x {
-      next_x = fetch_x(x_start, next, chunks);
-    } else {
-      next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
-    }
-    var d = add_half(no_dots(), tile, 0u, m, n);
-    var low = sums_x[tile][0][0][m];
-    var high = sums_x[tile][0][1][m];
-    if CODE_HALVES {
-      t = add_scaled(t, d, tile, 0u, low, high, m, n);
-      d = add_half(no_dots(), tile, 1u, m, n);
-      t = add_scaled(t, d, tile, 1u, sums_x[tile][1][0][m], sums_x[tile][1][1][m], m, n);
-    } else {
-      d = add_half(d, tile, 1u, m, n);
-      low += sums_x[tile][1][0][m];
-      high += sums_x[tile][1][1][m];
-      t = add_scaled(t, d, tile, 0u, low, high, m, n);
-    }
-    if brings_x { store_x(1u - tile, own, next_x); } else { store_w(1u - tile, own, next_w); }
+    let next_x = fetch_x(x_start + next * INT8_TILE, lane);
+    let next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
+    t = add_chunk(t, tile, 0u, m, n);
+    u = add_chunk(u, tile, 1u, m, n);
+    store_x(1u - tile, lane, next_x);
+    store_w(1u - tile, part, own, next_w);
     workgroupBarrier();
   }
-  store(first_row + 4u * m + 0u, first_out + 4u * n, t.r0a);
-  store(first_row + 4u * m + 0u, first_out + 64u + 4u * n, t.r0b);
-  store(first_row + 4u * m + 1u, first_out + 4u * n, t.r1a);
-  store(first_row + 4u * m + 1u, first_out + 64u + 4u * n, t.r1b);
-  store(first_row + 4u * m + 2u, first_out + 4u * n, t.r2a);
-  store(first_row + 4u * m + 2u, first_out + 64u + 4u * n, t.r2b);
-  store(first_row + 4u * m + 3u, first_out + 4u * n, t.r3a);
-  store(first_row + 4u * m + 3u, first_out + 64u + 4u * n, t.r3b);
-  store(first_row + 64u + 4u * m + 0u, first_out + 4u * n, t.r4a);
-  store(first_row + 64u + 4u * m + 0u, first_out + 64u + 4u * n, t.r4b);
-  store(first_row + 64u + 4u * m + 1u, first_out + 4u * n, t.r5a);
-  store(first_row + 64u + 4u * m + 1u, first_out + 64u + 4u * n, t.r5b);
-  store(first_row + 64u + 4u * m + 2u, first_out + 4u * n, t.r6a);
-  store(first_row + 64u + 4u * m + 2u, first_out + 64u + 4u * n, t.r6b);
-  store(first_row + 64u + 4u * m + 3u, first_out + 4u * n, t.r7a);
-  store(first_row + 64u + 4u * m + 3u, first_out + 64u + 4u * n, t.r7b);
+  store(first_row + 4u * m + 0u, first_out + 4u * n, t.r0);
+  store(first_row + 4u * m + 0u, first_out + 64u + 4u * n, u.r0);
+  store(first_row + 4u * m + 1u, first_out + 4u * n, t.r1);
+  store(first_row + 4u * m + 1u, first_out + 64u + 4u * n, u.r1);
+  store(first_row + 4u * m + 2u, first_out + 4u * n, t.r2);
+  store(first_row + 4u * m + 2u, first_out + 64u + 4u * n, u.r2);
+  store(first_row + 4u * m + 3u, first_out + 4u * n, t.r3);
+  store(first_row + 4u * m + 3u, first_out + 64u + 4u * n, u.r3);
+  store(first_row + 64u + 4u * m + 0u, first_out + 4u * n, t.r4);
+  store(first_row + 64u + 4u * m + 0u, first_out + 64u + 4u * n, u.r4);
+  store(first_row + 64u + 4u * m + 1u, first_out + 4u * n, t.r5);
+  store(first_row + 64u + 4u * m + 1u, first_out + 64u + 4u * n, u.r5);
+  store(first_row + 64u + 4u * m + 2u, first_out + 4u * n, t.r6);
+  store(first_row + 64u + 4u * m + 2u, first_out + 64u + 4u * n, u.r6);
+  store(first_row + 64u + 4u * m + 3u, first_out + 4u * n, t.r7);
+  store(first_row + 64u + 4u * m + 3u, first_out + 64u + 4u * n, u.r7);
 }

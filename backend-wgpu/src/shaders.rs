@@ -55,7 +55,9 @@ parts! {
     SMALL_HALVES = "common/small_halves";
     /// Codes as integers.
     SMALL_INTEGERS = "common/small_integers";
-    /// Where the values of a block are.
+    /// Where the columns of a block are.
+    QUADS = "common/quads";
+    /// Where its codes are.
     BLOCKS = "common/blocks";
     /// Where floats are.
     FLOATS = "common/floats";
@@ -149,6 +151,8 @@ parts! {
     KV_APPEND = "kv_append";
     /// Op `linear`, in 8-bit integers.
     LINEAR_INT8 = "linear_int8";
+    /// The same: its activations.
+    LINEAR_INT8_ROWS = "linear_int8_rows";
     /// Op `linear`, tiles of 128 rows.
     LINEAR_TILES = "linear_tiles";
     /// Op `linear`, tiles of 16 rows.
@@ -203,19 +207,19 @@ pub fn decoder(dtype: DType) -> &'static [Part] {
         DType::F32 => &[WEIGHTS, WORDS, FLOATS, F32],
         DType::F16 => &[WEIGHTS, WORDS, FLOATS, F16],
         DType::BF16 => &[WEIGHTS, WORDS, FLOATS, BF16],
-        DType::Q4_0 => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, Q4_0],
-        DType::Q4_1 => &[WEIGHTS, WORDS, BLOCKS, Q4_1],
-        DType::Q5_0 => &[WEIGHTS, WORDS, BLOCKS, Q5_0],
-        DType::Q5_1 => &[WEIGHTS, WORDS, BLOCKS, Q5_1],
-        DType::Q8_0 => &[WEIGHTS, WORDS, BLOCKS, Q8_0],
-        DType::Q2_K => &[WEIGHTS, WORDS, BLOCKS, Q2_K],
-        DType::Q3_K => &[WEIGHTS, WORDS, BLOCKS, Q3_K],
-        DType::Q4_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, K_SCALES, Q4_K],
-        DType::Q5_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, K_SCALES, Q5_K],
-        DType::Q6_K => &[WEIGHTS, WORDS, SMALL_HALVES, BLOCKS, Q6_K],
-        DType::IQ4_NL => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_NL],
-        DType::IQ4_XS => &[WEIGHTS, WORDS, BLOCKS, CODES, IQ4_XS],
-        DType::MXFP4 => &[WEIGHTS, WORDS, BLOCKS, CODES, MXFP4],
+        DType::Q4_0 => &[WEIGHTS, WORDS, SMALL_HALVES, QUADS, BLOCKS, Q4_0],
+        DType::Q4_1 => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q4_1],
+        DType::Q5_0 => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q5_0],
+        DType::Q5_1 => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q5_1],
+        DType::Q8_0 => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q8_0],
+        DType::Q2_K => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q2_K],
+        DType::Q3_K => &[WEIGHTS, WORDS, QUADS, BLOCKS, Q3_K],
+        DType::Q4_K => &[WEIGHTS, WORDS, SMALL_HALVES, QUADS, BLOCKS, K_SCALES, Q4_K],
+        DType::Q5_K => &[WEIGHTS, WORDS, SMALL_HALVES, QUADS, BLOCKS, K_SCALES, Q5_K],
+        DType::Q6_K => &[WEIGHTS, WORDS, SMALL_HALVES, QUADS, BLOCKS, Q6_K],
+        DType::IQ4_NL => &[WEIGHTS, WORDS, QUADS, BLOCKS, CODES, IQ4_NL],
+        DType::IQ4_XS => &[WEIGHTS, WORDS, QUADS, BLOCKS, CODES, IQ4_XS],
+        DType::MXFP4 => &[WEIGHTS, WORDS, QUADS, BLOCKS, CODES, MXFP4],
     }
 }
 

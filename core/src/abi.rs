@@ -67,6 +67,9 @@ consts! {
     COMBINE_COLUMNS: u32 = 32;
     /// Strands that splits of `attention` are added up in.
     COMBINE_STRANDS: u32 = 8;
+    /// Vectors of 16 bytes of 128 rows of a chunk of activations in 8-bit integers: eight of codes for every four rows, one
+    /// of scales, one of sums for each half of the chunk.
+    INT8_TILE: u32 = 352;
     /// What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
     TQ3_CENTROIDS: [f32; 8] = tq3::CENTROIDS;
     /// Borders between those centroids; a value on a border belongs to the upper one.

@@ -40,6 +40,10 @@ constexpr unsigned int COMBINE_COLUMNS = 32u;
 // Strands that splits of `attention` are added up in.
 constexpr unsigned int COMBINE_STRANDS = 8u;
 
+// Vectors of 16 bytes of 128 rows of a chunk of activations in 8-bit integers: eight of codes for every four rows, one
+// of scales, one of sums for each half of the chunk.
+constexpr unsigned int INT8_TILE = 352u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 static __device__ constexpr float TQ3_CENTROIDS[8] = {
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,

@@ -1,10 +1,4 @@
-// Where the values of a chunk are in types of blocks: quads are exchanged within 32 columns, and codes are packed as
-// backend-wgpu/src/weights/arrange.rs does.
-
-fn chunk_quad(chunk: u32, chunks: u32, i: u32) -> u32 { return (8u * chunk + (chunk & 7u)) ^ i; }
-
-// The quad of its chunk that a column is in.
-fn quad_of(col: u32) -> u32 { return ((col >> 2u) ^ (col >> 5u)) & 7u; }
+// Where the codes of a chunk are in types of blocks: packed as backend-wgpu/src/weights/arrange.rs does.
 
 // The nibbles of a half, in bytes. Low nibbles are the first half.
 fn nibbles_of(low: vec4<u32>, h: u32) -> vec4<u32> { return (low >> vec4(4u * h)) & vec4(0x0f0f0f0fu); }

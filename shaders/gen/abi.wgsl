@@ -39,6 +39,10 @@ const COMBINE_COLUMNS: u32 = 32u;
 // Strands that splits of `attention` are added up in.
 const COMBINE_STRANDS: u32 = 8u;
 
+// Vectors of 16 bytes of 128 rows of a chunk of activations in 8-bit integers: eight of codes for every four rows, one
+// of scales, one of sums for each half of the chunk.
+const INT8_TILE: u32 = 352u;
+
 // What the 3-bit indices of `TQ3_0` stand for, in units of the norm, ascending.
 const TQ3_CENTROIDS = array<f32, 8>(
     -0.190685f, -0.117832f, -0.065717f, -0.02146f, 0.02146f, 0.065717f, 0.117832f, 0.190685f,

@@ -7,7 +7,7 @@ use gemma4_core::ops::linear::Linear;
 use gemma4_core::ops::softcap::Softcap;
 use gemma4_core::program::{Act, Class, Rows, Weight};
 
-use super::{Bind, Count, Lowering, ONE, attn_prepare, linear_tiles, narrow};
+use super::{Bind, Count, Lowering, ONE, Scratch, attn_prepare, linear_tiles, narrow};
 use crate::error::WgpuError;
 use crate::shaders::{self, Part, Shader};
 
@@ -278,6 +278,7 @@ pub(super) fn linear_values_apart(
 fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
     let mut first = 0;
     let mut rest = weights;
+    let rounded = linear_tiles::rounded(x, weights, cx);
     while !rest.is_empty() {
         let (these, after) = rest.split_at(stacked(rest, cx));
         let outputs: Vec<u32> = these.iter().map(|&handle| narrow(cx.weight(handle).rows())).collect();
@@ -290,7 +291,7 @@ fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
         } else {
             let mut first = first;
             for (&handle, outputs) in these.iter().zip(outputs) {
-                one(x, out, handle, first, lanes, cx);
+                one((x, rounded), out, handle, first, lanes, cx);
                 first += outputs;
             }
         }
@@ -299,8 +300,15 @@ fn product(x: Act, out: &Target, weights: &[Weight], cx: &mut Lowering<'_>) {
     }
 }
 
-/// A product with a weight, a dispatch for each part of it. `lanes` are those of the decode class.
-fn one(x: Act, out: &Target, handle: Weight, mut first: u32, lanes: u32, cx: &mut Lowering<'_>) {
+/// A product with a weight, a dispatch for each part of it. `lanes` are those of the decode class, `rounded` is for prompts.
+fn one(
+    (x, rounded): (Act, Option<Scratch>),
+    out: &Target,
+    handle: Weight,
+    mut first: u32,
+    lanes: u32,
+    cx: &mut Lowering<'_>,
+) {
     let weight = cx.weight(handle).clone();
     let decoder = shaders::decoder(weight.dtype());
     for (part, outputs) in weight.parts().iter().map(|part| narrow(part.rows.len())).enumerate() {
@@ -308,7 +316,7 @@ fn one(x: Act, out: &Target, handle: Weight, mut first: u32, lanes: u32, cx: &mu
         first += outputs;
         let binds = vec![Bind::Act(x), Bind::Weight(handle, part), out.bind.clone()];
         if cx.program.class == Class::Prefill && linear_tiles::fits(weight.cols()) {
-            linear_tiles::launch(x, weight.dtype(), binds, &params, cx);
+            linear_tiles::launch(x, rounded, weight.dtype(), binds, &params, cx);
             continue;
         }
         let parts = [shaders::ACTIVATION, shaders::LINEAR];

@@ -3,11 +3,12 @@
 //! Which tile a product gets depends on the most rows that the program may have, which changes no bit: all tiles take
 //! each output's sum in one order. Whether the tiles are of f16 depends on the device alone.
 
-use gemma4_core::abi::LinearParams;
-use gemma4_core::program::Act;
-
-use super::{Bind, Count, Lowering, ONE};
+use gemma4_core::abi::{INT8_TILE, LinearParams};
+use gemma4_core::program::{Act, Class, Weight};
 use gemma4_core::tensor::DType;
+
+use super::linear::of_weight;
+use super::{Bind, Count, Lowering, ONE, Scratch};
 
 use crate::shaders::{self, Shader};
 
@@ -41,17 +42,50 @@ fn is_whole(dtype: DType) -> bool {
 /// Rows and outputs of a tile of 8-bit integers.
 const INT8: u32 = 128;
 
+/// Rows and chunks of a workgroup that makes such rows.
+const INT8_ROWS: [u32; 2] = [4, 64];
+
 /// Workgroup memory that such tiles and their scales take.
 const INT8_BYTES: u32 = 23 << 10;
 
-/// One product: the rows of `x` with a part of a weight of type `dtype`. `binds` are `x`, the part and the outputs.
-pub(super) fn launch(x: Act, dtype: DType, binds: Vec<Bind>, params: &LinearParams, cx: &mut Lowering<'_>) {
+/// Whether products with a weight of a type are of 8-bit integers.
+fn is_int8(dtype: DType, cols: usize, cx: &Lowering<'_>) -> bool {
+    let memory = cx.device.limits.max_compute_workgroup_storage_size;
+    cx.device.variants.int8 && is_whole(dtype) && fits(cols) && INT8_BYTES <= memory
+}
+
+/// Activations of prompts as products with these weights need them beside what they are: in 8-bit integers, if any is of those.
+/// Types that such products are made of agree about the order of columns.
+pub(super) fn rounded(x: Act, weights: &[Weight], cx: &mut Lowering<'_>) -> Option<Scratch> {
+    let any = |&weight: &Weight| is_int8(cx.weight(weight).dtype(), cx.weight(weight).cols(), cx);
+    let weight = weights.iter().copied().find(any).filter(|_| cx.program.class == Class::Prefill)?;
+    let (rows, chunks) = (cx.program.capacity(x).next_multiple_of(INT8 as usize), cx.cols(x) / DEPTH);
+    let tiles = cx.scratch((rows as u64 / u64::from(INT8)) * u64::from(chunks * INT8_TILE * 16));
+    let shader = Shader::new(&[shaders::QUADS, shaders::LINEAR_INT8_ROWS], "linear__int8_rows");
+    let params = of_weight(&cx.weight(weight).clone(), x, cx);
+    let [rows, chunks_each] = INT8_ROWS;
+    let grid = [Count::Fixed(chunks.div_ceil(chunks_each)), cx.rows(x, rows, 1), ONE];
+    cx.launch("linear", shader, vec![Bind::Act(x), Bind::ScratchMut(tiles)], &params, grid);
+    Some(tiles)
+}
+
+/// One product: the rows of `x` with a part of a weight of type `dtype`. `binds` are `x`, the part and the outputs; `rounded`
+/// is what [`rounded`] made of `x`.
+pub(super) fn launch(
+    x: Act,
+    rounded: Option<Scratch>,
+    dtype: DType,
+    mut binds: Vec<Bind>,
+    params: &LinearParams,
+    cx: &mut Lowering<'_>,
+) {
     let variants = cx.device.variants;
     let memory = cx.device.limits.max_compute_workgroup_storage_size;
-    if variants.int8 && is_whole(dtype) && INT8_BYTES <= memory {
+    if let Some(rounded) = rounded.filter(|_| is_int8(dtype, params.cols as usize, cx)) {
         let shader =
             Shader::new(&[shaders::decoder(dtype), &[shaders::LINEAR_INT8]].concat(), "linear__int8");
         let grid = [Count::Fixed(params.outputs.div_ceil(INT8)), cx.rows(x, INT8, 1), ONE];
+        binds[0] = Bind::Scratch(rounded);
         cx.launch("linear", shader, binds, params, grid);
         return;
     }
