@@ -19,10 +19,9 @@
 // Two tiles of each, an element for four rows or outputs, in vectors of 128: of activations eight of four columns a word,
 // one of scales, and for each half of a chunk one of s * sum of q.
 alias Vector = array<array<vec4<u32>, 16>, 2>;
-alias Words = array<array<vec4<u32>, 16>, 2>;
 alias Numbers = array<array<vec4<f32>, 16>, 2>;
 var<workgroup> tile_x: array<array<Vector, 11>, 2>;
-var<workgroup> tile_w: array<array<array<Words, 4>, 2>, 2>;   // [2, 2 halves of a chunk, 4 quads of columns]
+var<workgroup> tile_w: array<array<array<Vector, 4>, 2>, 2>;   // [2, 2 halves of a chunk, 4 quads of columns]
 var<workgroup> scale_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: d
 var<workgroup> shift_w: array<array<Numbers, 2>, 2>;          // [2, 2 halves of a chunk]: m - d * zero
 

@@ -9,7 +9,6 @@ use gemma4_core::tensor::DType;
 
 use super::linear::of_weight;
 use super::{Bind, Count, Lowering, ONE, Scratch};
-
 use crate::shaders::{self, Shader};
 
 /// A size of tiles.
@@ -60,7 +59,7 @@ pub(super) fn rounded(x: Act, weights: &[Weight], cx: &mut Lowering<'_>) -> Opti
     let any = |&weight: &Weight| is_int8(cx.weight(weight).dtype(), cx.weight(weight).cols(), cx);
     let weight = weights.iter().copied().find(any).filter(|_| cx.program.class == Class::Prefill)?;
     let (rows, chunks) = (cx.program.capacity(x).next_multiple_of(INT8 as usize), cx.cols(x) / DEPTH);
-    let tiles = cx.scratch((rows as u64 / u64::from(INT8)) * u64::from(chunks * INT8_TILE * 16));
+    let tiles = cx.scratch((rows as u64 / u64::from(INT8)) * u64::from(chunks) * u64::from(16 * INT8_TILE));
     let shader = Shader::new(&[shaders::QUADS, shaders::LINEAR_INT8_ROWS], "linear__int8_rows");
     let params = of_weight(&cx.weight(weight).clone(), x, cx);
     let [rows, chunks_each] = INT8_ROWS;

@@ -251,7 +251,10 @@ impl Controller {
         let (on, trials): (Vec<Offer>, Vec<Offer>) =
             offers.partition(|offer| self.arms[offer.arm].mode == Mode::On);
         let tried = trials.into_iter().find(|offer| self.affords(offer, plain));
-        tried.or_else(|| on.into_iter().max_by(|a, b| a.rate().total_cmp(&b.rate())))
+        // One whose purse is empty does not stand in the way of one that can pay.
+        let pays = |offer: &Offer| self.affords(offer, plain);
+        let better = |a: &Offer, b: &Offer| pays(a).cmp(&pays(b)).then(a.rate().total_cmp(&b.rate()));
+        tried.or_else(|| on.into_iter().max_by(better))
     }
 
     /// Whether the purse pays for a round of which nothing is accepted.

@@ -339,6 +339,24 @@ fn drafters_of_no_use_take_nothing_from_one_that_is_cheap() {
     };
     let runs: Vec<Run> = (0..40).map(of).collect();
     let cost = runs.iter().map(Run::cost).sum::<f64>() / 40.0;
-    println!("cost {cost:.2}");
     assert!(cost < 0.74, "{cost}");
+}
+
+#[test]
+fn a_source_whose_purse_is_empty_does_not_stand_in_the_way_of_another() {
+    let mut controller = Controller::new(Policy::Auto, &[ALL[0], ALL[2]], 8);
+    let mut sample = Sample::new(100);
+    (sample.steps, sample.verify_seconds, sample.each) = (4, 4.0, Some(1.0));
+    controller.observe(&sample);
+    for arm in &mut controller.arms {
+        arm.mode = Mode::On;
+        arm.shares.iter_mut().for_each(|share| share.share = 0.8);
+    }
+    let limits = Limits { context: 100, room: 64, repeats: 3 };
+    assert!(
+        matches!(controller.choose(&limits), Choice::Draft(Source::DFlash, _)),
+        "more drafts are worth more"
+    );
+    controller.arms[0].balance = -100.0;
+    assert_eq!(controller.choose(&limits), Choice::Draft(Source::Ngram, 3));
 }
