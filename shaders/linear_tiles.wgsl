@@ -42,7 +42,7 @@ fn tiles_store_w(half: u32, n: u32, v: Half) {
   tiles_put_w(4u * half + 3u, n, Tile4(v.d));
 }
 
-// Sums of 8 rows with 8 outputs, four of each in the second half of the tile: those of a block of columns, and all.
+// Sums of 8 rows with 8 outputs, four of each in the second half of the tile: those of some columns, and all.
 struct TilesSums {
   r0a: Tile4, r0b: Tile4,  r1a: Tile4, r1b: Tile4,
   r2a: Tile4, r2b: Tile4,  r3a: Tile4, r3b: Tile4,
@@ -97,7 +97,7 @@ fn tiles_columns(sums: TilesSums, first: u32, count: u32, m: u32, n: u32) -> Til
   return s;
 }
 
-// Adds the sums of half `half` of a chunk, or of a whole one.
+// Adds the sums of half `half` of a chunk, or of a segment.
 fn tiles_add(t: TilesTotals, s: TilesSums, half: u32, m: u32) -> TilesTotals {
   let n0 = tile_noted(half * 128u + 4u * m + 0u);
   let n1 = tile_noted(half * 128u + 4u * m + 1u);
@@ -136,6 +136,7 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
   let w_start = min(first_out + own, params.outputs - 1u) * params.stride;
   var next_x = fetch_x(x_rows, lane, 0u, chunks, 128u, 8u);
   var next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
+  var sums = TilesSums();
   var totals = TilesTotals();
   tiles_store_x(lane, next_x);
   tiles_store_w(half, own, half_values(next_w, half));
@@ -148,7 +149,11 @@ fn linear__tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
       totals = tiles_add(totals, tiles_columns(TilesSums(), 0u, 2u, m, n), 0u, m);
       totals = tiles_add(totals, tiles_columns(TilesSums(), 2u, 2u, m, n), 1u, m);
     } else {
-      totals = tiles_add(totals, tiles_columns(TilesSums(), 0u, 4u, m, n), 0u, m);
+      sums = tiles_columns(sums, 0u, 4u, m, n);
+      if segment_ends(chunk, chunks) {
+        totals = tiles_add(totals, sums, 0u, m);
+        sums = TilesSums();
+      }
     }
     // Nobody reads the tiles any more.
     workgroupBarrier();

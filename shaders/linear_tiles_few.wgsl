@@ -4,10 +4,14 @@
 // Launch  x: ceil(outputs / 64); y: ceil(rows / 16)
 //
 // Few rows leave few tiles, so what an output adds up is made four terms at a time, by 32 invocations each: a term is the sum
-// of a chunk, or of half a chunk in f16 (common/tile_*.wgsl). Then the terms are added in their order. An invocation has 16
-// rows by 2 outputs of a term. It decodes its weights itself, and reads activations from workgroup memory.
+// of a segment, or of half a chunk in f16 (common/tile_*.wgsl). Then the terms are added in their order. An invocation has 16
+// rows by 2 outputs of a term. It decodes its weights itself, and reads activations from workgroup memory, a piece of a term
+// at a time: a chunk, or the half of one.
 
-// Activations of four terms, and eight rows of the terms themselves: 16 KiB, what every device has.
+// Pieces of a term.
+const FEW_PIECES = select(SEGMENT, 1u, TILE_ENDS);
+
+// Activations of pieces of four terms, and eight rows of the terms themselves: 16 KiB, what every device has.
 var<workgroup> few_x: array<array<array<array<Tile4, 4>, 4>, TILE_QUADS>, 4>;  // [terms, quads, columns, rows / 4]
 var<workgroup> few_terms: array<array<array<vec4<f32>, 64>, 2>, 4>;            // [terms, rows / 4, outputs]
 
@@ -32,24 +36,26 @@ fn few_store_x(own: u32, v: Half) {
   few_put_x(few_term(own, 3u), few_quad(own, 3u), few_row(own, 3u), tile_scaled(v.d, scale));
 }
 
-// Quad `i` of those that invocation `own` brings for terms from `first` on. What is past the end is the last row, or the last
-// term, again: its products are never used.
-fn few_fetch(own: u32, i: u32, first_row: u32, first: u32, chunks: u32) -> vec4<f32> {
+// Quad `i` of those that invocation `own` brings for terms from `first` on, of their piece `piece`. What is past the end is the
+// last row, or the last piece, again: its products are never used.
+fn few_fetch(own: u32, i: u32, first_row: u32, first: u32, piece: u32, chunks: u32) -> vec4<f32> {
   let row = min(first_row + few_row(own, i), row_count() - 1u);
-  let term = min(first + few_term(own, i), chunks * 8u / TILE_QUADS - 1u);
-  let quad = term * TILE_QUADS + few_quad(own, i);
+  let place = min((first + few_term(own, i)) * FEW_PIECES + piece, chunks * 8u / TILE_QUADS - 1u);
+  let quad = place * TILE_QUADS + few_quad(own, i);
   return x[row * (params.cols / 4u) + chunk_quad(quad / 8u, chunks, quad % 8u)];
 }
 
-fn few_fetch_x(own: u32, first_row: u32, first: u32, chunks: u32) -> Half {
+fn few_fetch_x(own: u32, first_row: u32, first: u32, piece: u32, chunks: u32) -> Half {
   return Half(
-    few_fetch(own, 0u, first_row, first, chunks), few_fetch(own, 1u, first_row, first, chunks),
-    few_fetch(own, 2u, first_row, first, chunks), few_fetch(own, 3u, first_row, first, chunks),
+    few_fetch(own, 0u, first_row, first, piece, chunks), few_fetch(own, 1u, first_row, first, piece, chunks),
+    few_fetch(own, 2u, first_row, first, piece, chunks), few_fetch(own, 3u, first_row, first, piece, chunks),
   );
 }
 
-// The chunk of a term; the last one's past the end.
-fn few_chunk(term: u32, chunks: u32) -> u32 { return min(term * TILE_QUADS / 8u, chunks - 1u); }
+// The chunk of a piece of a term; the last one past the end.
+fn few_chunk(term: u32, piece: u32, chunks: u32) -> u32 {
+  return min((term * FEW_PIECES + piece) * TILE_QUADS / 8u, chunks - 1u);
+}
 
 // Sums of 16 rows with two outputs, `a` and `b`.
 struct FewSums {
@@ -110,7 +116,8 @@ fn linear__few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   let first_row = group.y * 16u;
   let first_out = group.x * 64u;
   let chunks = params.cols / 32u;
-  let terms = chunks * 8u / TILE_QUADS;
+  let pieces = chunks * 8u / TILE_QUADS;
+  let terms = (pieces + FEW_PIECES - 1u) / FEW_PIECES;
   // Which term this invocation makes, and its first output; the other is 32 further.
   let term = lane / 32u;
   let n = lane % 32u;
@@ -123,27 +130,37 @@ fn linear__few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
   var low = vec4(0.0);
   var high = vec4(0.0);
   var next_x = Half();
-  if brings_x { next_x = few_fetch_x(lane, first_row, 0u, chunks); }
-  var next_a = load_chunk(a_start, a_start + params.tails, few_chunk(term, chunks), chunks);
-  var next_b = load_chunk(b_start, b_start + params.tails, few_chunk(term, chunks), chunks);
+  if brings_x { next_x = few_fetch_x(lane, first_row, 0u, 0u, chunks); }
+  var next_a = load_chunk(a_start, a_start + params.tails, few_chunk(term, 0u, chunks), chunks);
+  var next_b = load_chunk(b_start, b_start + params.tails, few_chunk(term, 0u, chunks), chunks);
   for (var first = 0u; first < terms; first += 4u) {
-    let a = next_a;
-    let b = next_b;
-    if brings_x { few_store_x(lane, next_x); }
-    workgroupBarrier();
-    let next = few_chunk(first + 4u + term, chunks);
-    if brings_x { next_x = few_fetch_x(lane, first_row, first + 4u, chunks); }
-    next_a = load_chunk(a_start, a_start + params.tails, next, chunks);
-    next_b = load_chunk(b_start, b_start + params.tails, next, chunks);
     var s = FewSums();
-    for (var half = 0u; half < TILE_QUADS / 4u; half++) {
-      let h = (term * TILE_QUADS / 4u + half) & 1u;
-      let wa = half_values(a, h);
-      let wb = half_values(b, h);
-      s = few_columns(s, term, 4u * half, wa.a, wb.a);
-      s = few_columns(s, term, 4u * half + 1u, wa.b, wb.b);
-      s = few_columns(s, term, 4u * half + 2u, wa.c, wb.c);
-      s = few_columns(s, term, 4u * half + 3u, wa.d, wb.d);
+    for (var piece = 0u; piece < FEW_PIECES; piece++) {
+      let a = next_a;
+      let b = next_b;
+      if brings_x { few_store_x(lane, next_x); }
+      workgroupBarrier();
+      let ends = piece + 1u == FEW_PIECES;
+      let next_first = select(first, first + 4u, ends);
+      let next_piece = select(piece + 1u, 0u, ends);
+      let next = few_chunk(next_first + term, next_piece, chunks);
+      if brings_x { next_x = few_fetch_x(lane, first_row, next_first, next_piece, chunks); }
+      next_a = load_chunk(a_start, a_start + params.tails, next, chunks);
+      next_b = load_chunk(b_start, b_start + params.tails, next, chunks);
+      // The last term may have fewer pieces.
+      if (first + term) * FEW_PIECES + piece < pieces {
+        for (var half = 0u; half < TILE_QUADS / 4u; half++) {
+          let h = (term * TILE_QUADS / 4u + half) & 1u;
+          let wa = half_values(a, h);
+          let wb = half_values(b, h);
+          s = few_columns(s, term, 4u * half, wa.a, wb.a);
+          s = few_columns(s, term, 4u * half + 1u, wa.b, wb.b);
+          s = few_columns(s, term, 4u * half + 2u, wa.c, wb.c);
+          s = few_columns(s, term, 4u * half + 3u, wa.d, wb.d);
+        }
+      }
+      // Nobody reads these activations any more.
+      if !ends { workgroupBarrier(); }
     }
     let count = min(terms - first, 4u);
     few_put_terms(term, 0u, 0u, n, s.a0, s.b0);

@@ -39,7 +39,7 @@ fn narrow_store_w(tile: u32, n: u32, v: Half) {
   narrow_put_w(tile, 3u, n, Tile4(v.d));
 }
 
-// Sums of four rows with four outputs: those of a block of columns, and all.
+// Sums of four rows with four outputs: those of some columns, and all.
 struct NarrowSums { r0: Tile4, r1: Tile4, r2: Tile4, r3: Tile4 }
 struct NarrowTotals { r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32> }
 
@@ -93,11 +93,12 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
     next_w = load_chunk(w_start, w_start + params.tails, 0u, chunks);
     narrow_store_w(0u, own, half_values(next_w, 0u));
   }
+  var sums = NarrowSums();
   var totals = NarrowTotals();
   workgroupBarrier();
   for (var chunk = 0u; chunk < chunks; chunk++) {
     if brings_x { next_x = fetch_x(x_rows, own, 8u * chunk + 4u, chunks, 64u, 4u); }
-    var sums = narrow_columns(NarrowSums(), 0u, m, n);
+    sums = narrow_columns(sums, 0u, m, n);
     if TILE_ENDS {
       totals = narrow_add(totals, sums, 0u, m);
       sums = NarrowSums();
@@ -115,7 +116,10 @@ fn linear__narrow(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoca
       next_w = load_chunk(w_start, w_start + params.tails, next, chunks);
     }
     sums = narrow_columns(sums, 1u, m, n);
-    totals = narrow_add(totals, sums, 1u, m);
+    if TILE_ENDS || segment_ends(chunk, chunks) {
+      totals = narrow_add(totals, sums, 1u, m);
+      sums = NarrowSums();
+    }
     if brings_x {
       narrow_store_x(0u, own, next_x);
     } else if brings_w {

@@ -6,8 +6,9 @@
 // While some columns are multiplied the next are under way from memory, brought by invocations that decode weights on the
 // way. Then every invocation multiplies its own block of outputs. Wide tiles are a chunk deep, and there is one of each: what
 // was brought waits in registers. Narrow ones are half a chunk deep, and there are two of each. Those of few rows are of four
-// chunks, which are multiplied at the same time. An output is a sum of the sums of its chunks, in their order, and the sum of a
-// chunk goes over its columns, an fma at a time, whatever tile it is in: all entry points have the same bits.
+// chunks of four segments, which are multiplied at the same time. An output is a sum of the sums of its segments of SEGMENT
+// chunks, in their order, and the sum of a segment goes over its columns, an fma at a time, whatever tile it is in: all entry
+// points have the same bits. A chain of 128 errs like its square root, and each addition to a total costs as much as a product.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same
@@ -61,6 +62,10 @@ fn half_values(packed: Chunk, h: u32) -> Half {
     fma(code.c - zero, scale, shift), fma(code.d - zero, scale, shift),
   );
 }
+
+// Chunks of a segment; the last one may have fewer.
+const SEGMENT = 4u;
+fn segment_ends(chunk: u32, chunks: u32) -> bool { return chunk % SEGMENT == SEGMENT - 1u || chunk + 1u == chunks; }
 
 // Writes four outputs of a row, those that exist.
 fn store(row: u32, output: u32, values: vec4<f32>) {

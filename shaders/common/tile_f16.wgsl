@@ -21,9 +21,9 @@ fn tile_scale(x: Half) -> f32 {
 fn tile_note(place: u32, scale: f32) { tile_scales[place] = scale; }
 fn tile_noted(place: u32) -> f32 { return tile_scales[place]; }
 fn tile_scaled(x: vec4<f32>, scale: f32) -> Tile4 { return Tile4(x * (1.0 / scale)); }
-// Whether sums end with every half of a chunk, or with the chunk.
+// Whether sums end with every half of a chunk, or with the segment.
 const TILE_ENDS = true;
-// Quads of columns of such a sum.
+// Quads of columns of a piece of such a sum.
 const TILE_QUADS = 4u;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
   return fma(vec4<f32>(products), vec4<f32>(scale), sum);

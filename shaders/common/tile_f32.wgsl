@@ -1,4 +1,4 @@
-// Tiles of f32: sums are those of chunks.
+// Tiles of f32: sums are those of segments.
 
 alias Tile4 = vec4<f32>;
 
@@ -14,9 +14,9 @@ fn tile_scale(x: Half) -> f32 { return 1.0; }
 fn tile_note(place: u32, scale: f32) {}
 fn tile_noted(place: u32) -> f32 { return 1.0; }
 fn tile_scaled(x: vec4<f32>, scale: f32) -> Tile4 { return x; }
-// Whether sums end with every half of a chunk, or with the chunk.
+// Whether sums end with every half of a chunk, or with the segment.
 const TILE_ENDS = false;
-// Quads of columns of such a sum.
+// Quads of columns of a piece of such a sum.
 const TILE_QUADS = 8u;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> { return sum + products; }
 // A term of a total, for four rows.
