@@ -92,11 +92,9 @@ fn few_put_terms(term: u32, quarter: u32, place: u32, n: u32, a: Tile4, b: Tile4
   few_terms[term][place][32u + n] = tile_term(b, scales);
 }
 
-// Adds `count` terms in their order.
-fn few_add(total: vec4<f32>, count: u32, place: u32, n: u32) -> vec4<f32> {
-  var t = total;
-  for (var term = 0u; term < count; term++) { t += few_terms[term][place][n]; }
-  return t;
+// Adds the terms in their order.
+fn few_add(total: vec4<f32>, place: u32, n: u32) -> vec4<f32> {
+  return (((total + few_terms[0][place][n]) + few_terms[1][place][n]) + few_terms[2][place][n]) + few_terms[3][place][n];
 }
 
 // Four rows of an output.
@@ -147,7 +145,7 @@ fn linear__few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
       if brings_x { next_x = few_fetch_x(lane, first_row, next_first, next_piece, chunks); }
       next_a = load_chunk(a_start, a_start + params.tails, next, chunks);
       next_b = load_chunk(b_start, b_start + params.tails, next, chunks);
-      // The last term may have fewer pieces.
+      // The last term may have fewer pieces, and those past the end are 0.
       if (first + term) * FEW_PIECES + piece < pieces {
         for (var half = 0u; half < TILE_QUADS / 4u; half++) {
           let h = (term * TILE_QUADS / 4u + half) & 1u;
@@ -162,17 +160,16 @@ fn linear__few(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
       // Nobody reads these activations any more.
       if !ends { workgroupBarrier(); }
     }
-    let count = min(terms - first, 4u);
     few_put_terms(term, 0u, 0u, n, s.a0, s.b0);
     few_put_terms(term, 1u, 1u, n, s.a1, s.b1);
     workgroupBarrier();
-    low = few_add(low, count, place, lane % 64u);
+    low = few_add(low, place, lane % 64u);
     workgroupBarrier();
     few_put_terms(term, 2u, 0u, n, s.a2, s.b2);
     few_put_terms(term, 3u, 1u, n, s.a3, s.b3);
     workgroupBarrier();
     // Before terms or activations are stored again all invocations have passed another barrier.
-    high = few_add(high, count, place, lane % 64u);
+    high = few_add(high, place, lane % 64u);
   }
   few_store(first_row + 4u * place, first_out + lane % 64u, low);
   few_store(first_row + 8u + 4u * place, first_out + lane % 64u, high);

@@ -22,9 +22,9 @@ fn code_words(kind: u32, dim: u32) -> u32 {
   return scale_plane(kind, dim);
 }
 
-// 1 / d, or 0 where that overflows.
+// 1 / d, or 0 where that overflows. A device may take the border, which is no normal number, for 0.
 fn inverse_step(d: f32) -> f32 {
-  return select(0.0, divide(1.0, d), abs(d) >= 2.9387359e-39);
+  return select(0.0, divide(1.0, d), abs(d) >= 2.9387359e-39 && d != 0.0);
 }
 
 // Scales of q8_0 and q4_0 into head_scales, values over them into head_codes.

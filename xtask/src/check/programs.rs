@@ -23,6 +23,10 @@ const WAITS: &str = "conformance/suite";
 /// The variable by which the test harness is told how many tests to run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
 
+/// The variable by which Mesa's software driver is told how many threads to run a dispatch on. Tests keep the cores busy side by
+/// side; what small dispatches cost more on several threads is lost.
+const DRIVER_THREADS: &str = "LP_NUM_THREADS";
+
 /// Those that take longest, which start first. One that is not here costs time and nothing else.
 const LONGEST: [&str; 3] = ["conformance/suite", "gemma4/gemma4", "gemma4/serve_http"];
 
@@ -115,6 +119,9 @@ impl Program {
         if self.name == WAITS && std::env::var_os(THREADS).is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env(THREADS, (2 * cores).to_string());
+        }
+        if std::env::var_os(DRIVER_THREADS).is_none() {
+            command.env(DRIVER_THREADS, "1");
         }
         command.stdout(both.try_clone().map_err(cannot("make a pipe for"))?).stderr(both);
         let mut child = command.spawn().map_err(cannot("start"))?;
