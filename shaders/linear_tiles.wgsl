@@ -70,47 +70,35 @@ fn tiles_column(s: TilesSums, a: Tile4, b: Tile4, c: Tile4, d: Tile4) -> TilesSu
   );
 }
 
-// Adds the columns of so many eights, an even number: wgpu counts iterations, so bodies are large.
+// Adds eight columns; `even` and `odd` are where the rows are in their quads.
+fn tiles_eight(sums: TilesSums, eight: u32, even: u32, odd: u32, n: u32) -> TilesSums {
+  var s = sums;
+  s = tiles_column(s, tiles_x[eight][0][0][even], tiles_x[eight][0][1][even],
+    tiles_w[eight][0][0][n], tiles_w[eight][0][1][n]);
+  s = tiles_column(s, tiles_x[eight][1][0][even], tiles_x[eight][1][1][even],
+    tiles_w[eight][1][0][n], tiles_w[eight][1][1][n]);
+  s = tiles_column(s, tiles_x[eight][2][0][even], tiles_x[eight][2][1][even],
+    tiles_w[eight][2][0][n], tiles_w[eight][2][1][n]);
+  s = tiles_column(s, tiles_x[eight][3][0][even], tiles_x[eight][3][1][even],
+    tiles_w[eight][3][0][n], tiles_w[eight][3][1][n]);
+  s = tiles_column(s, tiles_x[eight][4][0][odd], tiles_x[eight][4][1][odd],
+    tiles_w[eight][4][0][n], tiles_w[eight][4][1][n]);
+  s = tiles_column(s, tiles_x[eight][5][0][odd], tiles_x[eight][5][1][odd],
+    tiles_w[eight][5][0][n], tiles_w[eight][5][1][n]);
+  s = tiles_column(s, tiles_x[eight][6][0][odd], tiles_x[eight][6][1][odd],
+    tiles_w[eight][6][0][n], tiles_w[eight][6][1][n]);
+  s = tiles_column(s, tiles_x[eight][7][0][odd], tiles_x[eight][7][1][odd],
+    tiles_w[eight][7][0][n], tiles_w[eight][7][1][n]);
+  return s;
+}
+
+// Adds the columns of so many eights from an even one on, an even number: wgpu counts iterations, so bodies are large.
 fn tiles_columns(sums: TilesSums, first: u32, count: u32, m: u32, n: u32) -> TilesSums {
   var s = sums;
   for (var i = 0u; i < count; i += 2u) {
     let eight = first + i;
-    let m0 = m ^ tile_turn(0u);
-    let m1 = m ^ tile_turn(1u);
-    let m2 = m ^ tile_turn(2u);
-    let m3 = m ^ tile_turn(3u);
-    s = tiles_column(s, tiles_x[eight][0][0][m0], tiles_x[eight][0][1][m0],
-      tiles_w[eight][0][0][n], tiles_w[eight][0][1][n]);
-    s = tiles_column(s, tiles_x[eight][1][0][m0], tiles_x[eight][1][1][m0],
-      tiles_w[eight][1][0][n], tiles_w[eight][1][1][n]);
-    s = tiles_column(s, tiles_x[eight][2][0][m0], tiles_x[eight][2][1][m0],
-      tiles_w[eight][2][0][n], tiles_w[eight][2][1][n]);
-    s = tiles_column(s, tiles_x[eight][3][0][m0], tiles_x[eight][3][1][m0],
-      tiles_w[eight][3][0][n], tiles_w[eight][3][1][n]);
-    s = tiles_column(s, tiles_x[eight][4][0][m1], tiles_x[eight][4][1][m1],
-      tiles_w[eight][4][0][n], tiles_w[eight][4][1][n]);
-    s = tiles_column(s, tiles_x[eight][5][0][m1], tiles_x[eight][5][1][m1],
-      tiles_w[eight][5][0][n], tiles_w[eight][5][1][n]);
-    s = tiles_column(s, tiles_x[eight][6][0][m1], tiles_x[eight][6][1][m1],
-      tiles_w[eight][6][0][n], tiles_w[eight][6][1][n]);
-    s = tiles_column(s, tiles_x[eight][7][0][m1], tiles_x[eight][7][1][m1],
-      tiles_w[eight][7][0][n], tiles_w[eight][7][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][0][0][m2], tiles_x[eight + 1u][0][1][m2],
-      tiles_w[eight + 1u][0][0][n], tiles_w[eight + 1u][0][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][1][0][m2], tiles_x[eight + 1u][1][1][m2],
-      tiles_w[eight + 1u][1][0][n], tiles_w[eight + 1u][1][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][2][0][m2], tiles_x[eight + 1u][2][1][m2],
-      tiles_w[eight + 1u][2][0][n], tiles_w[eight + 1u][2][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][3][0][m2], tiles_x[eight + 1u][3][1][m2],
-      tiles_w[eight + 1u][3][0][n], tiles_w[eight + 1u][3][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][4][0][m3], tiles_x[eight + 1u][4][1][m3],
-      tiles_w[eight + 1u][4][0][n], tiles_w[eight + 1u][4][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][5][0][m3], tiles_x[eight + 1u][5][1][m3],
-      tiles_w[eight + 1u][5][0][n], tiles_w[eight + 1u][5][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][6][0][m3], tiles_x[eight + 1u][6][1][m3],
-      tiles_w[eight + 1u][6][0][n], tiles_w[eight + 1u][6][1][n]);
-    s = tiles_column(s, tiles_x[eight + 1u][7][0][m3], tiles_x[eight + 1u][7][1][m3],
-      tiles_w[eight + 1u][7][0][n], tiles_w[eight + 1u][7][1][n]);
+    s = tiles_eight(s, eight, m ^ tile_turn(0u), m ^ tile_turn(1u), n);
+    s = tiles_eight(s, eight + 1u, m ^ tile_turn(2u), m ^ tile_turn(3u), n);
   }
   return s;
 }
