@@ -223,8 +223,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention(const 
   split_given<1, ONE_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, 1);
 }
 
+// Two types take more registers than one.
+constexpr u32 OWN_RESIDENT = K_KIND == V_KIND ? RESIDENT : 1;
+
 // Pools of the cache are read and written.
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attn_prepare__attention(
+extern "C" __global__ void __launch_bounds__(THREADS, OWN_RESIDENT) attn_prepare__attention(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, u8* own_k, u8* own_v, CudaPrepareParams own, const u8* k, const u8* v,
     float* __restrict__ out, Prepared prepared, float4* records, u32* arrived, const RowInfo* __restrict__ rows,

@@ -61,8 +61,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
 }
 
 #if !EXACT
-// Decoding TQ3_0 keys beside another type leaves no registers for eight.
-constexpr u32 WIDE_TILES = K_KIND == KV_TQ3_0 && V_KIND != KV_TQ3_0 ? 4 : 8;
+// Decoding TQ3_0 keys beside another type leaves no registers for eight, nor do codes of a byte beside halves.
+constexpr bool MIXED = (K_KIND == KV_Q8_0 && V_KIND == KV_F16) || (K_KIND == KV_F16 && V_KIND == KV_Q8_0);
+constexpr u32 WIDE_TILES = MIXED || (K_KIND == KV_TQ3_0 && V_KIND != KV_TQ3_0) ? 4 : 8;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide(
     const float* __restrict__ q, const u8* __restrict__ k, const u8* __restrict__ v, float* __restrict__ out,

@@ -11,7 +11,7 @@
 // Products of a lane that are added up before they join its sum: so its error grows with the logarithm of the columns.
 constexpr unsigned TERMS = 16;
 
-extern "C" __global__ void __launch_bounds__(CENTROID_WARPS * WARP)
+extern "C" __global__ void __launch_bounds__(CENTROID_WARPS * WARP, 4)
 centroid_head(const float* __restrict__ x,          // [rows, hidden]
               const WeightView table,               // [vocab, hidden]
               const float* __restrict__ ordering,   // [vocab]

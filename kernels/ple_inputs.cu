@@ -86,7 +86,7 @@ static __device__ __forceinline__ void layer_of(const float* __restrict__ contex
   }
 }
 
-extern "C" __global__ void __launch_bounds__(PLE_WARPS * WARP)
+extern "C" __global__ void __launch_bounds__(PLE_WARPS * WARP, 8)
 ple_inputs(const float* __restrict__ context,     // [rows, layers, ple]
            const u8* __restrict__ table,          // [vocab, layers * ple]
            const float* __restrict__ norm,        // [ple]

@@ -84,8 +84,11 @@ impl Shape {
 
     /// `WIDE_TILES` of the kernel.
     fn wide_tiles(self) -> u32 {
-        let [k, v] = [self.k, self.v].map(|kind| KINDS[kind].0 == KvType::TQ3_0);
-        if k && !v { 4 } else { 8 }
+        match [self.k, self.v].map(|kind| KINDS[kind].0) {
+            [KvType::Q8_0, KvType::F16] | [KvType::F16, KvType::Q8_0] => 4,
+            [KvType::TQ3_0, v] if v != KvType::TQ3_0 => 4,
+            _ => 8,
+        }
     }
 
     /// `MANY_STAGES` of the kernel.
