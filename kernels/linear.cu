@@ -1,11 +1,11 @@
 // linear: out[r, o] = sum over c of x[r, c] * weight[o, c], for few rows
 //
 // Spec    core/src/ops/linear.rs
-// Launch  linear__N: grid (groups of 4 tiles of 16 outputs, splits of the columns, groups of N rows), block (128): a warp a
-//         tile
+// Launch  linear__N, groups of N rows in z, block (128): a warp a tile of 16 outputs, four of them a group. LONG=0: grid (groups,
+//         splits of the columns). LONG=1: grid (blocks), which have equal shares of the steps of all groups
 // Differs from the spec in that x is two bytes a value (VALUE_BYTES=4: four), or two halves where the weight is no code, and
-// in that sums of blocks are f32. Each split is a plane of its own, which the consumer adds up; where a split ends follows
-// from the shape alone.
+// in that sums of blocks are f32. What a block has of a group is a plane of its own, which the consumer adds up; where one
+// ends follows from the shape and the device, and not from the rows.
 
 #include "common/chain.cuh"
 #include "common/product.cuh"
@@ -15,30 +15,60 @@ struct Stack {
   WeightView weights[3];
 };
 
+// The tile of this warp in a group, and the column of its first output.
+__device__ __forceinline__ Tile tile_in(const Stack& stack, const CudaLinearParams& params, u32 group, u32& first) {
+  u32 tile = group * 4 + threadIdx.x / 32, i = 0;
+  first = params.first;
+  for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
+  const bool there = i < params.weights;
+  return {stack.weights[there ? i : 0], there ? tile : 0, there};
+}
+
 template <int MOST>
 __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float* out, const CudaLinearParams& params,
                                     const StepState* step) {
   using W = type::WEIGHT;
   extern __shared__ __align__(16) u8 memory[];
-  u32 tile = blockIdx.x * 4 + threadIdx.x / 32, first = params.first, i = 0;
-  for (; i < params.weights && tile >= stack.weights[i].tiles; i++) tile -= stack.weights[i].tiles, first += stack.weights[i].rows;
-  const bool there = i < params.weights;
-  if (!there) tile = i = 0;
-  const WeightView w = stack.weights[i];
-  const u32 steps = steps_of<W>(w);
-  Product<W, MOST> product(memory, w, tile, there, steps * blockIdx.y / gridDim.y,
-                           steps * (blockIdx.y + 1) / gridDim.y);
+  const u32 steps = steps_of<W>(stack.weights[0]);
+  u32 first;
+#if LONG
+  const u32 all = params.groups * steps, begin = all * blockIdx.x / gridDim.x;
+  const Share share = {steps, begin / steps, begin % steps, all * (blockIdx.x + 1) / gridDim.x - begin};
+  const auto tile_of = [&](u32 group) { return tile_in(stack, params, group, first); };
+#else
+  const u32 begin = steps * blockIdx.y / gridDim.y;
+  const Share share = {steps, blockIdx.x, begin, steps * (blockIdx.y + 1) / gridDim.y - begin};
+  const Tile only = tile_in(stack, params, blockIdx.x, first);
+  const auto tile_of = [&](u32) { return only; };
+#endif
+  using Products = Product<W, MOST, LONG, decltype(tile_of)>;
+  using Values = Sums<Products::NT>;
+  Products product(memory, share, tile_of);
 
   const u32 rows = ahead(params.picked ? &step->picked : &step->rows), start = blockIdx.z * MOST;
   follow();
   if (start >= rows) return;
-  const auto sums = product.finish(w, tile, x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; });
-  if (!there) return;
-  out += size_t(blockIdx.y) * params.plane_stride + first + tile * 16;
-  hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
-    const u32 row = start + ROWS<W> * nt + of_tile;
-    if (row < rows && tile * 16 + output < w.rows) out[size_t(row) * params.out_cols + output] = value;
-  });
+  const auto done = [&](const Tile& tile, u32 group, const Values& sums, bool whole) {
+#if LONG
+    // `first` may be of the group that is copied. Blocks that have a part of a group are numbered from the one with its first
+    // step.
+    tile_in(stack, params, group, first);
+    u32 plane = blockIdx.x - ((group * steps + 1) * gridDim.x - 1) / all;
+#else
+    u32 plane = blockIdx.y;
+#endif
+    const auto put_plane = [&](u32 plane, const Values& sums) {
+      float* to = out + size_t(plane) * params.plane_stride + first + tile.tile * 16;
+      hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
+        const u32 row = start + ROWS<W> * nt + of_tile;
+        if (row < rows && u32(tile.tile) * 16 + output < tile.w.rows) to[size_t(row) * params.out_cols + output] = value;
+      });
+    };
+    put_plane(plane, sums);
+    // Other groups of the op may have more planes.
+    while (whole && ++plane < params.planes) put_plane(plane, Values{});
+  };
+  product.finish(x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; }, done);
 }
 
 // As many blocks as have room for their registers: fewer where codes take more to put together.
@@ -51,7 +81,8 @@ constexpr int FEWER =
                      const StepState* __restrict__ step) {                                           \
     run<MOST>(x, stack, out, params, step);                                                          \
   }
-LINEAR(1, 6 - FEWER)
-LINEAR(4, 5 - FEWER)
-LINEAR(8, 4 - FEWER)
-LINEAR(16, LARGE_SHARED ? 3 : 2)
+constexpr int OF_16 = LARGE_SHARED ? 3 : 2;
+LINEAR(1, LONG ? OF_16 : 6 - FEWER)
+LINEAR(4, LONG ? OF_16 : 5 - FEWER)
+LINEAR(8, LONG ? OF_16 : 4 - FEWER)
+LINEAR(16, OF_16)

@@ -71,13 +71,16 @@ __device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 ti
   const auto pair = [&](u32 k) { return order ? order[pairs.start + k] : pairs.start + k; };
   const size_t at = size_t(pairs.expert) * w.tiles + (there ? tile : 0);
   const u32 steps = steps_of<W>(w);
-  Product<W, 4> product(memory, w, at, there, steps * blockIdx.y / gridDim.y, steps * (blockIdx.y + 1) / gridDim.y);
+  const auto tile_of = [&](u32) { return Tile{w, at, there}; };
+  const u32 begin = steps * blockIdx.y / gridDim.y;
+  using Products = Product<W, 4, false, decltype(tile_of)>;
+  Products product(memory, {steps, 0, begin, steps * (blockIdx.y + 1) / gridDim.y - begin}, tile_of);
   follow();
-  const auto sums = product.finish(w, at, x, min(pairs.count, 4u), [&](u32 k) { return pair(k) / divisor; });
-  if (!there) return;
-  hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
-    const u32 k = ROWS<W> * nt + of_tile;
-    if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);
+  product.finish(x, min(pairs.count, 4u), [&](u32 k) { return pair(k) / divisor; }, [&](const Tile&, u32, const Sums<Products::NT>& sums, bool) {
+    hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
+      const u32 k = ROWS<W> * nt + of_tile;
+      if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);
+    });
   });
 }
 

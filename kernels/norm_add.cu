@@ -15,11 +15,26 @@
 #include "common/chain.cuh"
 #include "common/row.cuh"
 
+// Planes behind the first that are loaded together: as many as there are registers for.
+constexpr unsigned MORE = 5;
+
 // A norm of the new residual.
 struct Next {
   const float* w;     // [cols]; 0: there is none
   float* out;         // [rows, cols], or 0
   Prepared prepared;  // out for products
+};
+
+// What each lane keeps in shared memory: the weight of the norm, the residual, the weights of norms that follow, and those of
+// branches. All of it is under way before the kernel in front is done, or with the planes: while weights of the next product
+// come in, each time a lane waits for memory costs a microsecond and a half.
+struct Kept {
+  float4* at;
+  __device__ __forceinline__ Kept() {
+    extern __shared__ float4 memory[];
+    at = memory + 2 * threadIdx.x;
+  }
+  __device__ __forceinline__ float4* of(unsigned i) const { return at + i * 2 * blockDim.x; }
 };
 
 // The new residual of this lane's columns. It is also stored, as floats and for products.
@@ -35,13 +50,13 @@ static __device__ __forceinline__ void add_branch(float (&sum)[EACH], const floa
 
 // What follows the branch `y` in registers.
 template <bool QUADS, int NEXT>
-static __device__ __forceinline__ void finish_row(const float (&y)[EACH], const float (&w)[EACH], const float (&old)[EACH],
-                                                  const float (&next_w)[NEXT + 1][EACH], const Next (&next)[NEXT + 1],
+static __device__ __forceinline__ void finish_row(const float (&y)[EACH], const Kept& kept, const Next (&next)[NEXT + 1],
                                                   bool real, float* __restrict__ residual, const Prepared& prepared,
                                                   const CudaNormParams& params) {
   __shared__ float partial[2][WARP];
   const float norm = inverse_rms(block_sum(sum_of_squares(y), partial[0]), params.cols, params.eps);
-  float sum[EACH], out[EACH];
+  float sum[EACH], out[EACH], w[EACH], old[EACH];
+  fetched(w, kept.of(0)), fetched(old, kept.of(1));
   add_branch<QUADS>(sum, y, norm, w, old, real, residual, prepared, params);
   if constexpr (NEXT > 0) {
     if (!next[0].w) return;
@@ -49,7 +64,8 @@ static __device__ __forceinline__ void finish_row(const float (&y)[EACH], const 
     if (!real) return;
 #pragma unroll
     for (int n = 0; n < NEXT; n++) {
-      scale_by(out, sum, scale, next_w[n]);
+      fetched(w, kept.of(2 + n));
+      scale_by(out, sum, scale, w);
       put<QUADS>(out, next[n].out, next[n].prepared, blockIdx.x, warp_id(), params.cols);
     }
   }
@@ -63,16 +79,19 @@ static __device__ __forceinline__ void row_of(const float* __restrict__ y, const
   // Weights and the number of rows are there before the kernel in front is done.
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
-  float branch[EACH], factor[EACH], old[EACH], next_w[NEXT + 1][EACH];
-  load_ahead<QUADS>(factor, w, c, cols);
-  if constexpr (NEXT > 0) load_ahead<QUADS>(next_w[0], next[0].w, c, cols);
+  const Kept kept;
+  float branch[EACH];
+  fetch<QUADS>(kept.of(0), w, c, cols);
+#pragma unroll
+  for (int n = 0; n < NEXT; n++) fetch<QUADS>(kept.of(2 + n), next[n].w, c, cols);
+  if (QUADS && params.settled) fetch<QUADS>(kept.of(1), residual + start, c, cols);
   const bool real = blockIdx.x < rows_of(step, params.picked);
   follow();
-  load_planes<QUADS>(branch, y + start, params.planes, params.plane_stride, c, cols);
-  // These have no registers before; they are on their way during the sum of squares.
-  load<QUADS>(old, residual + start, c, cols);
-  if constexpr (NEXT > 1) load<QUADS>(next_w[1], next[1].w, c, cols);
-  finish_row<QUADS, NEXT>(branch, factor, old, next_w, next, real, residual, prepared, params);
+  if (!QUADS || !params.settled) fetch<QUADS>(kept.of(1), residual + start, c, cols);
+  load_planes<QUADS, MORE>(branch, y + start, params.planes, params.plane_stride, c, cols);
+  copies_end();
+  copies_wait<0>();
+  finish_row<QUADS, NEXT>(branch, kept, next, real, residual, prepared, params);
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)
@@ -136,22 +155,26 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
   __shared__ float2 partial[WARP];
   const unsigned c = column_of(warp_id()), cols = params.cols;
   const size_t start = size_t(blockIdx.x) * cols;
-  float a[EACH], b[EACH], a_w[EACH], b_w[EACH], factor[EACH], old[EACH], next_w[2][EACH];
-  load_ahead<QUADS>(a_w, dense_w, c, cols);
-  load_ahead<QUADS>(b_w, x_w, c, cols);
+  const Kept kept;
+  float a[EACH], b[EACH], a_w[EACH], b_w[EACH];
+  fetch<QUADS>(kept.of(0), w, c, cols);
+  fetch<QUADS>(kept.of(3), dense_w, c, cols);
+  fetch<QUADS>(kept.of(4), x_w, c, cols);
+  if (next[0].w) fetch<QUADS>(kept.of(2), next[0].w, c, cols);
+  if (QUADS && params.settled) fetch<QUADS>(kept.of(1), residual + start, c, cols);
   const bool real = blockIdx.x < rows_of(step, params.picked);
   follow();
-  load_planes<QUADS>(b, x + start, params.planes, params.plane_stride, c, cols);
-  load_planes<QUADS>(a, dense + start, params.other_planes, params.other_stride, c, cols);
-  // The others have no registers before.
-  load<QUADS>(old, residual + start, c, cols);
-  load<QUADS>(factor, w, c, cols);
-  if (next[0].w) load<QUADS>(next_w[0], next[0].w, c, cols);
+  if (!QUADS || !params.settled) fetch<QUADS>(kept.of(1), residual + start, c, cols);
+  load_planes<QUADS, MORE>(b, x + start, params.planes, params.plane_stride, c, cols);
+  load_planes<QUADS, MORE>(a, dense + start, params.other_planes, params.other_stride, c, cols);
+  copies_end();
+  copies_wait<0>();
   const float2 squares = block_sums(make_float2(sum_of_squares(a), sum_of_squares(b)), partial);
   const float a_scale = inverse_rms(squares.x, cols, params.eps), b_scale = inverse_rms(squares.y, cols, params.eps);
+  fetched(a_w, kept.of(3)), fetched(b_w, kept.of(4));
 #pragma unroll
   for (unsigned i = 0; i < EACH; i++) a[i] = fmaf(b[i] * b_scale, b_w[i], a[i] * a_scale * a_w[i]);
-  finish_row<QUADS, 1>(a, factor, old, next_w, next, real, residual, Prepared{}, params);
+  finish_row<QUADS, 1>(a, kept, next, real, residual, Prepared{}, params);
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_WARPS * WARP, 1)

@@ -186,6 +186,7 @@ struct Attend : Logits<TILES, STAGES> {
   __device__ __forceinline__ void set_turn(const Turn& turn) {
     Base::tile = turn.first / KEYS;
     Base::last_tile = turn.last / KEYS;
+    Base::last_chunks = turn.last % KEYS / 16 + 1;
     Base::step = Base::put = Base::get = 0;
     Base::slot = turn.slot;
   }
@@ -204,12 +205,12 @@ struct Attend : Logits<TILES, STAGES> {
         // Tensor cores cut off what they round: sums of a tile are added up apart.
         Sums sums = {};
 #pragma unroll 1
-        for (u32 j = 0; j < WARPS; j++) values(Base::next(), j, start + 16 * j, edge, sums);
+        for (u32 j = 0; j < Base::chunks_of(tile); j++) values(Base::next(), j, start + 16 * j, edge, sums);
         rescale(alpha, &sums);
       } else {
         rescale(alpha, nullptr);
 #pragma unroll 1
-        for (u32 j = 0; j < WARPS; j++) values(Base::next(), j, start + 16 * j, edge, o);
+        for (u32 j = 0; j < Base::chunks_of(tile); j++) values(Base::next(), j, start + 16 * j, edge, o);
       }
     }
     copies_wait<0>();
@@ -264,11 +265,13 @@ struct Attend : Logits<TILES, STAGES> {
   }
 };
 
-// Writes a piece of the result of a query: its weighted sum over the sum of its weights, turned back if values are rotated.
+// Writes a piece of the result of a query: its weighted sum times the inverse of the sum of its weights, turned back if values
+// are rotated.
 __device__ __forceinline__ void put_piece(const Output& to, u32 query, u32 piece, float (&v)[8], float sum) {
   const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
+  const float inverse = __fdiv_rn(1.f, sum);
 #pragma unroll
-  for (u32 i = 0; i < 8; i++) v[i] = __fdiv_rn(v[i], sum);
+  for (u32 i = 0; i < 8; i++) v[i] = __fmul_rn(v[i], inverse);
   if (V_KIND == KV_TQ3_0) rotate<8>(v, true);
   if (to.plain && value < DIM) {
     float4* row = reinterpret_cast<float4*>(to.plain + size_t(query) * DIM + value);

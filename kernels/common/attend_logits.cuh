@@ -33,7 +33,7 @@ struct Logits {
   float o[4][TILES][4];        // [tile of 16 values][tile of 8 columns]: sums of weighted values
   float total[TILES][2];
   // The next chunk to be copied, and the places of that and of the next to be used.
-  u32 tile, step, put, get, last_tile, slot;
+  u32 tile, step, put, get, last_tile, last_chunks, slot;
   bool aimed = false;          // the next tile was found already
   u32 odd = 0;                 // number of tiles so far, mod 2
   const u8 *k_head, *v_head;
@@ -134,6 +134,9 @@ struct Logits {
     v_head = cache.v + head_at(page, cache.kv_heads, head, V_KIND, DIM);
   }
 
+  // Chunks of 16 keys of a tile that some column sees: values of others would meet weights of 0.
+  __device__ __forceinline__ u32 chunks_of(u32 tile) const { return tile == last_tile ? last_chunks : WARPS; }
+
   // Begins to copy the next chunk, if there is one: first all chunks of keys of a tile, then those of its values.
   __device__ __forceinline__ void feed() {
     if (tile <= last_tile) {
@@ -142,7 +145,7 @@ struct Logits {
       const u32 token = tile * KEYS % PAGE, to = shared_address(ring) + put * CHUNK;
       if (step < WARPS) copy_chunk<K_KIND, DIM>(to, k_head, token + 16 * warp, 64 * step);
       else copy_chunk<V_KIND, DIM>(to, v_head, token + 16 * (step - WARPS), 64 * warp);
-      if (++step == 2 * WARPS) step = 0, tile++;
+      if (++step == WARPS + chunks_of(tile)) step = 0, tile++;
     }
     copies_end();
     put = put + 1 == STAGES ? 0 : put + 1;

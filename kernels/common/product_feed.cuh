@@ -26,51 +26,47 @@ __device__ __forceinline__ const Digits& digits_of(const Digits* x, int nt, u32 
 template <class W>
 __device__ __forceinline__ float taken(float of_fed) { return __shfl_sync(~0u, of_fed, taken_row<W>() * (32 / ROWS<W>)); }
 
-// Copies blocks of up to MOST rows, one after the other, into a ring that the block of threads shares. Columns of the B
-// operand know nothing of one another: where there is no row the ring holds anything, and nobody looks at what comes of it.
-template <int MOST>
-struct RowFeed {
-  static constexpr int PIECES = sizeof(Digits) / 16, EACH = (MOST * PIECES + 127) / 128;
-  static constexpr u32 NOTHING = ~0u;
+// Bytes of a row in a stage: a block as bytes, or a chunk as halves and the scale of its block.
+template <class W>
+constexpr int ROW_BYTES = W::SCALES == ROW ? 256 + 16 : int(sizeof(Digits));
 
-  const u8* from;  // the next block of row 0
-  u32 at[EACH];    // from there to the thread's pieces of 16 bytes
+// Copies steps of up to MOST rows, one after the other, into a ring that the block of threads shares. Columns of the B
+// operand know nothing of one another: where there is no row the ring holds anything, and nobody looks at what comes of it.
+template <class W, int MOST>
+struct RowFeed {
+  static constexpr bool HALVES = W::SCALES == ROW;
+  static constexpr int PIECES = ROW_BYTES<W> / 16, EACH = (MOST * PIECES + 127) / 128;
+  static constexpr u32 STEP = HALVES ? sizeof(Halves) / 4 : sizeof(Digits), NOTHING = ~0u;
+
+  const u8 *rows, *scales;  // of the first row
+  u32 at[EACH];             // from there to the thread's pieces of 16 bytes
+  u32 step, steps;
 
   // `row_of(k)` is the row of `x` that is row k of `count`.
   template <class RowOf>
-  __device__ __forceinline__ RowFeed(const Prepared& x, u32 block, u32 count, const RowOf& row_of)
-      : from(reinterpret_cast<const u8*>(x.digits(0) + block)) {
+  __device__ __forceinline__ RowFeed(const Prepared& x, u32 step, u32 steps, u32 count, const RowOf& row_of)
+      : rows(reinterpret_cast<const u8*>(x.digits(0))), scales(reinterpret_cast<const u8*>(&x.digits(0)->scale)), step(step),
+        steps(steps) {
+    if (HALVES) rows = reinterpret_cast<const u8*>(x.halves_of(0));
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
       const u32 piece = threadIdx.x + 128 * k, row = piece / PIECES;
-      at[k] = row < count ? row_of(row) * x.blocks * u32(sizeof(Digits)) + piece % PIECES * 16 : NOTHING;
+      const u32 block = HALVES && !is_scale(piece) ? sizeof(Halves) : sizeof(Digits);
+      const u32 within = is_scale(piece) ? 0 : piece % PIECES * 16;
+      at[k] = row < count ? row_of(row) * x.blocks * block + within : NOTHING;
     }
   }
+  static __device__ __forceinline__ bool is_scale(u32 piece) { return HALVES && piece % PIECES == PIECES - 1; }
+
+  // Behind the last step of a row comes the first.
   __device__ __forceinline__ void next(u8* to) {
 #pragma unroll
-    for (int k = 0; k < EACH; k++)
-      if (at[k] != NOTHING) copy16(to + (threadIdx.x + 128 * k) * 16, from + at[k]);
-    from += sizeof(Digits);
-  }
-};
-
-// Rows as halves, which lanes read where they are.
-template <class W, int NT>
-struct HalfRows {
-  const Digits* digits;
-  const Halves* halves;
-  u32 first[NT];  // block of the row that the lane feeds
-
-  template <class RowOf>
-  __device__ __forceinline__ HalfRows(const Prepared& x, u32 count, const RowOf& row_of)
-      : digits(x.digits(0)), halves(x.halves_of(0)) {
-    for (int nt = 0; nt < NT; nt++) first[nt] = row_of(::min(ROWS<W> * nt + fed_row<W>(), count - 1)) * x.blocks;
-  }
-  __device__ __forceinline__ uint4 parts(int nt, u32 block, u32 group) const {
-    return __ldg(halves[first[nt] + block].words[group][threadIdx.x / 4 % 2] + threadIdx.x % 4);
-  }
-  __device__ __forceinline__ float scale(int nt, u32 block) const {
-    return taken<W>(__ldg(&digits[first[nt] + block].scale.x));
+    for (int k = 0; k < EACH; k++) {
+      const u32 piece = threadIdx.x + 128 * k;
+      const u8* from = is_scale(piece) ? scales + step / 4 * sizeof(Digits) : rows + step * STEP;
+      if (at[k] != NOTHING) copy16(to + piece * 16, from + at[k]);
+    }
+    if (++step == steps) step = 0;
   }
 };
 
@@ -111,18 +107,22 @@ constexpr bool LARGE_SHARED = false;
 #endif
 
 // The shared memory of a block of four warps for up to MOST rows: a ring of weights for each, and one of activations.
-template <class W, int MOST>
+template <class W, int MOST, bool IS_LONG>
 struct ProductMemory {
-  static constexpr int ROW_BYTES = W::SCALES == ROW ? 0 : MOST * int(sizeof(Digits));
-  static constexpr int STAGE = 4 * Stage<W>::BYTES + ROW_BYTES;
+  static constexpr int ROWS_BYTES = MOST * ROW_BYTES<W>;
+  static constexpr int STAGE = 4 * Stage<W>::BYTES + ROWS_BYTES;
   // Two blocks have room where a multiprocessor has 100 KB (sm_86, sm_89, sm_120); where it has more, as many as registers
-  // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once.
-  static constexpr int MOST_BYTES = MOST <= 1 ? 41984 : MOST <= 4 ? 48128 : !LARGE_SHARED ? 50176 : MOST <= 8 ? 57088 : 76288;
-  static constexpr int DEPTH = 4 * STAGE <= MOST_BYTES ? 4 : 3 * STAGE <= MOST_BYTES ? 3 : 2;
+  // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once. Of long
+  // launches all blocks have to, with any number of rows: as many fit as of 16 rows.
+  static constexpr int OF_16 = LARGE_SHARED ? 76288 : 50176;
+  static constexpr int MOST_BYTES = IS_LONG || MOST > 8 ? OF_16 : MOST <= 1 ? 42496 : MOST <= 4 ? 48128 : LARGE_SHARED ? 57088 : OF_16;
+  // Steps of halves are short.
+  static constexpr int STAGES = IS_LONG || W::SCALES == ROW ? 6 : 4, FIT = MOST_BYTES / STAGE;
+  static constexpr int DEPTH = FIT > STAGES ? STAGES : FIT > 2 ? FIT : 2;
   static constexpr int BYTES = DEPTH * STAGE;
 };
 
-// Copies the steps of a tile one after the other into the stages of a ring.
+// Copies steps of tiles one after the other into the stages of a ring.
 template <class W>
 struct Feed {
   using S = Stage<W>;
@@ -132,8 +132,11 @@ struct Feed {
   u8* end;                                    // of the ring, likewise
   int turn;                                   // its bytes
 
-  // `tile` counts from the first of all experts.
-  __device__ __forceinline__ Feed(u8* ring, int depth, const WeightView& w, size_t tile, u32 step) {
+  __device__ __forceinline__ Feed(u8* ring, int depth)
+      : to(ring + threadIdx.x % 32 * 16), end(to + depth * S::BYTES), turn(depth * S::BYTES) {}
+
+  // Goes on with a step of a tile, which counts from the first of all experts.
+  __device__ __forceinline__ void aim(const WeightView& w, size_t tile, u32 step) {
     const u32 lane = threadIdx.x % 32 * 16;
     const size_t chunk = tile * w.chunks + S::CHUNKS * step;
     codes = w.codes + chunk * (128 * W::BITS) + lane;
@@ -141,9 +144,6 @@ struct Feed {
     scales = w.scales + chunk * (S::SCALES / 4) + lane;
     deltas = w.deltas + chunk * (S::DELTAS / 4) + lane;
     chunks = w.chunks - S::CHUNKS * step;
-    to = ring + lane;
-    end = to + depth * S::BYTES;
-    turn = depth * S::BYTES;
   }
 
   // The first `count` of at most `MOST` bytes of a plane.

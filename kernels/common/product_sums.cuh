@@ -145,9 +145,13 @@ __device__ __forceinline__ void add_codes(const Stage<W>& stage, u32 count, cons
   if constexpr (W::SCALES == SIX_BIT || W::SCALES == NIBBLE) subtract_mins<W, MOST, FIRST, LAST>(head, x, scale, sums);
 }
 
-// Adds the products of chunk `chunk` of halves.
-template <class W, int NT>
-__device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, const HalfRows<W, NT>& rows, Sums<NT>& sums) {
+// Adds the products of a chunk of halves with the rows `x`.
+template <class W, int MOST, int NT>
+__device__ __forceinline__ void add_halves(const Stage<W>& stage, const u8* x, Sums<NT>& sums) {
+  const auto row_of = [&](int nt) {
+    const u32 row = MOST < ROWS<W> ? min(fed_row<W>(), u32(MOST - 1)) : ROWS<W> * nt + fed_row<W>();
+    return x + row * ROW_BYTES<W>;
+  };
   float part[NT][4] = {}, rest[W::BITS == 32 ? NT : 1][4] = {};
   u32 codes[W::BITS];
   stage.template words<W::BITS>(codes, 0, 0);
@@ -158,7 +162,7 @@ __device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, con
     fragment<W>(codes, 2 * h + 1, a[1]);
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
-      const uint4 b = rows.parts(nt, chunk / 4, chunk % 4 * 2 + h);
+      const uint4 b = reinterpret_cast<const uint4*>(row_of(nt) + h * 128)[threadIdx.x / 4 % 2 * 4 + threadIdx.x % 4];
       mma(part[nt], a[0], b.x, b.y);
       mma(part[nt], a[1], b.z, b.w);
       if constexpr (W::BITS == 32) {
@@ -172,7 +176,7 @@ __device__ __forceinline__ void add_halves(const Stage<W>& stage, u32 chunk, con
   }
 #pragma unroll
   for (int nt = 0; nt < NT; nt++) {
-    const float scale = rows.scale(nt, chunk / 4);
+    const float scale = taken<W>(*reinterpret_cast<const float*>(row_of(nt) + 256));
     if constexpr (W::BITS == 32)
       for (int i = 0; i < 4; i++) part[nt][i] = __fmaf_rn(rest[nt][i], 1.f / 2048, part[nt][i]);
     sums.g[nt] = __fmaf_rn(scale, __fmaf_rn(part[nt][1], 1.f / 2048, part[nt][0]), sums.g[nt]);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/chain.cuh"
+#include "common/copy.cuh"
 #include "common/prepare.cuh"
 #include "common/reduce.cuh"
 
@@ -50,6 +51,25 @@ static __device__ __forceinline__ void load_ahead(float (&v)[EACH], const float*
   }
 }
 
+// Begins to bring those of a row to shared memory, each lane's own two quads: they take no registers on their way.
+template <bool QUADS>
+static __device__ __forceinline__ void fetch(float4* to, const float* row, unsigned c, unsigned cols) {
+  if constexpr (QUADS) {
+    copy16_if(to, row + c, c < cols);
+    copy16_if(to + 1, row + c + 4, c + 4 < cols);
+  } else {
+    float v[EACH];
+    load<false>(v, row, c, cols);
+    to[0] = make_float4(v[0], v[1], v[2], v[3]), to[1] = make_float4(v[4], v[5], v[6], v[7]);
+  }
+}
+
+// What came there.
+static __device__ __forceinline__ void fetched(float (&v)[EACH], const float4* from) {
+  const float4 a = from[0], b = from[1];
+  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
 // The rows of a step, or the picked ones, ahead of `follow`.
 static __device__ __forceinline__ unsigned rows_of(const StepState* step, unsigned picked) {
   return ahead(picked ? &step->picked : &step->rows);
@@ -60,7 +80,7 @@ static __device__ __forceinline__ unsigned rows_of(const StepState* step, unsign
 constexpr unsigned TOGETHER = 4u;
 
 // The sum of `planes`, `stride` elements from one to the next, in their order.
-template <bool QUADS>
+template <bool QUADS, unsigned TOGETHER = ::TOGETHER>
 static __device__ __forceinline__ void load_planes(float (&v)[EACH], const float* __restrict__ row, unsigned planes,
                                                    unsigned stride, unsigned c, unsigned cols) {
   load<QUADS>(v, row, c, cols);

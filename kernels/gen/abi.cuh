@@ -503,6 +503,8 @@ struct CudaNormParams {
     unsigned int other_stride;
     // 1 if the rows are the picked ones of the step.
     unsigned int picked;
+    // 1 if the residual is there before the kernel in front is done; `norm_add` alone.
+    unsigned int settled;
     // Added to the mean square, in squared activation units.
     float eps;
     // Factor of the sum; `norm_add` alone.
@@ -510,7 +512,7 @@ struct CudaNormParams {
     // Epsilon of the norm that follows, where one is fused.
     float next_eps;
 };
-static_assert(sizeof(CudaNormParams) == 36, "CudaNormParams must have no padding");
+static_assert(sizeof(CudaNormParams) == 40, "CudaNormParams must have no padding");
 
 // `add`, `softcap` and `gather_rows`.
 struct CudaElementParams {
@@ -639,8 +641,12 @@ struct CudaLinearParams {
     unsigned int picked;
     // Weights.
     unsigned int weights;
+    // Groups of 4 tiles of 16 outputs.
+    unsigned int groups;
+    // Planes of the output.
+    unsigned int planes;
 };
-static_assert(sizeof(CudaLinearParams) == 20, "CudaLinearParams must have no padding");
+static_assert(sizeof(CudaLinearParams) == 28, "CudaLinearParams must have no padding");
 
 // `dequantise`, which is no op of its own: it makes halves of a weight for products by a library.
 struct DequantiseParams {

@@ -16,9 +16,7 @@ use crate::weights::layout::{Form, Scales};
 const WARPS: u32 = 4;
 /// Warps that keep the memory of a large GPU busy.
 const ENOUGH: u32 = 2048;
-/// Most planes of an output.
-const PLANES: u32 = 8;
-/// Fewest blocks of 256 columns that are worth a warp of their own.
+/// Fewest steps that are worth a block of their own.
 const FEWEST: u32 = 2;
 /// Most weights of a launch.
 const STACK: usize = 3;
@@ -35,7 +33,13 @@ pub(super) fn unit(file: &'static str, dtype: DType) -> Unit {
 
 /// What it is compiled as.
 pub(super) fn units() -> Vec<Unit> {
-    DType::ALL.into_iter().flat_map(|dtype| [unit(FILE, dtype), unit(TILES, dtype)]).collect()
+    let of_type = |dtype| [product_unit(dtype, false), product_unit(dtype, true), unit(TILES, dtype)];
+    DType::ALL.into_iter().flat_map(of_type).collect()
+}
+
+/// Products of few rows, in parts of groups or in [`Shares::Long`].
+fn product_unit(dtype: DType, long: bool) -> Unit {
+    unit(FILE, dtype).with("LONG", if long { "1" } else { "0" })
 }
 
 /// Whether the op reads its input in the form of products.
@@ -53,9 +57,72 @@ fn tiles(cx: &Lowering<'_>, weight: Weight) -> u32 {
     narrow(cx.weight(weight).rows()).div_ceil(16)
 }
 
-/// In how many parts the columns are summed up, each by other warps: by the shape alone.
-pub(super) fn splits(tiles: u32, cols: u32) -> u32 {
-    (ENOUGH / tiles.max(1)).clamp(1, PLANES).min(cols.div_ceil(256) / FEWEST).max(1)
+/// In how many parts, at most `most`, the columns are summed up, each by other warps: by the shape alone.
+pub(super) fn splits(tiles: u32, cols: u32, most: u32) -> u32 {
+    (ENOUGH / tiles.max(1)).clamp(1, most).min(cols.div_ceil(256) / FEWEST).max(1)
+}
+
+/// How a launch shares out the steps of its groups of tiles, by its shape and the device alone: rows keep their bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shares {
+    /// A block for each of so many parts of a group.
+    Parts(u32),
+    /// Equal shares for so many blocks, across groups.
+    Long(u32),
+}
+
+/// Fewest steps of a block for which equal shares pay: blocks with them take longer to begin and end.
+///
+/// A group a block, 31B's gate and up have 672 blocks, of which an H200 has 660 at once: the other twelve took a fourth of the
+/// launch's time, alone. Tokens a second of one row there, and microseconds of 8 rows:
+///
+/// | fewest steps | 31B, 8 rows | E4B   | E2B   | 26B-A4B |
+/// |--------------|-------------|-------|-------|---------|
+/// | never        | 159.4, 8645 | 473.9 | 659.9 | 552.9   |
+/// | 12           | 164.4, 7925 | 474.3 | 660.0 | 553.1   |
+/// | 6            | 161.8       | 452.8 | 647.3 | 552.9   |
+const LONG: u32 = 12;
+
+/// Groups of a launch, and steps of a group.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    groups: u32,
+    steps: u32,
+}
+
+impl Extent {
+    fn of(cx: &Lowering<'_>, weights: &[Weight]) -> Self {
+        let weight = cx.weight(weights[0]);
+        let columns = if Form::of(weight.dtype()).scales == Scales::Row { 64 } else { 256 };
+        let tiles: u32 = weights.iter().map(|&weight| tiles(cx, weight)).sum();
+        Self { groups: tiles.div_ceil(WARPS), steps: narrow(weight.cols()).div_ceil(columns) }
+    }
+
+    /// With at most `most` planes of its output.
+    fn shares(self, tiles: u32, cols: u32, most: u32, device: &DeviceInfo) -> Shares {
+        let Self { groups, steps } = self;
+        // As many blocks as there are at once with 16 rows: `OF_16` of `kernels/linear.cu`.
+        let resident = if device.kernels.has_large_shared_memory() { 3 } else { 2 };
+        let blocks = (device.multiprocessors * resident).min(groups * (most - 1));
+        let all = groups.checked_mul(steps).filter(|all| all.checked_mul(blocks + 1).is_some());
+        match all {
+            Some(all) if most > 1 && blocks > 0 && all / blocks >= LONG => Shares::Long(blocks),
+            _ => Shares::Parts(splits(tiles, cols, most)),
+        }
+    }
+
+    /// Most blocks that have a part of the same group.
+    fn planes(self, shares: Shares) -> u32 {
+        let Self { groups, steps } = self;
+        match shares {
+            Shares::Parts(parts) => parts,
+            Shares::Long(blocks) => {
+                let owner = |step: u32| ((step + 1) * blocks - 1) / (groups * steps);
+                let of_group = |group: u32| owner(group * steps + steps - 1) - owner(group * steps) + 1;
+                (0..groups).map(of_group).max().unwrap_or(1)
+            }
+        }
+    }
 }
 
 /// The weights of a launch: those of the first one's type, at most three. What is left of the array repeats the first.
@@ -84,8 +151,8 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
 }
 
 /// Bytes of dynamic shared memory of a block of products with up to `rows` rows: `ProductMemory` of
-/// `kernels/common/product.cuh`.
-pub(super) fn product_memory(dtype: DType, rows: u32, device: &DeviceInfo) -> u32 {
+/// `kernels/common/product_feed.cuh`.
+pub(super) fn product_memory(dtype: DType, rows: u32, long: bool, device: &DeviceInfo) -> u32 {
     let Form { bits, extra, scales } = Form::of(dtype);
     // Of a step, which is four chunks unless values are halves.
     let (chunks, factors) = match scales {
@@ -96,17 +163,23 @@ pub(super) fn product_memory(dtype: DType, rows: u32, device: &DeviceInfo) -> u3
         Scales::Byte32 => (4, 128 + 32),
         Scales::Nibble => (4, 256 + 64),
     };
-    let of_rows = if scales == Scales::Row { 0 } else { rows * digits(device.exact) };
-    let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + of_rows;
+    let of_row = if scales == Scales::Row { 256 + 16 } else { digits(device.exact) };
+    let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + rows * of_row;
+    let large = device.kernels.has_large_shared_memory();
     let most = match rows {
-        ..=1 => 41_984,
+        _ if long => of_16(large),
+        ..=1 => 42_496,
         2..=4 => 48_128,
-        _ if !device.kernels.has_large_shared_memory() => 50_176,
-        5..=8 => 57_088,
-        _ => 76_288,
+        5..=8 if large => 57_088,
+        _ => of_16(large),
     };
-    let depth = [4, 3].into_iter().find(|depth| depth * stage <= most).unwrap_or(2);
-    depth * stage
+    let stages = if long || scales == Scales::Row { 6 } else { 4 };
+    (most / stage).clamp(2, stages) * stage
+}
+
+/// Of blocks for 16 rows, three or two of which a multiprocessor has.
+fn of_16(large: bool) -> u32 {
+    if large { 76_288 } else { 50_176 }
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
@@ -115,16 +188,21 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         return Ok(());
     }
     prepare::prepare("linear", op.x, cx);
-    let all = op.weights.iter().map(|&weight| tiles(cx, weight)).sum();
-    let decode = cx.program.class == Class::Decode;
-    let splits = if decode && planes::added_by_readers(cx, op.out) { splits(all, cx.cols(op.x)) } else { 1 };
-    cx.set_planes(op.out, splits);
+    let most = if cx.program.class == Class::Decode { planes::most(cx, op.out) } else { 1 };
+    let mut launches = Vec::new();
     let mut rest = &op.weights[..];
-    let mut first = 0;
     while !rest.is_empty() {
-        let (count, stack) = run(cx, rest);
-        let (these, after) = rest.split_at(count);
+        let (these, after) = rest.split_at(run(cx, rest).0);
+        let extent = Extent::of(cx, these);
+        let tiles = these.iter().map(|&weight| tiles(cx, weight)).sum();
+        launches.push((these, extent, extent.shares(tiles, cx.cols(op.x), most, cx.device)));
         rest = after;
+    }
+    let planes = launches.iter().map(|(_, extent, shares)| extent.planes(*shares)).max().unwrap_or(1);
+    cx.set_planes(op.out, planes);
+    let mut first = 0;
+    for (these, extent, shares) in launches {
+        let (count, stack) = run(cx, these);
         let dtype = cx.weight(these[0]).dtype();
         let params = CudaLinearParams {
             out_cols: cx.cols(op.out),
@@ -132,6 +210,8 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
             first,
             picked: cx.picked(op.x),
             weights: narrow(count),
+            groups: extent.groups,
+            planes,
         };
         first += these.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum::<u32>();
         let args =
@@ -143,17 +223,19 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
                 5..=8 => ("linear__8", 8),
                 _ => ("linear__16", 16),
             };
-            let tiles: u32 = these.iter().map(|&weight| tiles(cx, weight)).sum();
-            let groups = Count::Fixed(tiles.div_ceil(WARPS));
-            let grid = [groups, Count::Fixed(splits), cx.rows(op.x, rows, 1)];
+            let (blocks, long) = match shares {
+                Shares::Parts(parts) => ([extent.groups, parts], false),
+                Shares::Long(blocks) => ([blocks, 1], true),
+            };
+            let [x, y] = blocks.map(Count::Fixed);
             Launch {
                 op: "linear",
-                unit: unit(FILE, dtype),
+                unit: product_unit(dtype, long),
                 entry,
                 args,
-                grid,
+                grid: [x, y, cx.rows(op.x, rows, 1)],
                 block: [32 * WARPS, 1, 1],
-                shared: product_memory(dtype, rows, cx.device),
+                shared: product_memory(dtype, rows, long, cx.device),
             }
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();

@@ -12,6 +12,8 @@ use crate::kernels::Unit;
 
 /// Most pairs of a tile of few rows.
 const PAIRS: u32 = 4;
+/// Most planes of gates and ups.
+const PLANES: u32 = 8;
 /// Warps of a block, each with 16 outputs.
 const WARPS: u32 = 4;
 
@@ -42,7 +44,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     let tiles_of = |cx: &Lowering<'_>, weight: Weight| narrow(cx.weight(weight).rows()).div_ceil(16);
     let splits = if cx.program.class == Class::Decode {
         let all: u32 = ups.iter().map(|&weight| tiles_of(cx, weight)).sum();
-        linear::splits(all * top_k, cx.cols(op.x))
+        linear::splits(all * top_k, cx.cols(op.x), PLANES)
     } else {
         1
     };
@@ -116,7 +118,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 args,
                 grid,
                 32 * WARPS,
-                linear::product_memory(dtype, PAIRS, cx.device),
+                linear::product_memory(dtype, PAIRS, false, cx.device),
             )
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
@@ -155,7 +157,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
             Arg::params(&params),
             Arg::Step,
         ];
-        let shared = linear::product_memory(down.dtype(), PAIRS, cx.device);
+        let shared = linear::product_memory(down.dtype(), PAIRS, false, cx.device);
         launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, shared)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];

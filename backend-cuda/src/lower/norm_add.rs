@@ -8,9 +8,14 @@ use gemma4_core::ops::rms_norm::RmsNorm;
 use gemma4_core::program::Act;
 
 use super::rows::{block, fits, prepared, result};
-use super::{Arg, Launch, Lowering, ONE};
+use super::{Arg, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
+
+/// Vectors that a lane keeps of `norm_add__branches`.
+const BRANCHES: u32 = 5;
+/// Bytes of shared memory that a block may have everywhere, less what the kernel declares itself.
+const MOST_KEPT: u32 = (99 << 10) - 1024;
 
 fn unit() -> Unit {
     Unit::new("norm_add")
@@ -33,13 +38,20 @@ pub(super) fn fuses(add: &NormAdd, norms: &[&RmsNorm], cx: &Lowering<'_>) -> boo
         && !cx.wants_prepared(add.residual)
 }
 
-/// What is added, and what of its sum is normed.
-fn params(add: &NormAdd, branch: Act, next: Option<&RmsNorm>, cx: &Lowering<'_>) -> CudaNormParams {
+/// What is added, and what of its sum is normed, by a launch for so many ops.
+fn params(
+    add: &NormAdd,
+    branch: Act,
+    next: Option<&RmsNorm>,
+    ops: usize,
+    cx: &Lowering<'_>,
+) -> CudaNormParams {
     CudaNormParams {
         cols: cx.cols(branch),
         planes: cx.planes(branch),
         plane_stride: cx.plane_stride(branch),
         picked: cx.picked(add.residual),
+        settled: u32::from(cx.behind_linear(ops)),
         eps: add.eps,
         scale: add.scale,
         next_eps: next.map_or(0.0, |next| next.eps),
@@ -47,10 +59,17 @@ fn params(add: &NormAdd, branch: Act, next: Option<&RmsNorm>, cx: &Lowering<'_>)
     }
 }
 
-fn launch(add: &NormAdd, entry: &'static str, args: Vec<Arg>, cx: &mut Lowering<'_>) {
+/// Bytes of shared memory in which each lane keeps its columns of so many vectors: `Kept` of the kernel.
+fn kept(vectors: u32, add: &NormAdd, cx: &Lowering<'_>) -> u32 {
+    let [threads, ..] = block(cx.cols(add.residual));
+    vectors * threads * 32
+}
+
+fn launch(add: &NormAdd, entry: &'static str, args: Vec<Arg>, vectors: u32, cx: &mut Lowering<'_>) {
     let grid = [cx.each_row(add.residual), ONE, ONE];
     let block = block(cx.cols(add.residual));
-    cx.launch(Launch { op: "norm_add", unit: unit(), entry, args, grid, block, shared: 0 });
+    let shared = if fits(cx.cols(add.y)) { kept(vectors, add, cx) } else { 0 };
+    cx.launch(Launch { op: "norm_add", unit: unit(), entry, args, grid, block, shared });
 }
 
 /// The op, and up to two norms that fuse with it.
@@ -72,8 +91,8 @@ pub(super) fn norm_add(add: &NormAdd, norms: &[&RmsNorm], cx: &mut Lowering<'_>)
     for norm in norms {
         args.extend(result(norm.out, cx));
     }
-    args.extend([Arg::params(&params(add, add.y, norms.first().copied(), cx)), Arg::Step]);
-    launch(add, entry, args, cx);
+    args.extend([Arg::params(&params(add, add.y, norms.first().copied(), 1 + norms.len(), cx)), Arg::Step]);
+    launch(add, entry, args, 2 + narrow(norms.len()), cx);
     Ok(())
 }
 
@@ -110,6 +129,7 @@ impl<'a> Branches<'a> {
         };
         let eps = add.eps.to_bits();
         fuses(add, next.as_slice(), cx)
+            && kept(BRANCHES, add, cx) <= MOST_KEPT
             && (outs == [sum.x, sum.y] || outs == [sum.y, sum.x])
             && add.y == sum.x
             && [a.eps.to_bits(), b.eps.to_bits()] == [eps, eps]
@@ -124,7 +144,7 @@ impl<'a> Branches<'a> {
         let params = CudaNormParams {
             other_planes: cx.planes(a.x),
             other_stride: cx.plane_stride(a.x),
-            ..params(add, b.x, next, cx)
+            ..params(add, b.x, next, 4 + usize::from(next.is_some()), cx)
         };
         let mut args = vec![
             Arg::Act(a.x),
@@ -138,6 +158,6 @@ impl<'a> Branches<'a> {
         cx.prepared[add.residual.index()] = false;
         args.extend(next.map_or([Arg::Null, Arg::NoPrepared], |next| result(next.out, cx)));
         args.extend([Arg::params(&params), Arg::Step]);
-        launch(add, "norm_add__branches", args, cx);
+        launch(add, "norm_add__branches", args, BRANCHES, cx);
     }
 }

@@ -27,6 +27,20 @@ pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act) -> bool {
     !cx.program.outputs.contains(&act) && cx.readers(act).all(adds)
 }
 
+/// Planes that kernels load together: of heads (`load_head` of `kernels/common/heads.cuh`), and of rows (`MORE` of
+/// `kernels/norm_add.cu`).
+const HEADS: u32 = 5;
+const ROWS: u32 = 6;
+
+/// The most planes of `act` that its readers add up without waiting twice; 1 if not all of them add any.
+pub(super) fn most(cx: &Lowering<'_>, act: Act) -> u32 {
+    if !added_by_readers(cx, act) {
+        return 1;
+    }
+    let heads = |op: &Op| matches!(op, Op::AttnPrepare(_) | Op::KvAppend(_));
+    if cx.readers(act).any(heads) { HEADS } else { ROWS }
+}
+
 /// Adds the planes of `act`, which `op` wrote, into the first.
 pub(super) fn add(op: &'static str, act: Act, cx: &mut Lowering<'_>) {
     let params = PrepareFormParams {

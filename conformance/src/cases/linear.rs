@@ -40,7 +40,8 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         long.chain(narrow_rows(1, class, losses)).chain(narrow_rows(3, class, losses))
     });
     let fused = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K].into_iter().flat_map(move |dtype| {
-        [(1, 768, 33), (1, 12544, 5), (5, 768, 33)]
+        // The last of one row is long enough that blocks of a launch may share its columns out.
+        [(1, 768, 33), (1, 12544, 5), (1, 15872, 37), (5, 768, 33)]
             .map(|(rows, cols, outputs)| later(move || gated(rows, cols, outputs, dtype, losses).full()))
     });
     let several = CLASSES.map(|class| later(move || stacked(9, class, losses)));
@@ -286,10 +287,10 @@ fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses)
 pub fn company_cases() -> Vec<Case> {
     let types = CLASSES.into_iter().flat_map(|class| [0, 1].map(|half| quantised(9, class, half, no_losses)));
     let odd = CLASSES.map(|class| typed(9, 33, class, "an odd width", &[(DType::F16, 9)], no_losses));
-    let fused = CLASSES
-        .map(|class| stacked(9, class, no_losses))
-        .into_iter()
-        .chain([opened(9, no_losses), gated(9, 768, 33, DType::Q4_K, no_losses)]);
+    let fused =
+        CLASSES.map(|class| stacked(9, class, no_losses)).into_iter().chain([opened(9, no_losses)]).chain(
+            [(768, 33), (15872, 37)].map(|(cols, outputs)| gated(9, cols, outputs, DType::Q4_K, no_losses)),
+        );
     let tall = [17, 65].map(|rows| {
         let weights = [(DType::Q4_K, 3), (DType::Q6_K, 2), (DType::F16, 4)];
         typed(rows, 1280, Class::Prefill, "tall", &weights, no_losses)

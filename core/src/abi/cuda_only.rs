@@ -69,6 +69,8 @@ abi! {
         other_stride: u32,
         /// 1 if the rows are the picked ones of the step.
         picked: u32,
+        /// 1 if the residual is there before the kernel in front is done; `norm_add` alone.
+        settled: u32,
         /// Added to the mean square, in squared activation units.
         eps: f32,
         /// Factor of the sum; `norm_add` alone.
@@ -189,6 +191,10 @@ abi! {
         picked: u32,
         /// Weights.
         weights: u32,
+        /// Groups of 4 tiles of 16 outputs.
+        groups: u32,
+        /// Planes of the output.
+        planes: u32,
     }
     /// `dequantise`, which is no op of its own: it makes halves of a weight for products by a library.
     DequantiseParams {
