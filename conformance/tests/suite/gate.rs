@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gemma4_conformance::Failure;
 use gemma4_conformance::backends::{self, Device};
-use gemma4_conformance::cases::{self, Case};
+use gemma4_conformance::cases::{self, Case, Lossy};
 use gemma4_core::ops::Op;
-use gemma4_wgpu::{Options, ShaderEdit, Wgpu};
+use gemma4_wgpu::{Options, ShaderEdit, Variants, Wgpu};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -142,6 +142,22 @@ const MUTANTS: &[Mutant] = &[
     ("softcap", "if CAP_BITS == 0u { return x; }", "if true { return x; }"),
 ];
 
+/// Mistakes in products of prompts in 8-bit integers, whose bounds are wider.
+const IN_BYTES: &[Mutant] = &[
+    ("linear", "put(tile, own, 7u, high.w);", "put(tile, own, 7u, high.z);"),
+    ("linear", "bitcast<u32>(scale * total(high))", "bitcast<u32>(scale * total(low))"),
+    ("linear", "let inverse = select(0.0, 127.0 / largest, largest > 1e-30);", "let inverse = 1.0;"),
+    ("linear", "let tile = chunk & 1u;", "let tile = 0u;"),
+    (
+        "linear",
+        "d = add_half(no_dots(), tile, 1u, side, m, n);",
+        "d = add_half(no_dots(), tile, 0u, side, m, n);",
+    ),
+    ("linear", "d = add_half(d, tile, 1u, side, m, n);", ""),
+    ("linear", "low += sums_x(tile, 1u, 0u, m);", ""),
+    ("linear", "shift_w[tile][part][half][four][one] = select(s.shift.x, s.shift.y, part == 1u);", ""),
+];
+
 /// The cases that mistakes in the shaders of an op are shown to.
 fn shown(op: &str) -> Vec<Case> {
     // Those of values that are no numbers first: what handles them is in every shader of attention, and no other case sees it.
@@ -152,7 +168,7 @@ fn shown(op: &str) -> Vec<Case> {
 /// Whether one of the cases of an op sees that its shader is wrong.
 ///
 /// A shader that does not compile shows nothing, and neither does an edit that no shader of the op has the text for.
-fn rejected((op, from, to): Mutant, cases: &[Case]) -> Result<bool, Failure> {
+fn rejected((op, from, to): Mutant, allow: Variants, cases: &[Case]) -> Result<bool, Failure> {
     let edits = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&edits);
     let edit = ShaderEdit::new(move |_, source| {
@@ -160,7 +176,7 @@ fn rejected((op, from, to): Mutant, cases: &[Case]) -> Result<bool, Failure> {
         count.fetch_add(usize::from(edited != source), Ordering::Relaxed);
         edited
     });
-    let options = Options { edit: Some(edit), ..backends::options(gemma4_wgpu::Variants::EXACT) };
+    let options = Options { edit: Some(edit), ..backends::options(allow) };
     let backend = Wgpu::new(&options).map_err(Failure::device::<Wgpu>)?;
     let seen_by = SEEN_BY.iter().find(|(text, _)| *text == from);
     let (first, others): (Vec<_>, Vec<_>) =
@@ -187,20 +203,25 @@ fn a_mistake_in_a_shader_is_rejected_by_the_cases_of_its_op() {
     let Some(at) = backends::covered().iter().find(|at| matches!(at.device, Device::Wgpu(_))) else { return };
     let turn = at.turn();
     let (mut alive, mut cases) = (Vec::new(), BTreeMap::new());
+    let mut judge = |mutant: Mutant, allow, cases: &[Case]| match rejected(mutant, allow, cases) {
+        Ok(true) => {}
+        Ok(false) => alive.push(format!("{}: `{}` became `{}`", mutant.0, mutant.1, mutant.2)),
+        Err(failure) => alive.push(format!("{}: `{}`: {failure}", mutant.0, mutant.1)),
+    };
     for &mutant in MUTANTS {
         // What must come out takes time, and is the same for every mistake.
-        match rejected(mutant, cases.entry(mutant.0).or_insert_with(|| shown(mutant.0))) {
-            Ok(true) => {}
-            Ok(false) => alive.push(format!("{}: `{}` became `{}`", mutant.0, mutant.1, mutant.2)),
-            Err(failure) => alive.push(format!("{}: `{}`: {failure}", mutant.0, mutant.1)),
-        }
+        judge(mutant, Variants::EXACT, cases.entry(mutant.0).or_insert_with(|| shown(mutant.0)));
+    }
+    let in_bytes = cases::lossy_cases(Lossy::Int8);
+    for &mutant in IN_BYTES {
+        judge(mutant, Variants { int8: true, ..Variants::EXACT }, &in_bytes);
     }
     drop(turn);
     let without: Vec<_> = Op::ALL.iter().filter(|op| MUTANTS.iter().all(|(of, ..)| of != *op)).collect();
     backends::say(format_args!(
         "{}gate: {} mistakes in shaders rejected",
         backends::LINE,
-        MUTANTS.len() - alive.len()
+        MUTANTS.len() + IN_BYTES.len() - alive.len()
     ));
     let unknown = SEEN_BY.iter().find(|(text, _)| MUTANTS.iter().all(|(_, from, _)| from != text));
     assert!(unknown.is_none(), "no mistake is {unknown:?}");
