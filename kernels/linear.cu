@@ -5,7 +5,7 @@
 //         splits of the columns). LONG=1: grid (blocks), which have equal shares of the steps of all groups
 // Differs from the spec in that x is two bytes a value (VALUE_BYTES=4: four), or two halves where the weight is no code, and
 // in that sums of blocks are f32. What a block has of a group is a plane of its own, which the consumer adds up; where one
-// ends follows from the shape and the device, and not from the rows.
+// ends follows from the shape, the device and the kind of consumer, and not from the rows.
 
 #include "common/chain.cuh"
 #include "common/product.cuh"

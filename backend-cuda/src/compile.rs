@@ -43,6 +43,12 @@ impl Arch {
         matches!(self.0, 80 | 87 | 90..120)
     }
 
+    /// Blocks that a multiprocessor has at once of a long product, whose memory is `OF_16` of `kernels/common/product_feed.cuh`.
+    pub(crate) fn product_blocks(self) -> u32 {
+        // The 164 KB of these are large, and less than three times `OF_16`.
+        if self.has_large_shared_memory() && !matches!(self.0, 80 | 87) { 3 } else { 2 }
+    }
+
     /// The name of its machine code. Of 9.0 there is one with more instructions, which run on 9.0 alone.
     fn machine(self) -> String {
         if self.0 == 90 { "sm_90a".to_owned() } else { format!("sm_{}", self.0) }

@@ -73,6 +73,8 @@ pub struct Options {
     pub graphs: bool,
     /// Scratch is NaN when a step begins, so that a value that was never written is noticed: for tests.
     pub poison: bool,
+    /// The GPU is treated as if it had no more multiprocessors than this: for tests of how work is shared out.
+    pub multiprocessors: Option<u32>,
     /// Where compiled kernels are kept.
     pub cache: Folder,
     /// Hears of kernels that are being compiled.
@@ -91,6 +93,7 @@ impl Default for Options {
             prompts: Prompts::Auto,
             graphs: true,
             poison: false,
+            multiprocessors: None,
             cache: Folder::User,
             progress: None,
             remarks: None,
@@ -163,6 +166,7 @@ impl Device {
     pub(crate) fn open(options: &Options) -> Result<Self, CudaError> {
         let (mut info, report) = devices::take(&options.device)?;
         info.exact = options.exact;
+        info.multiprocessors = options.multiprocessors.unwrap_or(u32::MAX).min(info.multiprocessors);
         let driver = symbols::driver()?;
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;

@@ -296,7 +296,17 @@ impl<'a> Lowering<'a> {
     /// Whether the last launch in front of the `count` ops that are being lowered is a product's: what other ops write is
     /// then there before these begin, and may be read before they wait (`kernels/common/chain.cuh`).
     pub(crate) fn behind_linear(&self, count: usize) -> bool {
-        self.next.checked_sub(count + 1).is_some_and(|at| matches!(self.program.ops[at], Op::Linear(_)))
+        self.in_front(count).is_some_and(|op| matches!(op, Op::Linear(_)))
+    }
+
+    /// Whether `act` is there before these ops begin: a product is in front of them, and of something else.
+    pub(crate) fn settled(&self, act: Act, count: usize) -> bool {
+        self.behind_linear(count) && self.in_front(count).is_some_and(|op| !op.writes().contains(&act))
+    }
+
+    /// The op in front of the `count` that are being lowered.
+    fn in_front(&self, count: usize) -> Option<&'a Op> {
+        self.next.checked_sub(count + 1).map(|at| &self.program.ops[at])
     }
 
     /// Whether values are bytes in products. Generated and drafted rows always are, and rows of a prompt where products are

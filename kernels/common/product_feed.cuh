@@ -112,8 +112,8 @@ struct ProductMemory {
   static constexpr int ROWS_BYTES = MOST * ROW_BYTES<W>;
   static constexpr int STAGE = 4 * Stage<W>::BYTES + ROWS_BYTES;
   // Two blocks have room where a multiprocessor has 100 KB (sm_86, sm_89, sm_120); where it has more, as many as registers
-  // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once. Of long
-  // launches all blocks have to, with any number of rows: as many fit as of 16 rows.
+  // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once. Blocks of long
+  // launches are as large with any number of rows, so that as many are there at once.
   static constexpr int OF_16 = LARGE_SHARED ? 76288 : 50176;
   static constexpr int MOST_BYTES = IS_LONG || MOST > 8 ? OF_16 : MOST <= 1 ? 42496 : MOST <= 4 ? 48128 : LARGE_SHARED ? 57088 : OF_16;
   // Steps of halves are short.

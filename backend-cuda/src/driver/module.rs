@@ -138,6 +138,10 @@ impl Function {
             return Ok(());
         }
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // It is the kernel's, and launches of other plans may need more.
+        if shared <= self.attribute(attribute)? {
+            return Ok(());
+        }
         let bytes = c_int::try_from(shared).unwrap_or(c_int::MAX);
         // SAFETY: facts 1 to 3.
         match unsafe { sys::cuFuncSetAttribute(self.handle, attribute, bytes) } {

@@ -279,7 +279,9 @@ fn decode(
     params.tile_rows = if alone { 1 } else { 8 * tiles / params.group };
 
     // As many parts as the device runs at once for one row, whatever the number of rows: a row's result depends on them.
-    let resident = (cx.device.shared / (one + 2048)).clamp(1, 16 / shape.warps());
+    // Registers for two blocks of the largest heads are there with one type alone: `OWN_RESIDENT` of the kernel.
+    let by_registers = if shape.dim == 512 && shape.k != shape.v { 1 } else { 16 / shape.warps() };
+    let resident = (cx.device.shared / (one + 2048)).clamp(1, by_registers);
     let parts = cx.device.multiprocessors * resident / params.kv_heads;
     // Kernels of several rows have twice the registers.
     params.resident = cx.device.multiprocessors * resident.div_ceil(2);

@@ -16,7 +16,7 @@ use crate::weights::layout::{Form, Scales};
 const WARPS: u32 = 4;
 /// Warps that keep the memory of a large GPU busy.
 const ENOUGH: u32 = 2048;
-/// Fewest steps that are worth a block of their own.
+/// Fewest blocks of 256 columns that are worth a warp of their own.
 const FEWEST: u32 = 2;
 /// Most weights of a launch.
 const STACK: usize = 3;
@@ -62,7 +62,8 @@ pub(super) fn splits(tiles: u32, cols: u32, most: u32) -> u32 {
     (ENOUGH / tiles.max(1)).clamp(1, most).min(cols.div_ceil(256) / FEWEST).max(1)
 }
 
-/// How a launch shares out the steps of its groups of tiles, by its shape and the device alone: rows keep their bits.
+/// How a launch shares out the steps of its groups of tiles: by its shape, the device, and which ops read the output. Rows keep
+/// their bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shares {
     /// A block for each of so many parts of a group.
@@ -101,9 +102,8 @@ impl Extent {
     /// With at most `most` planes of its output.
     fn shares(self, tiles: u32, cols: u32, most: u32, device: &DeviceInfo) -> Shares {
         let Self { groups, steps } = self;
-        // As many blocks as there are at once with 16 rows: `OF_16` of `kernels/linear.cu`.
-        let resident = if device.kernels.has_large_shared_memory() { 3 } else { 2 };
-        let blocks = (device.multiprocessors * resident).min(groups * (most - 1));
+        // As many blocks as there are at once, with 16 rows too.
+        let blocks = (device.multiprocessors * device.kernels.product_blocks()).min(groups * (most - 1));
         let all = groups.checked_mul(steps).filter(|all| all.checked_mul(blocks + 1).is_some());
         match all {
             Some(all) if most > 1 && blocks > 0 && all / blocks >= LONG => Shares::Long(blocks),
@@ -246,4 +246,29 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         cx.launch(launch);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_are_as_many_as_blocks_have_a_part_of_a_group() {
+        for groups in 1..24 {
+            for steps in 1..24 {
+                let (extent, all) = (Extent { groups, steps }, groups * steps);
+                for blocks in 1..=all {
+                    let begins = |block: u32| all * block / blocks;
+                    // What the kernel does: a block has the steps from where it begins to where the next one does.
+                    let of_group = |group: u32| {
+                        let [first, end] = [group, group + 1].map(|group| group * steps);
+                        let has = |block: &u32| begins(*block) < end && begins(block + 1) > first;
+                        u32::try_from((0..blocks).filter(has).count()).expect("few")
+                    };
+                    let want = (0..groups).map(of_group).max();
+                    assert_eq!(Some(extent.planes(Shares::Long(blocks))), want, "{extent:?} by {blocks}");
+                }
+            }
+        }
+    }
 }

@@ -51,7 +51,7 @@ fn params(
         planes: cx.planes(branch),
         plane_stride: cx.plane_stride(branch),
         picked: cx.picked(add.residual),
-        settled: u32::from(cx.behind_linear(ops)),
+        settled: u32::from(cx.settled(add.residual, ops)),
         eps: add.eps,
         scale: add.scale,
         next_eps: next.map_or(0.0, |next| next.eps),

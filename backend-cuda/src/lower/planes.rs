@@ -27,18 +27,18 @@ pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act) -> bool {
     !cx.program.outputs.contains(&act) && cx.readers(act).all(adds)
 }
 
-/// Planes that kernels load together: of heads (`load_head` of `kernels/common/heads.cuh`), and of rows (`MORE` of
-/// `kernels/norm_add.cu`).
-const HEADS: u32 = 5;
-const ROWS: u32 = 6;
+/// Planes that `norm_add` loads together: the first, and `MORE` of `kernels/norm_add.cu`.
+const OF_NORM_ADD: u32 = 6;
+/// Those that others do, but for heads of 512, which take two rounds for them: the first, and `TOGETHER` of
+/// `kernels/common/row.cuh` and `heads.cuh`.
+const OF_OTHERS: u32 = 5;
 
-/// The most planes of `act` that its readers add up without waiting twice; 1 if not all of them add any.
+/// The most planes of `act` that its readers add up in one round of loads; 1 if not all of them add any.
 pub(super) fn most(cx: &Lowering<'_>, act: Act) -> u32 {
     if !added_by_readers(cx, act) {
         return 1;
     }
-    let heads = |op: &Op| matches!(op, Op::AttnPrepare(_) | Op::KvAppend(_));
-    if cx.readers(act).any(heads) { HEADS } else { ROWS }
+    if cx.readers(act).all(|op| matches!(op, Op::NormAdd(_))) { OF_NORM_ADD } else { OF_OTHERS }
 }
 
 /// Adds the planes of `act`, which `op` wrote, into the first.

@@ -281,6 +281,17 @@ fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses)
         })
 }
 
+/// Products whose columns a device with one multiprocessor shares out among fewer blocks than there are groups of 64 outputs:
+/// blocks go from one group to the next, and the last group is not full.
+#[must_use]
+pub fn long_cases() -> Vec<Case> {
+    let types = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K];
+    types
+        .into_iter()
+        .flat_map(|dtype| [1, 9].map(|rows| gated(rows, 4096, 133, dtype, no_losses).full()))
+        .collect()
+}
+
 /// Products of nine rows with every type of weight, with and without `glu`, in both classes; and of prompts of so many rows that
 /// a backend may take other tiles than for one.
 #[must_use]

@@ -17,8 +17,8 @@ use crate::tensor::Tensor;
 ///
 /// - `x`: `[rows, cols]`; each weight `[outputs, cols]` of any type; `out`: `[rows, Σ outputs]`.
 ///
-/// A backend takes the sum over `c` in one order that depends on the shape alone, never on the number of
-/// rows, so that a row has the same bits in any company.
+/// A backend takes the sum over `c` in one order, which depends on the shape, the program and the device, never on the
+/// number of rows, so that a row has the same bits in any company.
 ///
 /// Source: `torch.nn.Linear` without bias.
 #[derive(Clone, Debug, PartialEq)]
