@@ -1,7 +1,8 @@
 // norm_add: residual[r, c] = (residual[r, c] + y[r, c] / sqrt(mean(y[r, ..]^2) + eps) * w[c]) * scale
 //
 // Spec    core/src/ops/norm_add.rs, core/src/ops/rms_norm.rs, core/src/ops/add.rs
-// Launch  one block for each row: a warp for each 256 columns, at most ROW_WARPS; ROW_WIDE_THREADS where it is wide
+// Launch  one block for each row: a warp for each 256 columns, at most ROW_WARPS, with 32 bytes of dynamic shared memory a lane
+//         for each vector that is kept; ROW_WIDE_THREADS where it is wide
 // Differs from the spec only in the order of the sums (f32: planes, 8 columns of a lane, lanes, warps), in rsqrtf, and in
 // what is fused:
 //

@@ -57,7 +57,7 @@ fn tiles(cx: &Lowering<'_>, weight: Weight) -> u32 {
     narrow(cx.weight(weight).rows()).div_ceil(16)
 }
 
-/// In how many parts, at most `most`, the columns are summed up, each by other warps: by the shape alone.
+/// In how many parts, at most `most`, the columns are summed up, each by other warps: by the shape.
 pub(super) fn splits(tiles: u32, cols: u32, most: u32) -> u32 {
     (ENOUGH / tiles.max(1)).clamp(1, most).min(cols.div_ceil(256) / FEWEST).max(1)
 }
@@ -84,36 +84,45 @@ enum Shares {
 /// | 6            | 161.8       | 452.8 | 647.3 | 552.9   |
 const LONG: u32 = 12;
 
-/// Groups of a launch, and steps of a group.
+/// The size of a launch.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
-    groups: u32,
+    /// Of 16 outputs.
+    tiles: u32,
+    cols: u32,
+    /// In which a block goes through the columns.
     steps: u32,
 }
 
 impl Extent {
     fn of(cx: &Lowering<'_>, weights: &[Weight]) -> Self {
         let weight = cx.weight(weights[0]);
-        let columns = if Form::of(weight.dtype()).scales == Scales::Row { 64 } else { 256 };
-        let tiles: u32 = weights.iter().map(|&weight| tiles(cx, weight)).sum();
-        Self { groups: tiles.div_ceil(WARPS), steps: narrow(weight.cols()).div_ceil(columns) }
+        let of_step = if takes_halves(weight) { 64 } else { 256 };
+        let tiles = weights.iter().map(|&weight| tiles(cx, weight)).sum();
+        let cols = narrow(weight.cols());
+        Self { tiles, cols, steps: cols.div_ceil(of_step) }
+    }
+
+    /// Of four tiles, one for each warp.
+    fn groups(self) -> u32 {
+        self.tiles.div_ceil(WARPS)
     }
 
     /// With at most `most` planes of its output.
-    fn shares(self, tiles: u32, cols: u32, most: u32, device: &DeviceInfo) -> Shares {
-        let Self { groups, steps } = self;
+    fn shares(self, most: u32, device: &DeviceInfo) -> Shares {
+        let groups = self.groups();
         // As many blocks as there are at once, with 16 rows too.
         let blocks = (device.multiprocessors * device.kernels.product_blocks()).min(groups * (most - 1));
-        let all = groups.checked_mul(steps).filter(|all| all.checked_mul(blocks + 1).is_some());
+        let all = groups.checked_mul(self.steps).filter(|all| all.checked_mul(blocks + 1).is_some());
         match all {
             Some(all) if most > 1 && blocks > 0 && all / blocks >= LONG => Shares::Long(blocks),
-            _ => Shares::Parts(splits(tiles, cols, most)),
+            _ => Shares::Parts(splits(self.tiles, self.cols, most)),
         }
     }
 
     /// Most blocks that have a part of the same group.
     fn planes(self, shares: Shares) -> u32 {
-        let Self { groups, steps } = self;
+        let (groups, steps) = (self.groups(), self.steps);
         match shares {
             Shares::Parts(parts) => parts,
             Shares::Long(blocks) => {
@@ -194,8 +203,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
     while !rest.is_empty() {
         let (these, after) = rest.split_at(run(cx, rest).0);
         let extent = Extent::of(cx, these);
-        let tiles = these.iter().map(|&weight| tiles(cx, weight)).sum();
-        launches.push((these, extent, extent.shares(tiles, cx.cols(op.x), most, cx.device)));
+        launches.push((these, extent, extent.shares(most, cx.device)));
         rest = after;
     }
     let planes = launches.iter().map(|(_, extent, shares)| extent.planes(*shares)).max().unwrap_or(1);
@@ -210,7 +218,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
             first,
             picked: cx.picked(op.x),
             weights: narrow(count),
-            groups: extent.groups,
+            groups: extent.groups(),
             planes,
         };
         first += these.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum::<u32>();
@@ -224,7 +232,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
                 _ => ("linear__16", 16),
             };
             let (blocks, long) = match shares {
-                Shares::Parts(parts) => ([extent.groups, parts], false),
+                Shares::Parts(parts) => ([extent.groups(), parts], false),
                 Shares::Long(blocks) => ([blocks, 1], true),
             };
             let [x, y] = blocks.map(Count::Fixed);
@@ -256,7 +264,8 @@ mod tests {
     fn planes_are_as_many_as_blocks_have_a_part_of_a_group() {
         for groups in 1..24 {
             for steps in 1..24 {
-                let (extent, all) = (Extent { groups, steps }, groups * steps);
+                let extent = Extent { tiles: groups * WARPS, cols: 256 * steps, steps };
+                let all = groups * steps;
                 for blocks in 1..=all {
                     let begins = |block: u32| all * block / blocks;
                     // What the kernel does: a block has the steps from where it begins to where the next one does.
