@@ -46,6 +46,7 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
   Products product(memory, share, tile_of);
 
   const u32 rows = ahead(params.picked ? &step->picked : &step->rows), start = blockIdx.z * MOST;
+  const RowFeed<W, MOST> row_feed(x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; });
   follow();
   if (start >= rows) return;
   const auto done = [&](const Tile& tile, u32 group, const Values& sums, bool whole) {
@@ -66,9 +67,10 @@ __device__ __forceinline__ void run(const Prepared& x, const Stack& stack, float
     };
     put_plane(plane, sums);
     // Other groups of the op may have more planes.
+#pragma unroll 1
     while (whole && ++plane < params.planes) put_plane(plane, Values{});
   };
-  product.finish(x, min(rows - start, u32(MOST)), [&](u32 k) { return start + k; }, done);
+  product.finish(row_feed, done);
 }
 
 // As many blocks as have room for their registers: fewer where codes take more to put together.

@@ -76,7 +76,8 @@ __device__ __forceinline__ void multiply(u8* memory, const WeightView& w, u32 ti
   using Products = Product<W, 4, false, decltype(tile_of)>;
   Products product(memory, {steps, 0, begin, steps * (blockIdx.y + 1) / gridDim.y - begin}, tile_of);
   follow();
-  product.finish(x, min(pairs.count, 4u), [&](u32 k) { return pair(k) / divisor; }, [&](const Tile&, u32, const Sums<Products::NT>& sums, bool) {
+  const RowFeed<W, 4> row_feed(x, min(pairs.count, 4u), [&](u32 k) { return k < pairs.count ? pair(k) / divisor : 0; });
+  product.finish(row_feed, [&](const Tile&, u32, const Sums<Products::NT>& sums, bool) {
     hand_out<W>(sums, [&](int nt, u32 of_tile, u32 output, float value) {
       const u32 k = ROWS<W> * nt + of_tile;
       if (k < pairs.count && tile * 16 + output < w.rows) store(pair(k), tile * 16 + output, value);

@@ -8,6 +8,16 @@ __device__ __forceinline__ void copy16(void* to, const void* from) {
   const u32 at = u32(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
 }
+// Makes an address a value of its own: the compiler would put it together anew at each use, or behind a wait, to save registers.
+__device__ __forceinline__ void keep(const u8*& address) { asm volatile("" : "+l"(address)); }
+// The address of shared memory for copies that are told it as a number.
+__device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
+// 16 bytes, or nothing: without a branch, which would cost more than the copy.
+__device__ __forceinline__ void copy16_when(u32 to, const void* from, bool there) {
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16; }" ::"r"(to), "l"(from),
+               "r"(u32(there))
+               : "memory");
+}
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copy16_if(void* to, const void* from, bool there) {
   const u32 at = u32(__cvta_generic_to_shared(to));

@@ -33,99 +33,108 @@ struct Share {
 // The products of tiles of weights with up to MOST rows. A group is four tiles, one for each warp: `tile_of(group)`. Copies of
 // weights begin at once; what is multiplied with them may come into being until `finish`. All warps of a block call both
 // together, also one that has no tile.
+//
+// Steps of most launches are few, and a warp has little company: instructions between the wait for the kernel in front and the
+// last value take as long as memory does. Hence copies without branches, and addresses that are one multiplication.
 template <class W, int MOST, bool IS_LONG, class TileOf>
 struct Product {
   using M = ProductMemory<W, MOST, IS_LONG>;
   static constexpr int NT = MOST > ROWS<W> ? MOST / ROWS<W> : 1;
   static constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = M::DEPTH, BYTES = Stage<W>::BYTES;
-  u8 *ring, *rows;  // the warp's weights, and the activations of all warps
+  const u8 *ring, *rows;  // the warp's weights, and the activations of all warps
   const Share share;
   const TileOf& tile_of;
-  // What is copied next: its group, whether the warp has a tile of that, and how many steps are left of the group and of all.
-  u32 group;
+  // What is copied next: a step of a group, whether the warp has a tile of that, and how many steps are left.
+  u32 step, group, left;
   bool there;
-  u32 left, all_left;
   Feed<W> feed;
 
-  __device__ __forceinline__ Product(u8* memory, const Share& share, const TileOf& tile_of)
+  __device__ __forceinline__ Product(const u8* memory, const Share& share, const TileOf& tile_of)
       : ring(memory + threadIdx.x / 32 * (DEPTH * BYTES)), rows(memory + 4 * DEPTH * BYTES), share(share), tile_of(tile_of),
-        group(share.group), all_left(share.count), feed(ring, DEPTH) {
-    aim(share.step);
-    for (u32 i = 0; i < DEPTH - 1; i++) {
-      if (all_left > 0) bring();
+        step(share.step), group(share.group), left(share.count) {
+    aim();
+#pragma unroll
+    for (u32 stage = 0; stage < DEPTH - 1; stage++) {
+      bring(stage);
       copies_end();
     }
   }
 
-  __device__ __forceinline__ void aim(u32 step) {
+  __device__ __forceinline__ void aim() {
     const Tile tile = tile_of(group);
     there = tile.there;
-    left = share.steps - step;
-    feed.aim(tile.w, tile.tile, step);
+    feed.aim(tile.w, tile.tile);
   }
 
-  // Begins to copy the next step.
-  __device__ __forceinline__ void bring() {
-    if (there) feed.next();
-    all_left--, left--;
-    if (IS_LONG && left == 0) group++, aim(0);
+  // Begins to copy the next step, if there is one, and turns to the one behind it.
+  __device__ __forceinline__ void bring(u32 stage) {
+    feed.bring(shared_address(ring) + threadIdx.x % 32 * 16 + stage * BYTES, step, there && left > 0);
+    left -= left > 0;
+    if (++step == share.steps && IS_LONG) step = 0, group++, aim();
   }
 
-  // `row_of(k)` is the row of `x` that is row k of `count`. `done(tile, group, sums, whole)` is told the sums over what the
-  // block has of a group, and whether that goes to its end.
-  template <class RowOf, class Done>
-  __device__ __forceinline__ void finish(const Prepared& x, u32 count, const RowOf& row_of, const Done& done) {
-    Sums<NT> sums = {};
-    Stage<W> stage = {ring};
-    u32 step = share.step, group = share.group;
-    RowFeed<W, MOST> row_feed(x, step, share.steps, count, row_of);
-    u8 *put = rows, *get = rows;
-    const auto turn = [&](u8*& at) { at = at + M::ROWS_BYTES == rows + DEPTH * M::ROWS_BYTES ? rows : at + M::ROWS_BYTES; };
-    for (u32 i = 0; i < DEPTH - 1; i++) {
-      if (i < share.count) row_feed.next(put);
-      turn(put);
+  // Of the stages of both rings, the one behind `stage`.
+  static __device__ __forceinline__ u32 behind(u32 stage) { return stage + 1 == DEPTH ? 0 : stage + 1; }
+
+  // `row_feed` brings rows. `done(tile, group, sums, whole)` is told the sums over what the block has of a group, and whether that
+  // goes to its end.
+  template <class Rows, class Done>
+  __device__ __forceinline__ void finish(const Rows& row_feed, const Done& done) {
+    const u32 rows_at = shared_address(rows);
+    u32 now = share.step;
+#pragma unroll
+    for (u32 stage = 0; stage < DEPTH - 1; stage++) {
+      row_feed.bring(rows_at + stage * M::ROWS_BYTES, now, stage < share.count);
       copies_end();
+      if (++now == share.steps && IS_LONG) now = 0;
     }
-    Tile tile = tile_of(group);
+    Sums<NT> sums = {};
+    u32 of = share.group;
+    Tile tile = tile_of(of);
+    now = share.step;
+    u32 put = DEPTH - 1, get = 0;
 #pragma unroll 1
-    for (u32 done_steps = 1; done_steps <= share.count; done_steps++) {
+    for (u32 togo = share.count; togo > 0; togo--) {
       copies_wait<DEPTH - 2>();
       __syncthreads();  // what others copied is there, and all are done with the stages that are copied to next
-      if (all_left > 0) {
-        bring();
-        row_feed.next(put);
-      }
-      turn(put);
+      row_feed.bring(rows_at + put * M::ROWS_BYTES, step, left > 0);
+      bring(put);
       copies_end();
-      if (tile.there) {
-        if constexpr (W::SCALES == ROW) {
-          add_halves<W, MOST, NT>(stage, get, sums);
-        } else {
-          const u32 chunks = tile.w.chunks - CHUNKS * step;
-          const Digits* x_rows = reinterpret_cast<const Digits*>(get);
-          add_codes<W, MOST, 0, NT < AT_ONCE ? NT : AT_ONCE>(stage, chunks, x_rows, sums);
-          if constexpr (NT > AT_ONCE) {
-            __syncwarp();
-            add_codes<W, MOST, AT_ONCE, NT>(stage, chunks, x_rows, sums);
-          }
-        }
-      }
-      turn(get);
-      stage.at += BYTES;
-      if (stage.at == ring + DEPTH * BYTES) stage.at = ring;
-      if (++step < share.steps && done_steps < share.count) continue;
-      if (tile.there) {
-        if constexpr (W::SCALES == ROW) {
-          const float* scales = reinterpret_cast<const float*>(tile.w.scales) + tile.tile * 16 + threadIdx.x % 32 / 4;
-          for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
-        }
-        done(tile, group, sums, step == share.steps);
-      }
-      if (!IS_LONG) break;
+      put = behind(put);
+      if (tile.there) add({ring + get * BYTES}, rows + get * M::ROWS_BYTES, tile.w.chunks - CHUNKS * now, sums);
+      get = behind(get);
+      now++;
+      if (!IS_LONG || (now < share.steps && togo > 1)) continue;
+      end(tile, of, sums, now == share.steps, done);
       sums = {};
-      step = 0;
-      tile = tile_of(++group);
+      now = 0;
+      tile = tile_of(++of);
     }
+    if (!IS_LONG) end(tile, of, sums, now == share.steps, done);
+  }
+
+  // Adds a step, of which `chunks` or more are there.
+  static __device__ __forceinline__ void add(const Stage<W>& stage, const u8* rows, u32 chunks, Sums<NT>& sums) {
+    if constexpr (W::SCALES == ROW) {
+      add_halves<W, MOST, NT>(stage, rows, sums);
+    } else {
+      const Digits* x = reinterpret_cast<const Digits*>(rows);
+      add_codes<W, MOST, 0, NT < AT_ONCE ? NT : AT_ONCE>(stage, chunks, x, sums);
+      if constexpr (NT > AT_ONCE) {
+        __syncwarp();
+        add_codes<W, MOST, AT_ONCE, NT>(stage, chunks, x, sums);
+      }
+    }
+  }
+
+  template <class Done>
+  static __device__ __forceinline__ void end(const Tile& tile, u32 group, Sums<NT>& sums, bool whole, const Done& done) {
+    if (!tile.there) return;
+    if constexpr (W::SCALES == ROW) {
+      const float* scales = reinterpret_cast<const float*>(tile.w.scales) + tile.tile * 16 + threadIdx.x % 32 / 4;
+      for (int nt = 0; nt < NT; nt++) sums.g[nt] *= scales[0], sums.above[nt] *= scales[8];
+    }
+    done(tile, group, sums, whole);
   }
 };
 

@@ -30,43 +30,41 @@ __device__ __forceinline__ float taken(float of_fed) { return __shfl_sync(~0u, o
 template <class W>
 constexpr int ROW_BYTES = W::SCALES == ROW ? 256 + 16 : int(sizeof(Digits));
 
-// Copies steps of up to MOST rows, one after the other, into a ring that the block of threads shares. Columns of the B
-// operand know nothing of one another: where there is no row the ring holds anything, and nobody looks at what comes of it.
+// Copies steps of up to MOST rows into a ring that the block of threads shares. Columns of the B operand know nothing of one
+// another: where there is no row the ring holds anything, and nobody looks at what comes of it.
 template <class W, int MOST>
 struct RowFeed {
   static constexpr bool HALVES = W::SCALES == ROW;
   static constexpr int PIECES = ROW_BYTES<W> / 16, EACH = (MOST * PIECES + 127) / 128;
-  static constexpr u32 STEP = HALVES ? sizeof(Halves) / 4 : sizeof(Digits), NOTHING = ~0u;
 
-  const u8 *rows, *scales;  // of the first row
-  u32 at[EACH];             // from there to the thread's pieces of 16 bytes
-  u32 step, steps;
+  const u8* from[EACH];  // the thread's pieces of 16 bytes of step 0
+  bool there[EACH];
 
-  // `row_of(k)` is the row of `x` that is row k of `count`.
+  // `row_of(k)` is the row of `x` that is row k of `count`, or anything where there is no such row.
   template <class RowOf>
-  __device__ __forceinline__ RowFeed(const Prepared& x, u32 step, u32 steps, u32 count, const RowOf& row_of)
-      : rows(reinterpret_cast<const u8*>(x.digits(0))), scales(reinterpret_cast<const u8*>(&x.digits(0)->scale)), step(step),
-        steps(steps) {
-    if (HALVES) rows = reinterpret_cast<const u8*>(x.halves_of(0));
+  __device__ __forceinline__ RowFeed(const Prepared& x, u32 count, const RowOf& row_of) {
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
       const u32 piece = threadIdx.x + 128 * k, row = piece / PIECES;
-      const u32 block = HALVES && !is_scale(piece) ? sizeof(Halves) : sizeof(Digits);
-      const u32 within = is_scale(piece) ? 0 : piece % PIECES * 16;
-      at[k] = row < count ? row_of(row) * x.blocks * block + within : NOTHING;
+      there[k] = row < count;
+      const u32 of = row_of(row);
+      from[k] = reinterpret_cast<const u8*>(x.digits(of)) + piece % PIECES * 16;
+      if (HALVES) from[k] = reinterpret_cast<const u8*>(x.halves_of(of)) + piece % PIECES * 16;
+      if (is_scale(piece)) from[k] = reinterpret_cast<const u8*>(&x.digits(of)->scale);
+      keep(from[k]);
     }
   }
   static __device__ __forceinline__ bool is_scale(u32 piece) { return HALVES && piece % PIECES == PIECES - 1; }
 
-  // Behind the last step of a row comes the first.
-  __device__ __forceinline__ void next(u8* to) {
+  // Begins to copy a step to shared memory at `to`, or does nothing.
+  __device__ __forceinline__ void bring(u32 to, u32 step, bool any) const {
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
       const u32 piece = threadIdx.x + 128 * k;
-      const u8* from = is_scale(piece) ? scales + step / 4 * sizeof(Digits) : rows + step * STEP;
-      if (at[k] != NOTHING) copy16(to + piece * 16, from + at[k]);
+      u64 at = u64(step) * (HALVES ? sizeof(Halves) / 4 : sizeof(Digits));
+      if (is_scale(piece)) at = u64(step / 4) * sizeof(Digits);
+      copy16_when(to + piece * 16, from[k] + at, any && there[k]);
     }
-    if (++step == steps) step = 0;
   }
 };
 
@@ -122,47 +120,45 @@ struct ProductMemory {
   static constexpr int BYTES = DEPTH * STAGE;
 };
 
-// Copies steps of tiles one after the other into the stages of a ring.
+// Copies steps of a tile.
 template <class W>
 struct Feed {
   using S = Stage<W>;
-  const u8 *codes, *extra, *scales, *deltas;  // of the next step, at the lane's first bytes
-  u32 chunks;                                 // from there to the end of the row
-  u8* to;                                     // the next stage, likewise
-  u8* end;                                    // of the ring, likewise
-  int turn;                                   // its bytes
+  const u8 *codes, *extra, *scales, *deltas;  // of step 0, at the lane's first bytes
+  u32 chunks;                                 // of the row
 
-  __device__ __forceinline__ Feed(u8* ring, int depth)
-      : to(ring + threadIdx.x % 32 * 16), end(to + depth * S::BYTES), turn(depth * S::BYTES) {}
-
-  // Goes on with a step of a tile, which counts from the first of all experts.
-  __device__ __forceinline__ void aim(const WeightView& w, size_t tile, u32 step) {
+  // Turns to a tile, which counts from the first of all experts.
+  __device__ __forceinline__ void aim(const WeightView& w, size_t tile) {
     const u32 lane = threadIdx.x % 32 * 16;
-    const size_t chunk = tile * w.chunks + S::CHUNKS * step;
+    const size_t chunk = tile * w.chunks;
     codes = w.codes + chunk * (128 * W::BITS) + lane;
     extra = w.extra + chunk * (128 * W::EXTRA) + lane;
     scales = w.scales + chunk * (S::SCALES / 4) + lane;
     deltas = w.deltas + chunk * (S::DELTAS / 4) + lane;
-    chunks = w.chunks - S::CHUNKS * step;
+    chunks = w.chunks;
+    keep(codes);
+    if constexpr (S::EXTRA != 0) keep(extra);
+    if constexpr (S::SCALES != 0) keep(scales);
+    if constexpr (S::DELTAS != 0) keep(deltas);
   }
 
   // The first `count` of at most `MOST` bytes of a plane.
   template <int MOST>
-  static __device__ __forceinline__ void plane(u8* to, const u8*& from, u32 count) {
+  static __device__ __forceinline__ void plane(u32 to, const u8* from, u32 step, u32 count, bool any) {
+    from += u64(step) * MOST;
 #pragma unroll
-    for (int i = 0; i < (MOST + 511) / 512; i++)
-      if ((!W::PARTIAL && MOST % 512 == 0) || i * 512 + threadIdx.x % 32 * 16 < count) copy16(to + i * 512, from + i * 512);
-    from += MOST;
+    for (int i = 0; i < (MOST + 511) / 512; i++) {
+      const bool there = (!W::PARTIAL && MOST % 512 == 0) || i * 512 + threadIdx.x % 32 * 16 < count;
+      copy16_when(to + i * 512, from + i * 512, any && there);
+    }
   }
 
-  __device__ __forceinline__ void next() {
-    const u32 count = W::PARTIAL ? min(u32(S::CHUNKS), chunks) : S::CHUNKS;
-    plane<S::CODES>(to, codes, count * (128 * W::BITS));
-    if constexpr (S::EXTRA != 0) plane<S::EXTRA>(to + S::CODES, extra, count * (128 * W::EXTRA));
-    if constexpr (S::SCALES != 0) plane<S::SCALES>(to + S::CODES + S::EXTRA, scales, count * (S::SCALES / 4));
-    if constexpr (S::DELTAS != 0) plane<S::DELTAS>(to + S::CODES + S::EXTRA + S::SCALES, deltas, S::DELTAS);
-    if constexpr (W::PARTIAL) chunks -= S::CHUNKS;
-    to += S::BYTES;
-    if (to == end) to -= turn;
+  // Begins to copy a step to shared memory, to where the lane's first bytes are at `to`, or does nothing.
+  __device__ __forceinline__ void bring(u32 to, u32 step, bool any) const {
+    const u32 count = W::PARTIAL ? min(u32(S::CHUNKS), chunks - S::CHUNKS * step) : S::CHUNKS;
+    plane<S::CODES>(to, codes, step, count * (128 * W::BITS), any);
+    if constexpr (S::EXTRA != 0) plane<S::EXTRA>(to + S::CODES, extra, step, count * (128 * W::EXTRA), any);
+    if constexpr (S::SCALES != 0) plane<S::SCALES>(to + S::CODES + S::EXTRA, scales, step, count * (S::SCALES / 4), any);
+    if constexpr (S::DELTAS != 0) plane<S::DELTAS>(to + S::CODES + S::EXTRA + S::SCALES, deltas, step, S::DELTAS, any);
   }
 };

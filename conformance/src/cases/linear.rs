@@ -285,10 +285,14 @@ fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses)
 /// blocks go from one group to the next, and the last group is not full.
 #[must_use]
 pub fn long_cases() -> Vec<Case> {
+    long(no_losses)
+}
+
+pub(super) fn long(losses: Losses) -> Vec<Case> {
     let types = [DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K];
     types
         .into_iter()
-        .flat_map(|dtype| [1, 9].map(|rows| gated(rows, 4096, 133, dtype, no_losses).full()))
+        .flat_map(|dtype| [1, 9].map(|rows| gated(rows, 4096, 133, dtype, losses).full()))
         .collect()
 }
 

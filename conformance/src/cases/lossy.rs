@@ -46,15 +46,24 @@ pub fn library_cases() -> Vec<Case> {
 /// codes: what users of CUDA have.
 #[must_use]
 pub fn fast_cases(op: &str) -> Vec<Case> {
-    let losses: Losses = |class, x, w, dtype| match (class, dtype) {
+    match op {
+        "linear" => linear::cases(fast).into_iter().chain(library_cases()).collect(),
+        "moe_ffn" => moe_ffn::cases(fast),
+        _ => super::of(op),
+    }
+}
+
+/// [`super::long_cases`] for such a device.
+#[must_use]
+pub fn fast_long_cases() -> Vec<Case> {
+    linear::long(fast)
+}
+
+fn fast(class: Class, x: &[f64], w: &[f64], dtype: DType) -> f64 {
+    match (class, dtype) {
         (Class::Prefill, _) => halves(x, w),
         (Class::Decode, DType::F32 | DType::F16 | DType::BF16) => 0.0,
         (Class::Decode, _) => words(x, w),
-    };
-    match op {
-        "linear" => linear::cases(losses).into_iter().chain(library_cases()).collect(),
-        "moe_ffn" => moe_ffn::cases(losses),
-        _ => super::of(op),
     }
 }
 

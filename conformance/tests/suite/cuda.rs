@@ -286,13 +286,15 @@ fn products_that_users_have_lose_no_more_than_they_may_and_more_than_f32() {
 fn blocks_that_share_steps_equally_go_from_one_group_to_the_next() {
     let Some((at, _)) = covered() else { return };
     let turn = at.turn();
-    let cuda = open(&Options { multiprocessors: Some(1), ..options() });
     let (mut compared, mut share) = (0, 0.0f64);
-    for case in cases::long_cases() {
-        let got = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        let agreement = case.compare(&got).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        compared += agreement.count;
-        share = share.max(agreement.share);
+    for (exact, cases) in [(true, cases::long_cases()), (false, cases::fast_long_cases())] {
+        let cuda = open(&Options { exact, multiprocessors: Some(1), ..options() });
+        for case in cases {
+            let got = case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            let agreement = case.compare(&got).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            compared += agreement.count;
+            share = share.max(agreement.share);
+        }
     }
     drop(turn);
     at.report_with("equal shares".to_owned(), compared, &format!("{:.1} % of the bound", 100.0 * share));
