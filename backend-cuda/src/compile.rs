@@ -32,6 +32,8 @@ impl Arch {
     pub const LEAST: Self = Self(80);
     /// From here on kernels can wait for the one before them.
     const FOLLOWS: Self = Self(90);
+    /// From here on blocks may be clusters.
+    const CLUSTERS: Self = Self(90);
 
     /// The one of a device.
     pub(crate) fn of((major, minor): (u32, u32)) -> Self {
@@ -47,6 +49,11 @@ impl Arch {
     pub(crate) fn product_blocks(self) -> u32 {
         // The 164 KB of these are large, and less than three times `OF_16`.
         if self.has_large_shared_memory() && !matches!(self.0, 80 | 87) { 3 } else { 2 }
+    }
+
+    /// Whether blocks may be clusters, of up to eight: `kernels/common/cluster.cuh`.
+    pub(crate) fn has_clusters(self) -> bool {
+        self >= Self::CLUSTERS
     }
 
     /// The name of its machine code. Of 9.0 there is one with more instructions, which run on 9.0 alone.

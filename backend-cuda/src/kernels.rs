@@ -29,6 +29,7 @@ files! {
     "common/attend_own.cuh",
     "common/chain.cuh",
     "common/choose.cuh",
+    "common/cluster.cuh",
     "common/copy.cuh",
     "common/gumbel.cuh",
     "common/half.cuh",

@@ -104,6 +104,9 @@ pub(crate) enum Scratch {
 pub(crate) enum Count {
     /// Always so many.
     Fixed(u32),
+    /// Always so many, along the first axis: together they are a cluster, whose blocks run at once and reach one another's
+    /// shared memory.
+    Cluster(u32),
     /// `ceil(rows / per) * times`: the rows of this step where kernels are launched one by one, and as many as a step
     /// may have where launches are captured once for all steps.
     Rows {
@@ -135,6 +138,16 @@ pub(crate) struct Launch {
     pub(crate) block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub(crate) shared: u32,
+}
+
+impl Launch {
+    /// Blocks of a cluster.
+    pub(crate) fn cluster(&self) -> u32 {
+        match self.grid[0] {
+            Count::Cluster(blocks) => blocks,
+            Count::Fixed(_) | Count::Rows { .. } => 1,
+        }
+    }
 }
 
 /// A product that NVIDIA's library does: `out[r, first + o] = factor * sum over c of x[r, c] * weight[o, c]`.

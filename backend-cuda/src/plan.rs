@@ -293,7 +293,7 @@ impl Plan {
             self.poison(stream, memory, side)?;
         }
         let count = |count: Count| match count {
-            Count::Fixed(n) => n,
+            Count::Fixed(n) | Count::Cluster(n) => n,
             Count::Rows { of, per, times } => lower::narrow(rows(of)).div_ceil(per) * times,
         };
         for (at, (work, call)) in self.work.iter().zip(&self.sides[side].calls).enumerate() {

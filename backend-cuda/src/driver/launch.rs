@@ -15,6 +15,8 @@ pub(crate) struct Call {
     starts: Vec<usize>,
     pub(super) block: [u32; 3],
     pub(super) shared: u32,
+    /// Blocks of a cluster, along the first axis.
+    pub(super) cluster: u32,
     /// It may begin while the kernel before it still runs, for which it waits itself.
     pub(super) follows: bool,
 }
@@ -50,7 +52,12 @@ impl Call {
             });
             storage.extend(words);
         }
-        Ok(Self { function, storage, starts, block, shared, follows })
+        Ok(Self { function, storage, starts, block, shared, cluster: 1, follows })
+    }
+
+    /// With blocks in clusters of so many along the first axis.
+    pub(crate) fn in_clusters(self, cluster: u32) -> Self {
+        Self { cluster, ..self }
     }
 
     /// The addresses of the arguments, as a launch takes them. They are valid as long as `self` is not changed.

@@ -120,17 +120,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Launches a kernel on a grid of blocks, none of whose sides is 0. Unless it follows (see [`Call`]), it begins when
-    /// everything before it is done.
+    /// Launches a kernel on a grid of blocks, none of whose sides is 0, and the first of which is a multiple of its clusters'.
+    /// Unless it follows (see [`Call`]), it begins when everything before it is done.
     pub(crate) fn launch(&self, call: &Call, [x, y, z]: [u32; 3]) -> Result<(), CudaError> {
         self.context.bind()?;
         let mut arguments = call.arguments();
         let [a, b, c] = call.block;
-        let mut attributes = [sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        }];
+        let mut attributes = attributes(call);
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -141,7 +137,7 @@ impl Stream {
             sharedMemBytes: call.shared,
             hStream: self.handle,
             attrs: attributes.as_mut_ptr(),
-            numAttrs: u32::from(call.follows),
+            numAttrs: u32::try_from(attributes.len()).expect("there are two at most"),
         };
         // SAFETY: facts 1 to 3. `Call::new` has compared number and sizes of the arguments with what the kernel takes. What
         // the kernel reads and writes lies within buffers that the plan owns or shares: their sizes are what the lowering
@@ -190,6 +186,26 @@ impl Stream {
         let result = unsafe { sys::cuGraphLaunch(graph.handle(), self.handle) };
         self.context.check("launching a step", result)
     }
+}
+
+/// How a launch is not like most.
+fn attributes(call: &Call) -> Vec<sys::CUlaunchAttribute> {
+    let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
+    let follows = call.follows.then(|| {
+        attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        )
+    });
+    // Older devices know of no clusters, not even of one block.
+    let cluster = (call.cluster > 1).then(|| {
+        let sides = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: call.cluster, y: 1, z: 1 };
+        attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            sys::CUlaunchAttributeValue { clusterDim: sides },
+        )
+    });
+    follows.into_iter().chain(cluster).collect()
 }
 
 impl Drop for Stream {

@@ -1,14 +1,14 @@
-//! `norm_add`, and the norms around it: a block for each row.
+//! `norm_add`, and the norms around it: a block or a cluster for each row.
 
-use gemma4_core::abi::CudaNormParams;
+use gemma4_core::abi::{CudaNormParams, PREPARED_BLOCK, WARP};
 use gemma4_core::ops::Op;
 use gemma4_core::ops::add::Add;
 use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
-use gemma4_core::program::Act;
+use gemma4_core::program::{Act, Class};
 
 use super::rows::{block, fits, prepared, result};
-use super::{Arg, Launch, Lowering, ONE, narrow};
+use super::{Arg, Count, Launch, Lowering, ONE, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -16,6 +16,11 @@ use crate::kernels::Unit;
 const BRANCHES: u32 = 5;
 /// Bytes of shared memory that a block may have everywhere, less what the kernel declares itself.
 const MOST_KEPT: u32 = (99 << 10) - 1024;
+
+/// Most blocks of a cluster that every device with clusters has.
+const MOST_CLUSTER: u32 = 8;
+/// Fewest times 256 columns of a row that is divided.
+const FEWEST_DIVIDED: u32 = 4;
 
 fn unit() -> Unit {
     Unit::new("norm_add")
@@ -59,15 +64,38 @@ fn params(
     }
 }
 
+/// Blocks of a cluster, and warps of each, that together have a warp for each of so many times 256 columns. As few warps as can
+/// be have none, and then the blocks are as many as can be: each has the port of another multiprocessor.
+fn divided(columns: u32) -> (u32, u32) {
+    let fewest = columns.div_ceil(MOST_CLUSTER).max(2);
+    let ways = (fewest..=fewest.max(3)).map(|warps| (columns.div_ceil(warps), warps));
+    ways.min_by_key(|&(blocks, warps)| blocks * warps).expect("there is one")
+}
+
+/// Blocks for each row, and threads of each.
+///
+/// The planes of a wide row come slowly through the port of one multiprocessor, beside weights of the next product. Where rows are
+/// many, each multiprocessor has enough to do with rows of its own.
+fn shape(add: &NormAdd, cx: &Lowering<'_>) -> (Count, [u32; 3]) {
+    let cols = cx.cols(add.residual);
+    let columns = cols.div_ceil(PREPARED_BLOCK);
+    let divides = cx.device.kernels.has_clusters() && cx.program.class == Class::Decode;
+    if !divides || !fits(cols) || columns < FEWEST_DIVIDED {
+        return (ONE, block(cols));
+    }
+    let (blocks, warps) = divided(columns);
+    (Count::Cluster(blocks), [warps * WARP, 1, 1])
+}
+
 /// Bytes of shared memory in which each lane keeps its columns of so many vectors: `Kept` of the kernel.
 fn kept(vectors: u32, add: &NormAdd, cx: &Lowering<'_>) -> u32 {
-    let [threads, ..] = block(cx.cols(add.residual));
+    let (_, [threads, ..]) = shape(add, cx);
     vectors * threads * 32
 }
 
 fn launch(add: &NormAdd, entry: &'static str, args: Vec<Arg>, vectors: u32, cx: &mut Lowering<'_>) {
-    let grid = [cx.each_row(add.residual), ONE, ONE];
-    let block = block(cx.cols(add.residual));
+    let (blocks, block) = shape(add, cx);
+    let grid = [blocks, cx.each_row(add.residual), ONE];
     let shared = if fits(cx.cols(add.y)) { kept(vectors, add, cx) } else { 0 };
     cx.launch(Launch { op: "norm_add", unit: unit(), entry, args, grid, block, shared });
 }
@@ -159,5 +187,59 @@ impl<'a> Branches<'a> {
         args.extend(next.map_or([Arg::Null, Arg::NoPrepared], |next| result(next.out, cx)));
         args.extend([Arg::params(&params), Arg::Step]);
         launch(add, "norm_add__branches", args, BRANCHES, cx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gemma4_core::abi::ROW_WARPS;
+    use gemma4_core::program::{Elem, Program, Rows, Weight, WeightSpec};
+    use gemma4_core::tensor::DType;
+
+    use super::super::report::rtx_3090;
+    use super::super::{library, lower};
+    use super::*;
+    use crate::device::Prompts;
+
+    #[test]
+    fn a_cluster_has_all_columns_and_few_warps_without() {
+        for columns in FEWEST_DIVIDED..=ROW_WARPS {
+            let (blocks, warps) = divided(columns);
+            assert!((2..=MOST_CLUSTER).contains(&blocks), "{columns}: {blocks} x {warps}");
+            assert!((columns..columns + 3).contains(&(blocks * warps)), "{columns}: {blocks} x {warps}");
+            // One warp adds up what all of them have.
+            assert!(blocks * warps <= WARP, "{columns}: {blocks} x {warps}");
+        }
+        let of = [6, 10, 11, 15, 21].map(divided);
+        assert_eq!(of, [(3, 2), (5, 2), (6, 2), (5, 3), (7, 3)]);
+    }
+
+    /// Blocks, threads and shared memory of a `norm_add` of so many columns.
+    fn launched(arch: &str, class: Class, cols: usize) -> (Count, u32, u32) {
+        let spec = WeightSpec { name: "w".to_owned(), dtype: DType::F32, experts: 1, rows: 1, cols };
+        let mut program = Program::new(class, 1, 1, [spec].into(), Arc::from([]));
+        let [residual, y] = [0, 1].map(|_| program.act(Rows::Step, cols, Elem::F32));
+        program.norm_add(residual, y, Weight::new(0), 1.0, 1e-6).expect("the shapes agree");
+        program.output(residual);
+        let kernels = arch.parse().expect("there is such a one");
+        let device = crate::driver::DeviceInfo { kernels, ..rtx_3090(false, Prompts::Tiles) };
+        let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
+        let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &[]);
+        lower(&mut lowering).expect("it has kernels");
+        let launch = lowering.work[0].launch().expect("it is no product");
+        (launch.grid[0], launch.block[0], launch.shared)
+    }
+
+    #[test]
+    fn wide_rows_are_divided_where_they_are_few_and_there_are_clusters() {
+        for arch in ["sm_90", "sm_120"] {
+            assert_eq!(launched(arch, Class::Decode, 2560), (Count::Cluster(5), 64, 2 * 64 * 32));
+            assert_eq!(launched(arch, Class::Prefill, 2560), (ONE, 320, 2 * 320 * 32));
+            assert_eq!(launched(arch, Class::Decode, 768), (ONE, 96, 2 * 96 * 32));
+            assert_eq!(launched(arch, Class::Decode, 8192).0, ONE, "it is read twice");
+        }
+        assert_eq!(launched("sm_89", Class::Decode, 2560), (ONE, 320, 2 * 320 * 32));
     }
 }

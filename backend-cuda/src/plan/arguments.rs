@@ -27,8 +27,9 @@ impl Plan {
         match (work, function) {
             (Work::Launch(launch), Some(function)) => {
                 let arguments = launch.args.iter().map(argument).collect::<Result<Vec<_>, _>>()?;
-                let (block, shared) = (launch.block, launch.shared);
-                Ok(Bound::Call(Call::new(function.clone(), &arguments, block, shared, device.follows)?))
+                let (block, shared, follows) = (launch.block, launch.shared, device.follows);
+                let call = Call::new(function.clone(), &arguments, block, shared, follows)?;
+                Ok(Bound::Call(call.in_clusters(launch.cluster())))
             }
             (Work::Launch(_), None) => unreachable!("every launch has an entry point"),
             (Work::Product(product), _) => {
