@@ -1,13 +1,12 @@
 // glu: out[r, c] = f(gate[r, c]) * up[r, c], where f is gelu or silu
 //
 // Spec    core/src/ops/glu.rs
-// Launch  x: blocks of GLU_WARPS warps, 256 columns each; y: rows
+// Launch  x: blocks of GLU_WARPS warps, 256 columns each; y: rows. In front of a product of few rows, at most 256 columns are
+//         part of that launch: `linear__glu_N`.
 // Differs from the spec in f32 arithmetic: see common/activation.cuh.
 
-#include "gen/abi.cuh"
-#include "common/activation.cuh"
 #include "common/chain.cuh"
-#include "common/row.cuh"
+#include "common/glu.cuh"
 
 template <bool QUADS>
 static __device__ __forceinline__ void glu_block(const float* __restrict__ gate, const float* __restrict__ up,
@@ -18,10 +17,8 @@ static __device__ __forceinline__ void glu_block(const float* __restrict__ gate,
   up += size_t(row) * params.up_cols + params.up_start;
   const unsigned rows = rows_of(step, params.picked);
   follow();
-  float g[EACH], u[EACH];
-  load_two<QUADS>(g, {gate, params.gate_planes, params.gate_stride}, u, {up, params.up_planes, params.up_stride}, c, cols);
-#pragma unroll
-  for (unsigned i = 0; i < EACH; i++) g[i] = (params.silu ? silu(g[i]) : gelu_tanh(g[i])) * u[i];
+  float g[EACH];
+  gated<QUADS>(g, gate, up, params, c);
   // Padding rows are read like others and not written; so are blocks past the end of the row.
   if (row >= rows || block * PREPARED_BLOCK >= cols) return;
   put<QUADS>(g, out, prepared, row, block, cols);
@@ -34,8 +31,7 @@ glu(const float* __restrict__ gate,  // [gate_planes][rows, gate_cols], from gat
     Prepared prepared,               // out for products
     CudaGluParams params,
     const StepState* __restrict__ step) {
-  const unsigned widths = params.cols | params.gate_cols | params.gate_start | params.up_cols | params.up_start;
-  if (widths % 4 == 0) {
+  if (has_quads(params)) {
     glu_block<true>(gate, up, out, prepared, params, step);
   } else {
     glu_block<false>(gate, up, out, prepared, params, step);

@@ -31,6 +31,7 @@ files! {
     "common/choose.cuh",
     "common/cluster.cuh",
     "common/copy.cuh",
+    "common/glu.cuh",
     "common/gumbel.cuh",
     "common/half.cuh",
     "common/head.cuh",

@@ -298,6 +298,11 @@ impl<'a> Lowering<'a> {
         narrow(self.program.capacity(act) * self.program.cols(act))
     }
 
+    /// How many ops of the program read or write `act`.
+    pub(crate) fn users(&self, act: Act) -> usize {
+        self.program.ops.iter().filter(|op| op.reads().contains(&act) || op.writes().contains(&act)).count()
+    }
+
     /// The later ops that read what `act` holds now.
     fn readers(&self, act: Act) -> impl Iterator<Item = &'a Op> {
         let ops = &self.program.ops[self.next.min(self.program.ops.len())..];

@@ -37,7 +37,7 @@ use crate::Failure;
 use crate::compare::{Agreement, Mismatch, compare_within, relative_error};
 
 pub use attention::{broken_cases, halves_cases, rotation_cases};
-pub use linear::{blocks, company_cases, long_cases};
+pub use linear::{blocks, company_cases, long_cases, projection_cases};
 pub use lossy::{Lossy, fast_cases, fast_long_cases, library_cases, lossy_cases};
 
 /// Unit roundoff of `f32`.

@@ -18,6 +18,10 @@ __device__ __forceinline__ void copy16_when(u32 to, const void* from, bool there
                "r"(u32(there))
                : "memory");
 }
+// 16 bytes that are here.
+__device__ __forceinline__ void put16(u32 to, uint4 x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copy16_if(void* to, const void* from, bool there) {
   const u32 at = u32(__cvta_generic_to_shared(to));

@@ -36,12 +36,12 @@ struct Share {
 //
 // Steps of most launches are few, and a warp has little company: instructions between the wait for the kernel in front and the
 // last value take as long as memory does. Hence copies without branches, and addresses that are one multiplication.
-template <class W, int MOST, bool IS_LONG, class TileOf>
+template <class W, int MOST, bool IS_LONG, class TileOf, bool ONE_BLOCK = false>
 struct Product {
-  using M = ProductMemory<W, MOST, IS_LONG>;
+  using M = ProductMemory<W, MOST, IS_LONG, ONE_BLOCK>;
   static constexpr int NT = MOST > ROWS<W> ? MOST / ROWS<W> : 1;
   static constexpr int CHUNKS = Stage<W>::CHUNKS, DEPTH = M::DEPTH, BYTES = Stage<W>::BYTES;
-  const u8 *ring, *rows;  // the warp's weights, and the activations of all warps
+  u8 *ring, *rows;  // the warp's weights, and the activations of all warps
   const Share share;
   const TileOf& tile_of;
   // What is copied next: a step of a group, whether the warp has a tile of that, and how many steps are left.
@@ -49,7 +49,7 @@ struct Product {
   bool there;
   Feed<W> feed;
 
-  __device__ __forceinline__ Product(const u8* memory, const Share& share, const TileOf& tile_of)
+  __device__ __forceinline__ Product(u8* memory, const Share& share, const TileOf& tile_of)
       : ring(memory + threadIdx.x / 32 * (DEPTH * BYTES)), rows(memory + 4 * DEPTH * BYTES), share(share), tile_of(tile_of),
         step(share.step), group(share.group), left(share.count) {
     aim();
@@ -59,6 +59,9 @@ struct Product {
       copies_end();
     }
   }
+
+  // Behind the rings: `ProductMemory::ROOM`.
+  __device__ __forceinline__ u8* room() const { return rows + DEPTH * M::ROWS_BYTES; }
 
   __device__ __forceinline__ void aim() {
     const Tile tile = tile_of(group);

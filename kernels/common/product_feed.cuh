@@ -31,8 +31,9 @@ template <class W>
 constexpr int ROW_BYTES = W::SCALES == ROW ? 256 + 16 : int(sizeof(Digits));
 
 // Copies steps of up to MOST rows into a ring that the block of threads shares. Columns of the B operand know nothing of one
-// another: where there is no row the ring holds anything, and nobody looks at what comes of it.
-template <class W, int MOST>
+// another: where there is no row the ring holds anything, and nobody looks at what comes of it. Rows that are in shared memory
+// (HERE) are copied at once.
+template <class W, int MOST, bool HERE = false>
 struct RowFeed {
   static constexpr bool HALVES = W::SCALES == ROW;
   static constexpr int PIECES = ROW_BYTES<W> / 16, EACH = (MOST * PIECES + 127) / 128;
@@ -63,9 +64,18 @@ struct RowFeed {
       const u32 piece = threadIdx.x + 128 * k;
       u64 at = u64(step) * (HALVES ? sizeof(Halves) / 4 : sizeof(Digits));
       if (is_scale(piece)) at = u64(step / 4) * sizeof(Digits);
-      copy16_when(to + piece * 16, from[k] + at, any && there[k]);
+      if constexpr (HERE) {
+        if (any && there[k]) put16(to + piece * 16, *reinterpret_cast<const uint4*>(from[k] + at));
+      } else {
+        copy16_when(to + piece * 16, from[k] + at, any && there[k]);
+      }
     }
   }
+};
+
+// A row's only step, which is in the ring's first stage already.
+struct RowsInPlace {
+  __device__ __forceinline__ void bring(u32, u32, bool) const {}
 };
 
 // A step of a warp: a block of 256 columns, or a chunk of 64 where values are halves or floats.
@@ -104,8 +114,9 @@ constexpr bool LARGE_SHARED = true;
 constexpr bool LARGE_SHARED = false;
 #endif
 
-// The shared memory of a block of four warps for up to MOST rows: a ring of weights for each, and one of activations.
-template <class W, int MOST, bool IS_LONG>
+// The shared memory of a block of four warps for up to MOST rows: a ring of weights for each, and one of activations. Where
+// rows are ONE_BLOCK of 256 columns, rings have no more stages than that takes, and behind them is room for rows with halves.
+template <class W, int MOST, bool IS_LONG, bool ONE_BLOCK = false>
 struct ProductMemory {
   static constexpr int ROWS_BYTES = MOST * ROW_BYTES<W>;
   static constexpr int STAGE = 4 * Stage<W>::BYTES + ROWS_BYTES;
@@ -115,9 +126,11 @@ struct ProductMemory {
   static constexpr int OF_16 = LARGE_SHARED ? 76288 : 50176;
   static constexpr int MOST_BYTES = IS_LONG || MOST > 8 ? OF_16 : MOST <= 1 ? 42496 : MOST <= 4 ? 48128 : LARGE_SHARED ? 57088 : OF_16;
   // Steps of halves are short.
-  static constexpr int STAGES = IS_LONG || W::SCALES == ROW ? 6 : 4, FIT = MOST_BYTES / STAGE;
+  static constexpr int OF_BLOCK = W::SCALES == ROW ? 4 : 2;
+  static constexpr int STAGES = ONE_BLOCK ? OF_BLOCK : IS_LONG || W::SCALES == ROW ? 6 : 4, FIT = MOST_BYTES / STAGE;
   static constexpr int DEPTH = FIT > STAGES ? STAGES : FIT > 2 ? FIT : 2;
-  static constexpr int BYTES = DEPTH * STAGE;
+  static constexpr int ROOM = ONE_BLOCK && W::SCALES == ROW ? MOST * (sizeof(Digits) + sizeof(Halves)) : 0;
+  static constexpr int BYTES = DEPTH * STAGE + ROOM;
 };
 
 // Copies steps of a tile.

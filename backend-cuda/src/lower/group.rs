@@ -1,17 +1,20 @@
-//! Which ops are one launch: rows pass through norms, sums and copies in registers.
+//! Which ops are one launch: rows pass through norms, sums and copies in registers, and from a gate to a product in shared
+//! memory.
 
 use gemma4_core::ops::Op;
 use gemma4_core::ops::attention::Attention;
 use gemma4_core::ops::attn_prepare::AttnPrepare;
 use gemma4_core::ops::embed::Embed;
 use gemma4_core::ops::gather_rows::GatherRows;
+use gemma4_core::ops::glu::Glu;
+use gemma4_core::ops::linear::Linear;
 use gemma4_core::ops::norm_add::NormAdd;
 use gemma4_core::ops::rms_norm::RmsNorm;
 use gemma4_core::ops::sample::Sample;
 use gemma4_core::ops::softcap::Softcap;
 
 use super::norm_add::Branches;
-use super::{Lowering, attention, embed, norm_add, rms_norm, sample, single};
+use super::{Lowering, attention, embed, linear, norm_add, rms_norm, sample, single};
 use crate::error::CudaError;
 
 /// Neighbours that are lowered together.
@@ -27,6 +30,8 @@ pub(super) enum Group<'a> {
     Embed(&'a Embed, &'a RmsNorm),
     /// Heads of a single row, and what they attend to.
     Attention(&'a AttnPrepare, &'a Attention),
+    /// A gated unit of a few columns, and the product of it.
+    GluLinear(&'a Glu, &'a Linear),
     /// Logits that are capped and sampled.
     Capped(&'a Softcap, &'a Sample),
     /// Any op.
@@ -59,6 +64,7 @@ impl<'a> Group<'a> {
             Self::Gather(gather, norm) => rms_norm::gathers(gather, norm, cx),
             Self::Embed(op, norm) => embed::fuses(op, norm, cx),
             Self::Attention(prepare, op) => attention::prepares(prepare, op, cx),
+            Self::GluLinear(glu, op) => linear::gates(glu, op, cx),
             Self::Capped(softcap, op) => sample::caps(softcap, op),
             Self::One(_) => true,
         }
@@ -75,6 +81,10 @@ impl<'a> Group<'a> {
             Self::Gather(gather, norm) => rms_norm::gather_rows_rms_norm(gather, norm, cx),
             Self::Embed(op, norm) => embed::embed_rms_norm(op, norm, cx),
             Self::Attention(prepare, op) => attention::attn_prepare_attention(prepare, op, cx),
+            Self::GluLinear(glu, op) => {
+                linear::glu_linear(glu, op, cx);
+                Ok(())
+            }
             Self::Capped(softcap, op) => sample::sample(op, Some(softcap), cx),
             Self::One(op) => single(op, cx),
         }
@@ -102,6 +112,7 @@ fn candidates(ops: &[Op]) -> Vec<(Group<'_>, &[Op])> {
         [Op::AttnPrepare(prepare), Op::Attention(op), after @ ..] => {
             all.push((Group::Attention(prepare, op), after));
         }
+        [Op::Glu(glu), Op::Linear(op), after @ ..] => all.push((Group::GluLinear(glu, op), after)),
         [Op::Softcap(softcap), Op::Sample(sample), after @ ..] => {
             all.push((Group::Capped(softcap, sample), after));
         }

@@ -1,12 +1,13 @@
 //! `linear`: a launch for each run of up to three weights of one type, unless NVIDIA's library does it ([`library`]).
 
-use gemma4_core::abi::CudaLinearParams;
+use gemma4_core::abi::{CudaLinearParams, PREPARED_BLOCK};
+use gemma4_core::ops::glu::Glu;
 use gemma4_core::ops::linear::Linear;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::prepared::digits;
-use super::{Arg, Count, Launch, Lowering, ONE, library, narrow, planes, prepare};
+use super::prepared::{HALVES, digits};
+use super::{Arg, Count, Launch, Lowering, ONE, glu, library, narrow, planes, prepare};
 use crate::driver::DeviceInfo;
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -70,6 +71,17 @@ enum Shares {
     Parts(u32),
     /// Equal shares for so many blocks, across groups.
     Long(u32),
+}
+
+/// Which kernels a product of few rows has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of parts of groups.
+    Parts,
+    /// Of equal shares.
+    Long,
+    /// Of rows of one block of columns, which are computed where they are multiplied.
+    OneBlock,
 }
 
 /// Fewest steps of a block for which equal shares pay: blocks with them take longer to begin and end.
@@ -161,7 +173,7 @@ pub(super) fn tile_memory(dtype: DType) -> u32 {
 
 /// Bytes of dynamic shared memory of a block of products with up to `rows` rows: `ProductMemory` of
 /// `kernels/common/product_feed.cuh`.
-pub(super) fn product_memory(dtype: DType, rows: u32, long: bool, device: &DeviceInfo) -> u32 {
+pub(super) fn product_memory(dtype: DType, rows: u32, kind: Kind, device: &DeviceInfo) -> u32 {
     let Form { bits, extra, scales } = Form::of(dtype);
     // Of a step, which is four chunks unless values are halves.
     let (chunks, factors) = match scales {
@@ -172,23 +184,46 @@ pub(super) fn product_memory(dtype: DType, rows: u32, long: bool, device: &Devic
         Scales::Byte32 => (4, 128 + 32),
         Scales::Nibble => (4, 256 + 64),
     };
-    let of_row = if scales == Scales::Row { 256 + 16 } else { digits(device.exact) };
+    let halves = scales == Scales::Row;
+    let of_row = if halves { 256 + 16 } else { digits(device.exact) };
     let stage = WARPS * (chunks * 128 * narrow(bits + extra) + factors) + rows * of_row;
     let large = device.kernels.has_large_shared_memory();
     let most = match rows {
-        _ if long => of_16(large),
+        _ if kind == Kind::Long => of_16(large),
         ..=1 => 42_496,
         2..=4 => 48_128,
         5..=8 if large => 57_088,
         _ => of_16(large),
     };
-    let stages = if long || scales == Scales::Row { 6 } else { 4 };
-    (most / stage).clamp(2, stages) * stage
+    let stages = match kind {
+        Kind::OneBlock if halves => 4,
+        Kind::OneBlock => 2,
+        Kind::Parts if !halves => 4,
+        Kind::Parts | Kind::Long => 6,
+    };
+    let room = if kind == Kind::OneBlock && halves { rows * (digits(device.exact) + HALVES) } else { 0 };
+    (most / stage).clamp(2, stages) * stage + room
 }
 
 /// Of blocks for 16 rows, three or two of which a multiprocessor has.
 fn of_16(large: bool) -> u32 {
     if large { 76_288 } else { 50_176 }
+}
+
+/// The most planes that the output may have.
+fn most_planes(op: &Linear, cx: &Lowering<'_>) -> u32 {
+    if cx.program.class == Class::Decode { planes::most(cx, op.out) } else { 1 }
+}
+
+/// What all launches of the op have in common.
+fn params(op: &Linear, extent: Extent, cx: &Lowering<'_>) -> CudaLinearParams {
+    CudaLinearParams {
+        out_cols: cx.cols(op.out),
+        plane_stride: cx.plane_stride(op.out),
+        picked: cx.picked(op.x),
+        groups: extent.groups(),
+        ..CudaLinearParams::default()
+    }
 }
 
 pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
@@ -197,7 +232,7 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         return Ok(());
     }
     prepare::prepare("linear", op.x, cx);
-    let most = if cx.program.class == Class::Decode { planes::most(cx, op.out) } else { 1 };
+    let most = most_planes(op, cx);
     let mut launches = Vec::new();
     let mut rest = &op.weights[..];
     while !rest.is_empty() {
@@ -212,39 +247,16 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
     for (these, extent, shares) in launches {
         let (count, stack) = run(cx, these);
         let dtype = cx.weight(these[0]).dtype();
-        let params = CudaLinearParams {
-            out_cols: cx.cols(op.out),
-            plane_stride: cx.plane_stride(op.out),
-            first,
-            picked: cx.picked(op.x),
-            weights: narrow(count),
-            groups: extent.groups(),
-            planes,
-        };
+        let params = CudaLinearParams { first, weights: narrow(count), planes, ..params(op, extent, cx) };
         first += these.iter().map(|&weight| narrow(cx.weight(weight).rows())).sum::<u32>();
         let args =
             vec![Arg::Prepared(op.x), Arg::Views(stack), Arg::Act(op.out), Arg::params(&params), Arg::Step];
         let launch = if cx.split() {
-            let (entry, rows) = match cx.program.capacity(op.x) {
-                ..=1 => ("linear__1", 1),
-                2..=4 => ("linear__4", 4),
-                5..=8 => ("linear__8", 8),
-                _ => ("linear__16", 16),
+            let (blocks, kind) = match shares {
+                Shares::Parts(parts) => ([extent.groups(), parts], Kind::Parts),
+                Shares::Long(blocks) => ([blocks, 1], Kind::Long),
             };
-            let (blocks, long) = match shares {
-                Shares::Parts(parts) => ([extent.groups(), parts], false),
-                Shares::Long(blocks) => ([blocks, 1], true),
-            };
-            let [x, y] = blocks.map(Count::Fixed);
-            Launch {
-                op: "linear",
-                unit: product_unit(dtype, long),
-                entry,
-                args,
-                grid: [x, y, cx.rows(op.x, rows, 1)],
-                block: [32 * WARPS, 1, 1],
-                shared: product_memory(dtype, rows, long, cx.device),
-            }
+            launch(op, dtype, kind, blocks, args, cx)
         } else {
             let groups = these.iter().map(|&weight| tiles(cx, weight).div_ceil(TILE / 16)).sum();
             let grid = [cx.rows(op.x, TILE, 1), Count::Fixed(groups), ONE];
@@ -254,6 +266,68 @@ pub(super) fn linear(op: &Linear, cx: &mut Lowering<'_>) -> Result<(), CudaError
         cx.launch(launch);
     }
     Ok(())
+}
+
+/// A launch of a product of few rows by so many blocks.
+fn launch(
+    op: &Linear,
+    dtype: DType,
+    kind: Kind,
+    blocks: [u32; 2],
+    args: Vec<Arg>,
+    cx: &Lowering<'_>,
+) -> Launch {
+    let gates = kind == Kind::OneBlock;
+    let (entry, rows) = match cx.program.capacity(op.x) {
+        ..=1 => (if gates { "linear__glu_1" } else { "linear__1" }, 1),
+        2..=4 => (if gates { "linear__glu_4" } else { "linear__4" }, 4),
+        5..=8 => (if gates { "linear__glu_8" } else { "linear__8" }, 8),
+        _ => (if gates { "linear__glu_16" } else { "linear__16" }, 16),
+    };
+    let [x, y] = blocks.map(Count::Fixed);
+    Launch {
+        op: "linear",
+        unit: product_unit(dtype, kind == Kind::Long),
+        entry,
+        args,
+        grid: [x, y, cx.rows(op.x, rows, 1)],
+        block: [32 * WARPS, 1, 1],
+        shared: product_memory(dtype, rows, kind, cx.device),
+    }
+}
+
+/// Whether the op is one launch, which computes a gated unit of one block of columns that nobody else reads, and that it can
+/// read four at once. Blocks read what is gated while others write the output.
+pub(super) fn gates(glu: &Glu, op: &Linear, cx: &Lowering<'_>) -> bool {
+    cx.program.class == Class::Decode
+        && op.x == glu.out
+        && cx.cols(glu.out) <= PREPARED_BLOCK
+        && glu::has_quads(&glu::params(glu, cx))
+        && cx.users(glu.out) == 2
+        && !cx.program.outputs.contains(&glu.out)
+        && ![glu.gate.act, glu.up.act].contains(&op.out)
+        && !library::takes(op, cx)
+        && run(cx, &op.weights).0 == op.weights.len()
+        && Extent::of(cx, &op.weights).shares(most_planes(op, cx), cx.device) == Shares::Parts(1)
+}
+
+/// Both ops.
+pub(super) fn glu_linear(glu: &Glu, op: &Linear, cx: &mut Lowering<'_>) {
+    cx.set_planes(op.out, 1);
+    let extent = Extent::of(cx, &op.weights);
+    let (count, stack) = run(cx, &op.weights);
+    let args = vec![
+        Arg::Act(glu.gate.act),
+        Arg::Act(glu.up.act),
+        Arg::params(&glu::params(glu, cx)),
+        Arg::Views(stack),
+        Arg::Act(op.out),
+        Arg::params(&CudaLinearParams { weights: narrow(count), planes: 1, ..params(op, extent, cx) }),
+        Arg::Step,
+    ];
+    let dtype = cx.weight(op.weights[0]).dtype();
+    let launch = launch(op, dtype, Kind::OneBlock, [extent.groups(), 1], args, cx);
+    cx.launch(launch);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use gemma4_core::ops::moe_ffn::MoeFfn;
 use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
-use super::linear::{self, unit};
+use super::linear::{self, Kind, unit};
 use super::{Arg, Count, Launch, Lowering, ONE, narrow, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
@@ -118,7 +118,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
                 args,
                 grid,
                 32 * WARPS,
-                linear::product_memory(dtype, PAIRS, false, cx.device),
+                linear::product_memory(dtype, PAIRS, Kind::Parts, cx.device),
             )
         } else {
             let groups: u32 = these.iter().map(|&weight| tiles_of(cx, weight).div_ceil(8)).sum();
@@ -157,7 +157,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
             Arg::params(&params),
             Arg::Step,
         ];
-        let shared = linear::product_memory(down.dtype(), PAIRS, false, cx.device);
+        let shared = linear::product_memory(down.dtype(), PAIRS, Kind::Parts, cx.device);
         launch(of_down, "moe_ffn__down", args, grid, 32 * WARPS, shared)
     } else {
         let grid = [Count::Fixed(tiles), Count::Fixed(tiles_of(cx, op.down).div_ceil(8)), ONE];

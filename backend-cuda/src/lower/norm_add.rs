@@ -152,9 +152,6 @@ impl<'a> Branches<'a> {
     pub(super) fn fuse(&self, cx: &Lowering<'_>) -> bool {
         let &Self { norms: [a, b], sum, add, next } = self;
         let outs = [a.out, b.out];
-        let users = |act: Act| {
-            cx.program.ops.iter().filter(|op| op.reads().contains(&act) || op.writes().contains(&act)).count()
-        };
         let eps = add.eps.to_bits();
         fuses(add, next.as_slice(), cx)
             && kept(BRANCHES, add, cx) <= MOST_KEPT
@@ -162,7 +159,7 @@ impl<'a> Branches<'a> {
             && add.y == sum.x
             && [a.eps.to_bits(), b.eps.to_bits()] == [eps, eps]
             && ![a.x, b.x].contains(&add.residual)
-            && (users(sum.x), users(sum.y)) == (3, 2)
+            && (cx.users(sum.x), cx.users(sum.y)) == (3, 2)
             && !outs.iter().any(|out| cx.program.outputs.contains(out))
     }
 

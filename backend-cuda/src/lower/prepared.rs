@@ -7,7 +7,7 @@ use super::narrow;
 /// Rows of prompts in a tile.
 const TILE: u64 = 8;
 /// Bytes of a block of a row: `Halves`, and one half a value.
-const HALVES: u32 = 1024;
+pub(super) const HALVES: u32 = 1024;
 const ONE_HALF: u32 = 512;
 
 /// Bytes of `Digits`: two bytes a value, or four where products are exact.

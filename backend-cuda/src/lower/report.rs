@@ -106,6 +106,7 @@ mod tests {
     use gemma4_core::model::config::Span;
     use gemma4_core::ops::attention::Mask;
     use gemma4_core::ops::attn_prepare::{Heads, OwnKeys, Values};
+    use gemma4_core::ops::glu::Columns;
     use gemma4_core::ops::moe_ffn::GateUp;
     use gemma4_core::program::{Class, Elem, Rows, State, StateSpec, Weight, WeightSpec};
     use gemma4_core::tensor::DType;
@@ -155,6 +156,40 @@ mod tests {
         assert_eq!(kernels(2, false)[kernels(2, false).len() - 2..], ["attn_prepare", "attention__rows"]);
         // Keys are copied before the kernel in front is done: only behind a product is nothing known to write them.
         assert_eq!(kernels(1, true)[kernels(1, true).len() - 2..], ["attn_prepare", "attention"]);
+    }
+
+    /// The kernels of a product, a gated unit of so many columns of it, and a product of that in a program of two rows.
+    fn gated(class: Class, cols: usize, exact: bool, looks_at_unit: bool) -> Vec<&'static str> {
+        let spec =
+            |rows, cols| WeightSpec { name: "w".to_owned(), dtype: DType::F16, experts: 1, rows, cols };
+        let weights: Arc<[WeightSpec]> = [spec(cols, 1024), spec(512, cols)].into();
+        let mut program = Program::new(class, 2, 2, weights, [].into());
+        let (x, up) =
+            (program.act(Rows::Step, 1024, Elem::F32), program.act(Rows::Step, cols + 8, Elem::F32));
+        let gate = program.linear(x, &[Weight::new(0)]).expect("the shapes agree");
+        let columns = (Columns { act: gate, start: 0 }, Columns { act: up, start: 8 });
+        let unit = program.glu(columns.0, columns.1, cols).expect("the columns fit");
+        let out = program.linear(unit, &[Weight::new(1)]).expect("the shapes agree");
+        if looks_at_unit {
+            program.output(unit);
+        }
+        program.output(out);
+
+        let work = planned(&rtx_3090(exact, Prompts::Tiles), &program).expect("it has kernels");
+        work.iter().map(Work::entry).collect()
+    }
+
+    #[test]
+    fn a_unit_of_one_block_is_gated_where_it_is_multiplied() {
+        let fused = ["prepare", "linear__4", "linear__glu_4"];
+        let apart = ["prepare", "linear__4", "glu", "linear__4"];
+        for exact in [false, true] {
+            assert_eq!(gated(Class::Decode, 256, exact, false), fused);
+            assert_eq!(gated(Class::Decode, 30, exact, false), fused);
+            assert_eq!(gated(Class::Decode, 260, exact, false), apart, "two blocks");
+            assert_eq!(gated(Class::Decode, 256, exact, true), apart, "somebody else reads the unit");
+        }
+        assert_eq!(gated(Class::Prefill, 256, true, false), apart, "a prompt");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Cases of `linear`.
 
-use gemma4_core::ops::glu::Columns;
+use gemma4_core::ops::glu::{Activation, Columns};
 use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
@@ -53,6 +53,7 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
             .chain([stack])
             .chain([1, 3].map(|rows| later(move || opened(rows, losses).full())))
             .chain(fused)
+            .chain(projections(losses))
             .chain([large(losses)]),
     )
 }
@@ -281,6 +282,95 @@ fn gated(rows: usize, cols: usize, outputs: usize, dtype: DType, losses: Losses)
         })
 }
 
+/// Gated units of up to 256 columns and products of them, which a backend may take at once: numbers of rows around those of its
+/// kernels, widths that are quads and that are not, and operands that do not start at one.
+fn projections(losses: Losses) -> Vec<Make> {
+    use Activation::{GeluTanh, Silu};
+    use DType::{BF16, F16, F32, MXFP4, Q2_K, Q4_K, Q5_1, Q6_K, Q8_0};
+    [
+        (1, 256, 0, [Q4_K, Q4_K].as_slice(), GeluTanh),
+        (1, 256, 4, &[F16], GeluTanh),
+        (1, 96, 0, &[Q8_0, Q8_0, Q8_0], Silu),
+        (1, 31, 3, &[F32], Silu),
+        (3, 256, 5, &[Q6_K], Silu),
+        (3, 250, 0, &[BF16, BF16], GeluTanh),
+        (3, 256, 0, &[Q4_K, Q6_K], GeluTanh),
+        (5, 32, 8, &[MXFP4], GeluTanh),
+        (8, 252, 0, &[F32], GeluTanh),
+        (9, 256, 0, &[Q2_K], GeluTanh),
+        (9, 160, 1, &[Q5_1], Silu),
+        (16, 256, 0, &[F16], Silu),
+        (17, 256, 12, &[Q4_K], GeluTanh),
+        (33, 256, 0, &[F32], GeluTanh),
+    ]
+    .map(|(rows, cols, start, types, activation)| {
+        later(move || projected((rows, cols, start), types, activation, losses).full())
+    })
+    .into()
+}
+
+/// These, within the bounds of `f32`.
+#[must_use]
+pub fn projection_cases() -> Vec<Case> {
+    together(projections(no_losses))
+}
+
+/// The product of a gated unit of so many rows and columns, whose second operand starts at a column of another activation.
+fn projected(
+    (rows, cols, start): (usize, usize, usize),
+    types: &[DType],
+    activation: Activation,
+    losses: Losses,
+) -> Case {
+    const OUTPUTS: usize = 67;
+    let what = format!("of a unit of {cols} columns, {types:?}, {activation:?}");
+    let mut case = Case::new("linear", rows, what);
+    case.program.class = Class::Decode;
+    case.settings = vec![Settings::default(); rows];
+    let (gates, ups) = (plain(rows * cols, 18), plain(rows * (start + cols), 19));
+    let [gate, up] = [&gates, &ups].map(|values| case.input(values));
+    let (mut handles, mut all) = (Vec::new(), Vec::new());
+    for &dtype in types {
+        let data = blocks(dtype, OUTPUTS, cols);
+        let mut decoded = vec![0.0f32; OUTPUTS * cols];
+        let row_bytes = data.len() / OUTPUTS;
+        for (data, decoded) in data.chunks_exact(row_bytes).zip(decoded.chunks_exact_mut(cols)) {
+            gemma4_core::quant::decode(dtype, data, decoded);
+        }
+        all.extend(wide(&decoded));
+        handles.push(case.raw_weight(dtype, [1, OUTPUTS, cols], data));
+    }
+    let (gate, up) = (Columns { act: gate, start: 0 }, Columns { act: up, start });
+    let unit = case.program.glu_by(activation, gate, up, cols).expect("the columns fit");
+    let out = case.program.linear(unit, &handles).expect("the widths agree");
+    let f = |x: f64| if activation == Activation::Silu { x / (1.0 + (-x).exp()) } else { gelu(x) };
+    let (mut want, mut allowed) = (Vec::new(), Vec::new());
+    for (gates, ups) in gates.chunks(cols).zip(ups.chunks(start + cols)) {
+        let pairs = || gates.iter().zip(&ups[start..]).map(|(&gate, &up)| (f64::from(gate), f64::from(up)));
+        let unit: Vec<f64> = pairs().map(|(gate, up)| f(gate) * up).collect();
+        let lost = |o: usize, x: &[f64], w: &[f64]| losses(Class::Decode, x, w, types[o / OUTPUTS]);
+        let (products, errors) = product(&unit, &all, cols, lost);
+        // The unit errs as in the cases of glu.
+        let carried = all
+            .chunks(cols)
+            .map(|w| pairs().zip(w).map(|((gate, up), w)| 16.0 * U * (gate * up * w).abs()).sum::<f64>());
+        want.extend(products);
+        allowed.extend(errors.iter().zip(carried).map(|(error, carried)| error + carried));
+    }
+    case.expect(out, want, allowed)
+        .mutant("the other activation", |case| {
+            let op = op!(case, Glu);
+            op.activation = match op.activation {
+                Activation::GeluTanh => Activation::Silu,
+                Activation::Silu => Activation::GeluTanh,
+            };
+        })
+        .mutant("the gate times itself", |case| {
+            let op = op!(case, Glu);
+            op.up = op.gate;
+        })
+}
+
 /// Products whose columns a device with one multiprocessor shares out among fewer blocks than there are groups of 64 outputs:
 /// blocks go from one group to the next, and the last group is not full.
 #[must_use]
@@ -296,8 +386,8 @@ pub(super) fn long(losses: Losses) -> Vec<Case> {
         .collect()
 }
 
-/// Products of nine rows with every type of weight, with and without `glu`, in both classes; and of prompts of so many rows that
-/// a backend may take other tiles than for one.
+/// Products of nine rows with every type of weight, with and without `glu` behind and in front of them, in both classes; and of
+/// prompts of so many rows that a backend may take other tiles than for one.
 #[must_use]
 pub fn company_cases() -> Vec<Case> {
     let types = CLASSES.into_iter().flat_map(|class| [0, 1].map(|half| quantised(9, class, half, no_losses)));
@@ -310,7 +400,9 @@ pub fn company_cases() -> Vec<Case> {
         let weights = [(DType::Q4_K, 3), (DType::Q6_K, 2), (DType::F16, 4)];
         typed(rows, 1280, Class::Prefill, "tall", &weights, no_losses)
     });
-    types.chain(odd).chain(fused).chain(tall).collect()
+    let projected = [DType::F16, DType::Q4_K]
+        .map(|dtype| projected((9, 256, 5), &[dtype], Activation::GeluTanh, no_losses));
+    types.chain(odd).chain(fused).chain(projected).chain(tall).collect()
 }
 
 /// Rows of a type with all kinds of codes, and scales of ordinary size.

@@ -13,6 +13,7 @@ use gemma4_core::backend::{Backend, Row};
 use gemma4_core::engine::{Engine, EngineError, Part, Pick};
 use gemma4_core::kv_type::KvType;
 use gemma4_core::model::gemma4::Taps;
+use gemma4_core::ops::Op;
 use gemma4_core::program::Class;
 use gemma4_core::sample::{Draw, Edit, Sampling};
 use gemma4_cuda::{Cuda, CudaError, Folder, Options, Prompts};
@@ -298,6 +299,34 @@ fn blocks_that_share_steps_equally_go_from_one_group_to_the_next() {
     }
     drop(turn);
     at.report_with("equal shares".to_owned(), compared, &format!("{:.1} % of the bound", 100.0 * share));
+}
+
+#[test]
+fn units_that_are_gated_where_they_are_multiplied_have_the_bits_of_others() {
+    let Some((at, _)) = covered() else { return };
+    let turn = at.turn();
+    let mut compared = 0;
+    for exact in [true, false] {
+        let cuda = open(&Options { exact, ..options() });
+        for mut case in cases::projection_cases() {
+            let mut run = |apart: bool| {
+                // What is an output has a launch of its own.
+                let units = case.program.ops.iter().filter_map(|op| match op {
+                    Op::Glu(op) if apart => Some(op.out),
+                    _ => None,
+                });
+                for unit in units.collect::<Vec<_>>() {
+                    case.program.output(unit);
+                }
+                case.run(&cuda).unwrap_or_else(|error| panic!("{}: {error}", case.name))
+            };
+            let (together, apart) = (run(false), run(true));
+            same_bits(&apart, &together).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            compared += together.len();
+        }
+    }
+    drop(turn);
+    at.report("gated units", compared);
 }
 
 #[test]
