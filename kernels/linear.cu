@@ -131,9 +131,9 @@ struct Gated {
 };
 #endif
 
-// As many blocks as have room for their registers: fewer where codes take more to put together.
+// As many blocks as have room for their registers: fewer where codes or bytes of values take more to put together.
 constexpr int FEWER =
-    type::WEIGHT::EXTRA != 0 || type::WEIGHT::GROUP == 16 || type::WEIGHT::SCALES == BYTE32 || __CUDA_ARCH__ == 800;
+    DIGITS == 4 || type::WEIGHT::EXTRA != 0 || type::WEIGHT::GROUP == 16 || type::WEIGHT::SCALES == BYTE32 || __CUDA_ARCH__ == 800;
 
 #define LINEAR(MOST, BLOCKS)                                                                         \
   extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                          \

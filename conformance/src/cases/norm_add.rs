@@ -10,11 +10,24 @@ pub(super) fn cases() -> Vec<Case> {
     let alone = [(1, 32), (3, 255), (4, 257), (2, 5376)].map(|(rows, cols)| case(rows, cols));
     let joined = [(1, 32), (3, 255), (4, 1028), (2, 2816)];
     let joined = joined.into_iter().flat_map(|(rows, cols)| Joined::ALL.map(|of| of.case(rows, cols)));
+    // Where rows are few a backend may divide wide ones.
+    let few = [(2, 5376), (3, 1030)].map(|(rows, cols)| case(rows, cols));
+    let few_joined = [(4, 1028), (3, 1030), (2, 2816), (1, 5376)];
+    let few_joined =
+        few_joined.into_iter().flat_map(|(rows, cols)| Joined::ALL.map(|of| of.case(rows, cols)));
+    let few = few.into_iter().chain(few_joined).map(generated);
     let gated = [(1, 32), (3, 1056), (2, 2560), (1, 4096)].map(|(rows, cols)| gated(rows, cols));
     let behind = [(1, 32), (1, 1056), (2, 5376), (1, 5376)];
     let behind =
         behind.into_iter().flat_map(|(rows, cols)| [false, true].map(|norm| ended(rows, cols, norm)));
-    alone.into_iter().chain(joined).chain(gated).chain(behind).collect()
+    alone.into_iter().chain(joined).chain(few).chain(gated).chain(behind).collect()
+}
+
+/// The same of generated rows.
+fn generated(mut case: Case) -> Case {
+    case.name.push_str(", generated");
+    case.program.class = Class::Decode;
+    case
 }
 
 /// A product, a `norm_add` of it, and the norm of the sum: the end of a branch. What is looked at is that norm, or the sum.
