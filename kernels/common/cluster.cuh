@@ -60,11 +60,24 @@ struct Part {
 
   // Hands the value of this warp to all blocks, lane l to block l, and waits until all warps have.
   //
-  // A barrier of the cluster would do it too, but it would first wait until what was stored to global memory is there.
+  // A barrier of the cluster does it too, but it first waits until what was stored to global memory is there. Only NVRTC 12.0
+  // knows nothing better.
   template <class T>
   __device__ __forceinline__ void exchange(T value, RowSum<T>& sum) const {
+    const unsigned to = lane_id() < size ? there(sum.partial + warp()) : 0;
+#if __CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ == 0
     if (lane_id() < size) {
-      const unsigned to = there(sum.partial + warp()), arrived = there(&sum.arrived);
+      if constexpr (sizeof(T) == sizeof(float2))
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(value.x), "f"(value.y) : "memory");
+      else
+        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+    }
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    if (lane_id() < size) {
+      const unsigned arrived = there(&sum.arrived);
       if constexpr (sizeof(T) == sizeof(float2)) {
         asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];" ::"r"(to),
                      "r"(arrived), "f"(value.x), "f"(value.y)
@@ -83,6 +96,7 @@ struct Part {
                    : "memory");
     } while (!done);
     __syncwarp();
+#endif
   }
 
   // The address of this block's `p` in the block whose rank is this lane.
