@@ -51,7 +51,7 @@ impl Arch {
         if self.has_large_shared_memory() && !matches!(self.0, 80 | 87) { 3 } else { 2 }
     }
 
-    /// Whether blocks may be clusters, of up to eight: `kernels/common/cluster.cuh`.
+    /// Whether there are clusters of blocks, of up to eight.
     pub(crate) fn has_clusters(self) -> bool {
         self >= Self::CLUSTERS
     }
@@ -201,6 +201,16 @@ impl Compiler {
         self.target.arch >= Arch::FOLLOWS
     }
 
+    /// What code is made for: perhaps something older than the device, where NVRTC does not know that.
+    pub(crate) fn arch(&self) -> Arch {
+        self.target.arch
+    }
+
+    /// Whether blocks may be clusters: `CLUSTERS` of `kernels/common/cluster.cuh`.
+    pub(crate) fn clusters(&self) -> bool {
+        self.target.arch.has_clusters() && self.version >= (12, 1)
+    }
+
     /// What code is made for, and by which NVRTC.
     pub(crate) fn title(&self) -> String {
         format!("{} by NVRTC {}", self.target, symbols::version(self.version))
@@ -339,6 +349,9 @@ mod tests {
         for (device, limit, want) in rows {
             assert_eq!(target(device, limit).as_deref(), Ok(want), "{device} {limit:?}");
         }
+        // Sizes of memory follow from what code is for, and not from the device.
+        let older = Target::choose(Arch(120), None, &[80, 86, 90]).expect("there is something older");
+        assert_eq!((older.arch, older.name.as_str()), (Arch(90), "compute_90"));
         let error = target(90, Some(87)).unwrap_err();
         assert!(error.contains("--arch-limit sm_87") && error.contains("sm_86 sm_89"), "{error}");
     }

@@ -171,7 +171,7 @@ impl Device {
         let progress = options.progress.clone();
         let compiler = Compiler::new(report.arch(), options.arch_limit, driver, &options.cache, progress)?;
         let context = Context::open(info.ordinal, options.vram_limit)?;
-        info.kernels = options.arch_limit.map_or(report.arch(), |limit| limit.min(report.arch()));
+        (info.kernels, info.clusters) = (compiler.arch(), compiler.clusters());
         let library = match options.prompts {
             _ if options.exact => Err(Absent::Unwanted),
             Prompts::Library => Ok(Library::open(&context)?),

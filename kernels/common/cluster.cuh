@@ -5,6 +5,10 @@
 #include "common/copy.cuh"
 #include "common/reduce.cuh"
 
+// NVRTC 12.0 does not know the stores: `Compiler::clusters` of backend-cuda/src/compile.rs.
+#define CLUSTERS \
+  (__CUDA_ARCH__ >= 900 && (__CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 1)))
+
 // A sum over a row, which is used once: what each warp of the cluster has of it, in shared memory.
 template <class T>
 struct RowSum {
@@ -17,7 +21,7 @@ struct Part {
   unsigned row;
   unsigned rank, size;  // of the block in its cluster, and of the cluster
 
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
   __device__ __forceinline__ Part() : row(blockIdx.y), rank(blockIdx.x), size(gridDim.x) {}
 #else
   __device__ __forceinline__ Part() : row(blockIdx.y), rank(0), size(1) {}
@@ -30,7 +34,7 @@ struct Part {
   // Makes ready for all sums that follow, and says that this block runs.
   template <class... Sums>
   __device__ __forceinline__ void begin(Sums&... sums) const {
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
     if (size == 1) return;
     if (threadIdx.x == 0) {
       (expect(sums), ...);
@@ -44,12 +48,12 @@ struct Part {
   // Waits until all blocks of the cluster have begun: before that nobody may write to their memory. It stands where a block has
   // waited for something else already.
   __device__ __forceinline__ void all_run() const {
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
     if (size > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
   }
 
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
   // Nobody arrives but this thread, now, and the bytes of all warps.
   template <class T>
   __device__ __forceinline__ void expect(RowSum<T>& sum) const {
@@ -60,24 +64,11 @@ struct Part {
 
   // Hands the value of this warp to all blocks, lane l to block l, and waits until all warps have.
   //
-  // A barrier of the cluster does it too, but it first waits until what was stored to global memory is there. Only NVRTC 12.0
-  // knows nothing better.
+  // A barrier of the cluster would do it too, but it would first wait until what was stored to global memory is there.
   template <class T>
   __device__ __forceinline__ void exchange(T value, RowSum<T>& sum) const {
-    const unsigned to = lane_id() < size ? there(sum.partial + warp()) : 0;
-#if __CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ == 0
     if (lane_id() < size) {
-      if constexpr (sizeof(T) == sizeof(float2))
-        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(value.x), "f"(value.y) : "memory");
-      else
-        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
-    }
-    __syncwarp();
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#else
-    if (lane_id() < size) {
-      const unsigned arrived = there(&sum.arrived);
+      const unsigned to = there(sum.partial + warp()), arrived = there(&sum.arrived);
       if constexpr (sizeof(T) == sizeof(float2)) {
         asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];" ::"r"(to),
                      "r"(arrived), "f"(value.x), "f"(value.y)
@@ -96,7 +87,6 @@ struct Part {
                    : "memory");
     } while (!done);
     __syncwarp();
-#endif
   }
 
   // The address of this block's `p` in the block whose rank is this lane.
@@ -113,7 +103,7 @@ struct Part {
 //
 // What a block reads is in its own memory, and was written before it is done waiting. So a block may end behind its last sum.
 static __device__ __forceinline__ float row_sum(float value, RowSum<float>& sum, const Part& part) {
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
   if (part.size > 1) {
     part.exchange(warp_sum(value), sum);
     return warp_sum(lane_id() < part.warps() ? sum.partial[lane_id()] : 0.f);
@@ -124,7 +114,7 @@ static __device__ __forceinline__ float row_sum(float value, RowSum<float>& sum,
 
 // Two sums for the wait of one.
 static __device__ __forceinline__ float2 row_sums(float2 value, RowSum<float2>& sum, const Part& part) {
-#if __CUDA_ARCH__ >= 900
+#if CLUSTERS
   if (part.size > 1) {
     part.exchange(make_float2(warp_sum(value.x), warp_sum(value.y)), sum);
     const float2 other = lane_id() < part.warps() ? sum.partial[lane_id()] : make_float2(0.f, 0.f);

@@ -48,8 +48,10 @@ pub(crate) struct DeviceInfo {
     pub(crate) exact: bool,
     /// Who multiplies prompts that are not; an option too, and never the library where that is not there.
     pub(crate) prompts: Prompts,
-    /// What kernels are compiled for at most: the device, or an option.
+    /// What kernels are compiled for: the device, or something older. Their memory follows from it.
     pub(crate) kernels: Arch,
+    /// Whether their blocks may be clusters.
+    pub(crate) clusters: bool,
 }
 
 /// All devices, in the driver's order: the fastest first.
@@ -98,6 +100,7 @@ fn info(ordinal: i32) -> Result<DeviceInfo, CudaError> {
         exact: false,
         prompts: Prompts::Tiles,
         kernels: Arch::of(capability),
+        clusters: false,
     })
 }
 

@@ -79,7 +79,7 @@ fn divided(columns: u32) -> (u32, u32) {
 fn shape(add: &NormAdd, cx: &Lowering<'_>) -> (Count, [u32; 3]) {
     let cols = cx.cols(add.residual);
     let columns = cols.div_ceil(PREPARED_BLOCK);
-    let divides = cx.device.kernels.has_clusters() && cx.program.class == Class::Decode;
+    let divides = cx.device.clusters && cx.program.class == Class::Decode;
     if !divides || !fits(cols) || columns < FEWEST_DIVIDED {
         return (ONE, block(cols));
     }
@@ -198,6 +198,7 @@ mod tests {
     use super::super::report::rtx_3090;
     use super::super::{library, lower};
     use super::*;
+    use crate::compile::Arch;
     use crate::device::Prompts;
 
     #[test]
@@ -220,8 +221,9 @@ mod tests {
         let [residual, y] = [0, 1].map(|_| program.act(Rows::Step, cols, Elem::F32));
         program.norm_add(residual, y, Weight::new(0), 1.0, 1e-6).expect("the shapes agree");
         program.output(residual);
-        let kernels = arch.parse().expect("there is such a one");
-        let device = crate::driver::DeviceInfo { kernels, ..rtx_3090(false, Prompts::Tiles) };
+        let kernels: Arch = arch.parse().expect("there is such a one");
+        let clusters = kernels.has_clusters();
+        let device = crate::driver::DeviceInfo { kernels, clusters, ..rtx_3090(false, Prompts::Tiles) };
         let weights: Vec<_> = program.weights.iter().map(crate::Weight::planned).collect();
         let mut lowering = Lowering::new(&device, &library::Everything, &program, &weights, &[]);
         lower(&mut lowering).expect("it has kernels");

@@ -73,6 +73,7 @@ pub(super) fn rtx_3090(exact: bool, prompts: Prompts) -> DeviceInfo {
         exact,
         prompts,
         kernels: Arch::of(capability),
+        clusters: false,
     }
 }
 
@@ -185,7 +186,8 @@ mod tests {
         let apart = ["prepare", "linear__4", "glu", "linear__4"];
         for exact in [false, true] {
             assert_eq!(gated(Class::Decode, 256, exact, false), fused);
-            assert_eq!(gated(Class::Decode, 30, exact, false), fused);
+            assert_eq!(gated(Class::Decode, 28, exact, false), fused);
+            assert_eq!(gated(Class::Decode, 30, exact, false), apart, "no whole number of four values");
             assert_eq!(gated(Class::Decode, 260, exact, false), apart, "two blocks");
             assert_eq!(gated(Class::Decode, 256, exact, true), apart, "somebody else reads the unit");
         }
