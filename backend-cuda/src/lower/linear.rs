@@ -26,6 +26,7 @@ pub(super) const TILE: u32 = 128;
 
 const FILE: &str = "linear";
 const TILES: &str = "linear_tiles";
+const GATED: &str = "linear_glu";
 
 /// A file compiled for one type of weight.
 pub(super) fn unit(file: &'static str, dtype: DType) -> Unit {
@@ -34,13 +35,22 @@ pub(super) fn unit(file: &'static str, dtype: DType) -> Unit {
 
 /// What it is compiled as.
 pub(super) fn units() -> Vec<Unit> {
-    let of_type = |dtype| [product_unit(dtype, false), product_unit(dtype, true), unit(TILES, dtype)];
+    let of_type = |dtype| {
+        [Kind::Parts, Kind::Long, Kind::OneBlock]
+            .map(|kind| product_unit(dtype, kind))
+            .into_iter()
+            .chain([unit(TILES, dtype)])
+    };
     DType::ALL.into_iter().flat_map(of_type).collect()
 }
 
-/// Products of few rows, in parts of groups or in [`Shares::Long`].
-fn product_unit(dtype: DType, long: bool) -> Unit {
-    unit(FILE, dtype).with("LONG", if long { "1" } else { "0" })
+/// Products of few rows.
+fn product_unit(dtype: DType, kind: Kind) -> Unit {
+    match kind {
+        Kind::Parts => unit(FILE, dtype).with("LONG", "0"),
+        Kind::Long => unit(FILE, dtype).with("LONG", "1"),
+        Kind::OneBlock => unit(GATED, dtype),
+    }
 }
 
 /// Whether the op reads its input in the form of products.
@@ -287,7 +297,7 @@ fn launch(
     let [x, y] = blocks.map(Count::Fixed);
     Launch {
         op: "linear",
-        unit: product_unit(dtype, kind == Kind::Long),
+        unit: product_unit(dtype, kind),
         entry,
         args,
         grid: [x, y, cx.rows(op.x, rows, 1)],

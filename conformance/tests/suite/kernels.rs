@@ -31,9 +31,9 @@ const ALL_UNITS: &str = "sm_86";
 /// For these every unit is but those of parts that others have: of two different types of cache, of heads of [`SMALL`], of
 /// prompts that are exact, and of what [`BESIDE`] says. With them two cores would take six minutes more.
 const MOST_UNITS: [&str; 4] = ["sm_80", "sm_89", "sm_90", "sm_120"];
-/// Files that read weights through the header of another file, which is compiled for every type: `moe_ffn` and `moe_tiles`
-/// as `linear` and `linear_tiles` do, `route` as `embed` does. These are compiled for one type of each width of codes.
-const BESIDE: [&str; 3] = ["moe_ffn", "moe_tiles", "route"];
+/// Files that read weights through the header of another file, which is compiled for every type: `linear_glu`, `moe_ffn` and
+/// `moe_tiles` as `linear` and `linear_tiles` do, `route` as `embed` does. These are compiled for one type of each width of codes.
+const BESIDE: [&str; 4] = ["linear_glu", "moe_ffn", "moe_tiles", "route"];
 const WIDTHS: [DType; 6] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_K, DType::Q6_K, DType::Q3_K];
 /// Heads that only small models of tests have, and those that use most registers.
 const SMALL: &str = "128";
