@@ -1,7 +1,7 @@
 //! Cases of `linear`.
 
 use gemma4_core::ops::glu::{Activation, Columns};
-use gemma4_core::program::Class;
+use gemma4_core::program::{Class, Weight};
 use gemma4_core::tensor::DType;
 
 use super::lossy::{Losses, no_losses};
@@ -210,8 +210,18 @@ fn typed(
     case.settings = vec![Settings::default(); rows];
     let x = plain(rows * cols, 14);
     let input = case.input(&x);
-    let (mut handles, mut all) = (Vec::new(), Vec::new());
-    for &(dtype, outputs) in weights {
+    let (handles, all) = stack(&mut case, cols, weights);
+    let out = case.program.linear(input, &handles).expect("the widths agree");
+    let types: Vec<DType> = weights.iter().flat_map(|&(dtype, outputs)| vec![dtype; outputs]).collect();
+    let lost = |o: usize, x: &[f64], w: &[f64]| losses(class, x, w, types[o]);
+    let (want, allowed) = product(&wide(&x), &all, cols, lost);
+    case.expect(out, want, allowed)
+}
+
+/// Weights of these types and numbers of outputs, and their values, one after the other.
+fn stack(case: &mut Case, cols: usize, weights: &[(DType, usize)]) -> (Vec<Weight>, Vec<f64>) {
+    let mut all = Vec::new();
+    let add = |&(dtype, outputs): &(DType, usize)| {
         let data = blocks(dtype, outputs, cols);
         let mut decoded = vec![0.0f32; outputs * cols];
         let row_bytes = data.len() / outputs;
@@ -219,13 +229,9 @@ fn typed(
             gemma4_core::quant::decode(dtype, data, decoded);
         }
         all.extend(wide(&decoded));
-        handles.push(case.raw_weight(dtype, [1, outputs, cols], data));
-    }
-    let out = case.program.linear(input, &handles).expect("the widths agree");
-    let types: Vec<DType> = weights.iter().flat_map(|&(dtype, outputs)| vec![dtype; outputs]).collect();
-    let lost = |o: usize, x: &[f64], w: &[f64]| losses(class, x, w, types[o]);
-    let (want, allowed) = product(&wide(&x), &all, cols, lost);
-    case.expect(out, want, allowed)
+        case.raw_weight(dtype, [1, outputs, cols], data)
+    };
+    (weights.iter().map(add).collect(), all)
 }
 
 /// Prompts and weights of whole groups of 64 outputs and columns, a case for each type that halves hold: what a library
@@ -329,17 +335,8 @@ fn projected(
     case.settings = vec![Settings::default(); rows];
     let (gates, ups) = (plain(rows * cols, 18), plain(rows * (start + cols), 19));
     let [gate, up] = [&gates, &ups].map(|values| case.input(values));
-    let (mut handles, mut all) = (Vec::new(), Vec::new());
-    for &dtype in types {
-        let data = blocks(dtype, OUTPUTS, cols);
-        let mut decoded = vec![0.0f32; OUTPUTS * cols];
-        let row_bytes = data.len() / OUTPUTS;
-        for (data, decoded) in data.chunks_exact(row_bytes).zip(decoded.chunks_exact_mut(cols)) {
-            gemma4_core::quant::decode(dtype, data, decoded);
-        }
-        all.extend(wide(&decoded));
-        handles.push(case.raw_weight(dtype, [1, OUTPUTS, cols], data));
-    }
+    let weights: Vec<(DType, usize)> = types.iter().map(|&dtype| (dtype, OUTPUTS)).collect();
+    let (handles, all) = stack(&mut case, cols, &weights);
     let (gate, up) = (Columns { act: gate, start: 0 }, Columns { act: up, start });
     let unit = case.program.glu_by(activation, gate, up, cols).expect("the columns fit");
     let out = case.program.linear(unit, &handles).expect("the widths agree");
