@@ -24,8 +24,7 @@ struct There {
 };
 
 // As many blocks as have room for their registers: fewer where codes or bytes of values take more to put together.
-constexpr int FEWER =
-    DIGITS == 4 || type::WEIGHT::EXTRA != 0 || type::WEIGHT::GROUP == 16 || type::WEIGHT::SCALES == BYTE32 || __CUDA_ARCH__ == 800;
+constexpr int FEWER = DIGITS == 4 || W::EXTRA != 0 || W::GROUP == 16 || W::SCALES == BYTE32 || __CUDA_ARCH__ == 800;
 
 #define LINEAR(MOST, BLOCKS)                                                                         \
   extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                          \

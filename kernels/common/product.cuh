@@ -79,8 +79,8 @@ struct Product {
   // Of the stages of both rings, the one behind `stage`.
   static __device__ __forceinline__ u32 behind(u32 stage) { return stage + 1 == DEPTH ? 0 : stage + 1; }
 
-  // `row_feed` brings rows. `done(tile, group, sums, whole)` is told the sums over what the block has of a group, and whether that
-  // goes to its end.
+  // `row_feed` brings rows. `done(tile, group, sums, whole)` is told the sums over what the block has of a group, and whether
+  // that goes to its end.
   template <class Rows, class Done>
   __device__ __forceinline__ void finish(const Rows& row_feed, const Done& done) {
     const u32 rows_at = shared_address(rows);

@@ -124,7 +124,8 @@ struct ProductMemory {
   // allow. More stages than blocks would not pay: what is under way counts, and whether all blocks run at once. Blocks of long
   // launches are as large with any number of rows, so that as many are there at once.
   static constexpr int OF_16 = LARGE_SHARED ? 76288 : 50176;
-  static constexpr int MOST_BYTES = IS_LONG || MOST > 8 ? OF_16 : MOST <= 1 ? 42496 : MOST <= 4 ? 48128 : LARGE_SHARED ? 57088 : OF_16;
+  static constexpr int OF_8 = LARGE_SHARED ? 57088 : OF_16;
+  static constexpr int MOST_BYTES = IS_LONG || MOST > 8 ? OF_16 : MOST > 4 ? OF_8 : MOST > 1 ? 48128 : 42496;
   // Steps of halves are short.
   static constexpr int OF_BLOCK = W::SCALES == ROW ? 4 : 2;
   static constexpr int STAGES = ONE_BLOCK ? OF_BLOCK : IS_LONG || W::SCALES == ROW ? 6 : 4, FIT = MOST_BYTES / STAGE;
