@@ -1,10 +1,12 @@
 // attention, decode class: out[r, h] = sum over visible j of softmax_j(q[r, h] . key[j]) * value[j]
 //
 // Spec    core/src/ops/attention.rs
-// Launch  x: key heads, y: splits + 2, z: rows; DIM / 64 warps. Few parts of a short context have keys: their blocks begin first
+// Launch  x: key heads, y: splits + 2; DIM / 64 warps. Few parts of a short context have keys: their blocks begin first
 //         units: DIM 128, 256, 512; K_KIND, V_KIND. `attention` takes one row and up to 8 query heads of a key head,
-//         `attention__rows` up to MANY_TILES columns of 8: many rows of one sequence read keys together;
-//         `attn_prepare__attention` takes one row whose heads are not prepared yet
+//         `attn_prepare__attention` one row whose heads are not prepared yet
+//         attention__rows: x: as many blocks as the device has at once, which share the work of all rows: most of it is none where
+//         contexts are short, and blocks that only find that out would keep others from beginning. It takes up to MANY_TILES
+//         columns of 8: many rows of one sequence read keys together
 //
 // Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
 // absolute multiples of a size that follows from how many they are. So its result does not depend on other rows.
@@ -14,42 +16,11 @@
 #define EXACT 1
 #include "common/attend.cuh"
 #include "common/attend_own.cuh"
+#include "common/attend_work.cuh"
 #include "common/chain.cuh"
 #include "common/reduce.cuh"
 
 constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
-
-// Keys of a part, for a row that sees these.
-__device__ __forceinline__ u32 split_keys(const Seen& seen, const CudaAttentionParams& params) {
-  const u32 tiles = (seen.last + 1 - seen.first + KEYS - 1) / KEYS;
-  return (tiles + params.splits - 1) / params.splits * KEYS;
-}
-
-// Whether blocks of eight columns are so few, for all rows and these keys of each, that the device has them at once. Then
-// keys are not worth sharing: a block of fewer columns is done earlier.
-__device__ __forceinline__ bool apart(const Seen& seen, u32 count, const CudaAttentionParams& params) {
-  const u32 parts = (seen.last + 1 - seen.first + KEYS - 1) / KEYS;
-  return min(parts, params.splits) * params.kv_heads * ((count * params.group + 7) / 8) <= params.resident;
-}
-
-// Rows that the block of row `row` takes, 0 if it leaves the row to the block of an earlier one. All lanes call it.
-__device__ u32 rows_together(const RowInfo* rows, u32 row, u32 count, const CudaAttentionParams& params) {
-  const u32 lane = threadIdx.x % 32, i = (row & ~31u) + lane;
-  const auto seen = [&](const RowInfo& info) { return seen_by(info, params.window, params.reach); };
-  bool joins = false;
-  if (lane > 0 && i < count) {
-    const RowInfo a = rows[i - 1], b = rows[i];
-    const Seen sees[2] = {seen(a), seen(b)};
-    joins = a.slot == b.slot && a.position + 1 == b.position &&
-            split_keys(sees[0], params) == split_keys(sees[1], params) &&
-            apart(sees[0], count, params) == apart(sees[1], count, params);
-  }
-  const u32 most = apart(seen(rows[row]), count, params) ? max(8 / params.group, 1u) : params.tile_rows;
-  const u32 mask = __ballot_sync(~0u, joins), here = row % 32;
-  const u32 start = 31 - __clz(~mask & (2u << here) - 1);
-  if ((here - start) % most) return 0;
-  return min(u32(__ffs(~(mask >> here >> 1))), most);
-}
 
 // Records that are added up: number 0 is at `zero`, number i > 0 at `one` + (i - 1) * `each`.
 struct Series {
@@ -59,7 +30,7 @@ struct Series {
 
 // What the records of a series of at most 32 are to be multiplied with, each lane its own, and the stats of their sum.
 __device__ float2 weights_of(const float4* records, const Series& series, float& weight) {
-  const u32 lane = threadIdx.x % 32;
+  const u32 lane = thread_anew() % 32;
   float4 stat = make_float4(LOWEST, 0.f, 0.f, 0.f);
   if (lane < series.count) stat = fresh(records + series.at(lane) * RECORD);
   float top = stat.x;
@@ -75,7 +46,7 @@ constexpr u32 TOGETHER = DIM > 256 ? 4 : 9;
 typedef float4 Records[TOGETHER][2];
 
 __device__ __forceinline__ void load_records(const float4* records, const Series& series, u32 first, u32 piece, Records& x) {
-  const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
+  const u32 value = 256 * piece + 8 * (thread_anew() % 32);
 #pragma unroll
   for (u32 k = 0; k < TOGETHER; k++) {
     const bool there = first + k < series.count && value < DIM;
@@ -104,7 +75,7 @@ __device__ __forceinline__ void add_records(const float4* records, const Series&
 }
 
 __device__ __forceinline__ void put_record(float4* record, u32 piece, const float (&v)[8], float2 stat) {
-  const u32 lane = threadIdx.x % 32, value = 256 * piece + 8 * lane;
+  const u32 lane = thread_anew() % 32, value = 256 * piece + 8 * lane;
   if (piece == 0 && lane == 0) record[0] = make_float4(stat.x, stat.y, 0.f, 0.f);
   if (value >= DIM) return;
   record[1 + value / 4] = make_float4(v[0], v[1], v[2], v[3]);
@@ -125,19 +96,14 @@ struct Given {
 template <u32 TILES, u32 STAGES, class Heads>
 __device__ __forceinline__ void split(
     Heads heads, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
-    const CudaAttentionParams& params, u32 row, u32 count) {
+    const CudaAttentionParams& params, const Work& work) {
   extern __shared__ __align__(16) u8 shared[];
   __shared__ Columns<8 * TILES> columns;
-  // What the first row sees begins first, and what the last sees ends last.
-  const Seen seen = seen_by(rows[row], params.window, params.reach);
-  const u32 keys = split_keys(seen, params), fan = params.fan;
-  const u32 first = seen.first / keys, last = seen_by(rows[row + count - 1], params.window, params.reach).last / keys;
-  const u32 part = first + blockIdx.y;
-  if (part > last) return follow();
-  Attend<TILES, STAGES> attend(shared, columns, cache, blockIdx.x);
-  attend.set_columns(rows, row, count, params, params.reach);
-  const Turn turn = attend.next_turn(0, part * keys, part * keys + keys - 1);
-  heads.ahead(attend, turn, rows[row], part == last, params.group);
+  if (work.part > work.last) return;  // the block of the first part waits
+  Attend<TILES, STAGES> attend(shared, columns, cache, work.head, thread_anew());
+  attend.set_columns(rows, work.row, work.count, params, params.reach);
+  const Turn turn = attend.next_turn(0, work.part * work.keys, work.part * work.keys + work.keys - 1);
+  heads.ahead(attend, turn, rows[work.row], work.part == work.last, params.group);
   follow();
   heads.go(attend, params.group);
   __syncthreads();
@@ -145,6 +111,7 @@ __device__ __forceinline__ void split(
   attend.finish();
 
   // The parts of a column, and where their records are.
+  const u32 part = work.part, first = work.first, last = work.last, keys = work.keys, fan = params.fan;
   const auto first_of = [&](u32 c) { return columns.seen[c].first / keys; };
   const auto last_of = [&](u32 c) { return columns.seen[c].last / keys; };
   const auto records_of = [&](u32 c) { return records + size_t(columns.query[c]) * (params.splits + 1) * RECORD; };
@@ -174,7 +141,7 @@ __device__ __forceinline__ void split(
 
   // First the parts of a group of `fan`, then the groups.
   const u32 mine = part / fan, groups = last / fan - first / fan + 1;
-  u32* counters = arrived + (row * cache.kv_heads + blockIdx.x) * (params.splits / fan + 4);
+  u32* counters = arrived + (work.row * cache.kv_heads + work.head) * (params.splits / fan + 4);
 #pragma unroll 1
   for (u32 level = 0; level < 2; level++) {
     const u32 parts = min(last, mine * fan + fan - 1) - max(first, mine * fan) + 1;
@@ -207,8 +174,8 @@ __device__ __forceinline__ void split(
 template <u32 TILES, u32 STAGES>
 __device__ __forceinline__ void split_given(
     const float* q, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
-    const CudaAttentionParams& params, u32 row, u32 count) {
-  split<TILES, STAGES>(Given<Attend<TILES, STAGES>>{q}, cache, to, records, arrived, rows, params, row, count);
+    const CudaAttentionParams& params, const Work& work) {
+  split<TILES, STAGES>(Given<Attend<TILES, STAGES>>{q}, cache, to, records, arrived, rows, params, work);
 }
 
 #define ARGUMENTS                                                                                                     \
@@ -217,10 +184,10 @@ __device__ __forceinline__ void split_given(
       const StepState *__restrict__ step
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention(const float* __restrict__ q, ARGUMENTS) {
-  if (blockIdx.z >= step->rows) return follow();
+  if (step->rows == 0) return follow();
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};
-  split_given<1, ONE_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, 1);
+  split_given<1, ONE_STAGES>(q, cache, to, records, arrived, rows, params, work_alone(rows, params));
 }
 
 // Two types take more registers than one.
@@ -236,18 +203,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, OWN_RESIDENT) attn_prepare
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   const Output to = {out, prepared, params.heads};
   const OwnHeads<Attend<1, ONE_STAGES>> heads(qkv, HeadWeights{q_norm, k_norm, frequency}, own, own_k, own_v);
-  split<1, ONE_STAGES>(heads, cache, to, records, arrived, rows, params, 0, 1);
+  split<1, ONE_STAGES>(heads, cache, to, records, arrived, rows, params, work_alone(rows, params));
+}
+
+// attn_prepare of rows whose heads and types are known: grid and block are those of attn_prepare.
+extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 2) attn_prepare__rows(
+    const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
+    const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
+    const u32* __restrict__ tables, CudaPrepareParams params, const StepState* __restrict__ step) {
+  prepare_known_heads<DIM, K_KIND, V_KIND>(qkv, HeadWeights{q_norm, k_norm, frequency}, out, k, v, rows, tables, params, step);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(const float* __restrict__ q, ARGUMENTS) {
-  if (blockIdx.z >= step->rows) return follow();
-  const Cache cache = {k, v, tables, params.kv_heads, params.local};
-  const Output to = {out, prepared, params.heads};
-  const u32 count = rows_together(rows, blockIdx.z, step->rows, params);
-  if (count == 0) return follow();
-  if (count * params.group <= 8) {
-    split_given<1, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
-  } else {
-    split_given<MANY_TILES, MANY_STAGES>(q, cache, to, records, arrived, rows, params, blockIdx.z, count);
+  if (step->rows == 0) return follow();
+  __shared__ Work work;
+#pragma unroll 1
+  for (u32 round = 0;; round++) {
+    const Work found = work_of(rows, ahead(&step->rows), round * gridDim.x + blockIdx.x, params);
+    if (found.count == 0) return;  // the block of work 0 waits
+    if (thread_anew() == 0) work = found;
+    __syncthreads();
+    const Cache cache = {k, v, tables, params.kv_heads, params.local};
+    const Output to = {out, prepared, params.heads};
+    if (found.count * params.group <= 8) {
+      split_given<1, MANY_STAGES>(q, cache, to, records, arrived, rows, params, work);
+    } else {
+      split_given<MANY_TILES, MANY_STAGES>(q, cache, to, records, arrived, rows, params, work);
+    }
+    __syncthreads();  // all of that is the next one's
   }
 }

@@ -1,7 +1,7 @@
 // moe_ffn: out[r] = sum over k of weights[r, k] * down[e] . (gelu(gate[e] . x[r]) * (up[e] . x[r])), e = experts[r, k]
 //
 // Spec    core/src/ops/moe_ffn.rs
-// Launch  moe_ffn__group: one block (1024); left out where a step has one row
+// Launch  moe_ffn__group: one block (1024), behind `route`; left out where a step has one row
 //         moe_ffn__up: grid (groups of 4 tiles of 16 outputs, splits of the columns, tiles of 4 pairs), block (128)
 //         moe_ffn__act: grid (pairs), block (256)
 //         moe_ffn__down: as moe_ffn__up, without splits
@@ -36,13 +36,23 @@ extern "C" __global__ void __launch_bounds__(1024)
   __syncthreads();
   for (u32 i = threadIdx.x; i < pairs; i += 1024) atomicAdd(&counts[experts[i]], 1);
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x < 32) {
+    // What is in front of each expert, of 32 at once.
     u32 start = 0, tile = 0;
-    for (u32 e = 0; e < params.experts; e++) {
-      starts[e] = start, first_tile[e] = tile;
-      start += counts[e], tile += (counts[e] + params.tile - 1) / params.tile;
+#pragma unroll 1
+    for (u32 first = 0; first < params.experts; first += 32) {
+      const u32 e = first + threadIdx.x, count = e < params.experts ? counts[e] : 0;
+      const u32 of_expert = (count + params.tile - 1) / params.tile;
+      u32 pairs_end = count, tiles_end = of_expert;
+#pragma unroll
+      for (u32 reach = 1; reach < 32; reach *= 2) {
+        const u32 pairs_before = __shfl_up_sync(~0u, pairs_end, reach), tiles_before = __shfl_up_sync(~0u, tiles_end, reach);
+        if (threadIdx.x >= reach) pairs_end += pairs_before, tiles_end += tiles_before;
+      }
+      if (e < params.experts) starts[e] = start + pairs_end - count, first_tile[e] = tile + tiles_end - of_expert;
+      start += __shfl_sync(~0u, pairs_end, 31), tile += __shfl_sync(~0u, tiles_end, 31);
     }
-    all_tiles = tile;
+    if (threadIdx.x == 0) all_tiles = tile;
   }
   __syncthreads();
   for (u32 e = threadIdx.x; e < params.experts; e += 1024)

@@ -87,6 +87,7 @@ static __device__ __forceinline__ void row_of(const float* __restrict__ y, const
                                               const Prepared& prepared, const CudaNormParams& params,
                                               const StepState* __restrict__ step) {
   __shared__ RowSum<float> sums[2];
+  if (params.invites) invite();
   const Part part;
   part.begin(sums[0], sums[1]);
   // Weights and the number of rows are there before the kernel in front is done.
@@ -168,6 +169,7 @@ static __device__ __forceinline__ void branches_of(const float* __restrict__ den
                                                    const StepState* __restrict__ step) {
   __shared__ RowSum<float2> both;
   __shared__ RowSum<float> sums[2];
+  if (params.invites) invite();
   const Part part;
   part.begin(both, sums[0], sums[1]);
   const unsigned c = column_of(part.warp()), cols = params.cols;
@@ -222,6 +224,7 @@ norm_add__wide(const float* __restrict__ y,   // [planes][rows, cols]
                Prepared prepared,             // residual for products
                CudaNormParams params,
                const StepState* __restrict__ step) {
+  if (params.invites) invite();
   follow();
   __shared__ float partial[WARP];
   const unsigned blocks = (params.cols + PREPARED_BLOCK - 1) / PREPARED_BLOCK;

@@ -27,6 +27,7 @@ files! {
     "common/attend_columns.cuh",
     "common/attend_logits.cuh",
     "common/attend_own.cuh",
+    "common/attend_work.cuh",
     "common/chain.cuh",
     "common/choose.cuh",
     "common/cluster.cuh",

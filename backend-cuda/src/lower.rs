@@ -222,6 +222,8 @@ pub(crate) struct Lowering<'a> {
     most_planes: Vec<u32>,
     /// Activations that were written in the form of products.
     pub(crate) prepared: Vec<bool>,
+    /// Choices of experts that were sorted as soon as they were made, and what came of it.
+    sorted: Option<(Act, [Scratch; 2])>,
     /// The first op after those that are being lowered.
     next: usize,
 }
@@ -247,6 +249,7 @@ impl<'a> Lowering<'a> {
             planes: vec![1; program.acts.len()],
             most_planes: vec![1; program.acts.len()],
             prepared: vec![false; program.acts.len()],
+            sorted: None,
             next: 0,
         }
     }
@@ -303,9 +306,9 @@ impl<'a> Lowering<'a> {
         self.program.ops.iter().filter(|op| op.reads().contains(&act) || op.writes().contains(&act)).count()
     }
 
-    /// The later ops that read what `act` holds now.
-    fn readers(&self, act: Act) -> impl Iterator<Item = &'a Op> {
-        let ops = &self.program.ops[self.next.min(self.program.ops.len())..];
+    /// The ops that read what `act` holds in front of op number `from`.
+    fn readers(&self, act: Act, from: usize) -> impl Iterator<Item = &'a Op> {
+        let ops = &self.program.ops[from.min(self.program.ops.len())..];
         // What an op reads and writes is read before it is written.
         let until = ops.iter().position(|op| op.writes().contains(&act)).map_or(ops.len(), |at| at + 1);
         ops[..until].iter().filter(move |op| op.reads().contains(&act))
@@ -338,12 +341,12 @@ impl<'a> Lowering<'a> {
     /// Rows of one half a value have one scale each, which takes a pass of its own over the row: products read them plain.
     pub(crate) fn wants_plain(&self, act: Act) -> bool {
         let prepared = |op: &Op| self.split() && self.reads_prepared(op, act);
-        self.program.outputs.contains(&act) || self.readers(act).any(|op| !prepared(op))
+        self.program.outputs.contains(&act) || self.readers(act, self.next).any(|op| !prepared(op))
     }
 
     /// Whether a later product reads `act` prepared.
     pub(crate) fn wants_prepared(&self, act: Act) -> bool {
-        self.split() && self.readers(act).any(|op| self.reads_prepared(op, act))
+        self.split() && self.readers(act, self.next).any(|op| self.reads_prepared(op, act))
     }
 
     /// Whether `op` reads `act` in the form of products.
@@ -476,7 +479,7 @@ pub(crate) fn lower(cx: &mut Lowering<'_>) -> Result<(), CudaError> {
         }
         group.lower(cx)?;
         for act in written {
-            if cx.planes(act) > 1 && !planes::added_by_readers(cx, act) {
+            if cx.planes(act) > 1 && !planes::added_by_readers(cx, act, cx.next) {
                 planes::add(ops[0].name(), act, cx);
             }
         }

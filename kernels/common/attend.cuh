@@ -88,7 +88,7 @@ struct Attend : Logits<TILES, STAGES> {
 
   // Adds 64 values of 16 keys, number `j` of the tile, from `key` on.
   __device__ __forceinline__ void values(const u8* chunk, u32 j, u32 key, bool edge, Sums& sums) {
-    ValueChunk<V_KIND> values(chunk);
+    ValueChunk<V_KIND> values(chunk, at);
     u32 b[TILES][4];
     if constexpr (!EXACT) {
 #pragma unroll
@@ -155,7 +155,7 @@ struct Attend : Logits<TILES, STAGES> {
     turn.last = min(turn.last, last);
     __syncthreads();
 #pragma unroll 1
-    for (u32 c = threadIdx.x; c < COLUMNS; c += THREADS) {
+    for (u32 c = thread_anew(); c < COLUMNS; c += THREADS) {
       const bool in = columns.slot[c] == turn.slot;
       columns.first[c] = in ? columns.seen[c].first : NOTHING;
       columns.last[c] = in ? columns.seen[c].last : 0;
@@ -251,7 +251,7 @@ struct Attend : Logits<TILES, STAGES> {
   __device__ void row(u32 c, u32 piece, float (&v)[8]) {
     constexpr float SCALE = 1.f / weight_scale() / (EXACT && V_KIND == KV_TQ3_0 ? 1024.f : 1.f);
     const float factor = columns.broken[c] ? __int_as_float(0x7fffffff) : SCALE;
-    const u32 value = 256 * piece + 8 * at.lane;
+    const u32 value = 256 * piece + 8 * (thread_anew() % 32);
     const float* from = out + c % 8 * Base::OUT_STRIDE + value;
 #pragma unroll
     for (u32 i = 0; i < 8; i++) v[i] = value < DIM ? from[i] * factor : 0.f;
@@ -268,7 +268,7 @@ struct Attend : Logits<TILES, STAGES> {
 // Writes a piece of the result of a query: its weighted sum times the inverse of the sum of its weights, turned back if values
 // are rotated.
 __device__ __forceinline__ void put_piece(const Output& to, u32 query, u32 piece, float (&v)[8], float sum) {
-  const u32 value = 256 * piece + 8 * (threadIdx.x % 32);
+  const u32 value = 256 * piece + 8 * (thread_anew() % 32);
   const float inverse = __fdiv_rn(1.f, sum);
 #pragma unroll
   for (u32 i = 0; i < 8; i++) v[i] = __fmul_rn(v[i], inverse);

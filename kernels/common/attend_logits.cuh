@@ -38,10 +38,10 @@ struct Logits {
   u32 odd = 0;                 // number of tiles so far, mod 2
   const u8 *k_head, *v_head;
 
-  __device__ Logits(u8* shared, Columns<COLUMNS>& columns, const Cache& cache, u32 head)
-      : q(shared), p(shared + Q_BYTES), ring(shared + Q_BYTES + P_BYTES + threadIdx.x / 32 * STAGES * CHUNK),
+  __device__ Logits(u8* shared, Columns<COLUMNS>& columns, const Cache& cache, u32 head, u32 thread = threadIdx.x)
+      : q(shared), p(shared + Q_BYTES), ring(shared + Q_BYTES + P_BYTES + thread / 32 * STAGES * CHUNK),
         out(reinterpret_cast<float*>(shared + Q_BYTES + P_BYTES)), columns(columns), cache(cache), head(head),
-        warp(threadIdx.x / 32) {
+        warp(thread / 32), at(thread % 32) {
 #pragma unroll
     for (u32 n = 0; n < TILES; n++) {
 #pragma unroll
@@ -57,7 +57,7 @@ struct Logits {
   __device__ void set_columns(const RowInfo* rows, u32 first_row, u32 count, const CudaAttentionParams& params, u32 reach) {
     const u32 group = params.group;
 #pragma unroll 1
-    for (u32 c = threadIdx.x; c < COLUMNS; c += THREADS) {
+    for (u32 c = thread_anew(); c < COLUMNS; c += THREADS) {
       const bool there = c < count * group;
       const u32 row = first_row + (there ? c / group : 0);
       columns.query[c] = row * params.heads + head * group + c % group;
@@ -71,11 +71,12 @@ struct Logits {
 
   // Queries as operand B of every step.
   __device__ void load_queries(const float* from) {
+    const u32 thread = thread_anew();
 #pragma unroll 1
-    for (u32 c = warp; c < COLUMNS; c += WARPS) {
+    for (u32 c = thread / 32; c < COLUMNS; c += WARPS) {
 #pragma unroll 1
       for (u32 start = 0; start < DIM; start += 256) {
-        const u32 value = start + 8 * at.lane;
+        const u32 value = start + 8 * (thread % 32);
         float v[8] = {};
         if (columns.slot[c] != NOTHING && value < DIM) {
           const float4* x = reinterpret_cast<const float4*>(from + size_t(columns.query[c]) * DIM + value);
@@ -143,8 +144,8 @@ struct Logits {
       if (step == 0 && !aimed) find_tile();
       aimed = false;
       const u32 token = tile * KEYS % PAGE, to = shared_address(ring) + put * CHUNK;
-      if (step < WARPS) copy_chunk<K_KIND, DIM>(to, k_head, token + 16 * warp, 64 * step);
-      else copy_chunk<V_KIND, DIM>(to, v_head, token + 16 * (step - WARPS), 64 * warp);
+      if (step < WARPS) copy_chunk<K_KIND, DIM>(to, k_head, token + 16 * warp, 64 * step, at.lane);
+      else copy_chunk<V_KIND, DIM>(to, v_head, token + 16 * (step - WARPS), 64 * warp, at.lane);
       if (++step == WARPS + chunks_of(tile)) step = 0, tile++;
     }
     copies_end();
@@ -163,7 +164,7 @@ struct Logits {
 
   // Logits of 16 keys over 64 columns of them, number `c` of all.
   __device__ __forceinline__ void logits(const u8* chunk, u32 c, float (&s)[TILES][4]) {
-    KeyChunk<K_KIND> keys(chunk);
+    KeyChunk<K_KIND> keys(chunk, at);
     const uint4* queries = reinterpret_cast<const uint4*>(q) + c * (4 * (EXACT ? TILES : TILES / 2) * 32) + at.lane;
     if constexpr (EXACT) {
 #pragma unroll

@@ -30,21 +30,13 @@ struct OwnHeads {
 
   // What needs nothing of the kernel before. `newest`: this block's keys end with that of the row.
   __device__ __forceinline__ void ahead(Attend& attend, const Turn& turn, const RowInfo& info, bool newest, u32 group) {
-    const u32 lane = threadIdx.x % 32;
     stores = newest && params.kv_heads > 0;
     // The row's own key is not there yet: no tile that the first copies reach may have it.
     early = !stores || (turn.first / KEYS + Attend::BEGUN) * KEYS <= info.position;
     attend.aim(turn);
     if (early) attend.begin();
     token = info.position % PAGE;
-#pragma unroll
-    for (u32 q = 0; q < PAIRS; q++) {
-#pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        const u32 at = (128 * q + 4 * lane + i) % (DIM / 2);
-        by[q][i] = ::turn(__fmul_rn(float(info.position), weights.frequency[at]));
-      }
-    }
+angles(by, weights.frequency, info.position, DIM / 2);
     load_weight(w, stores && threadIdx.x / 32 < 2 ? weights.k_norm : weights.q_norm, DIM);
     // Columns without a query are zeros.
     for (u32 i = threadIdx.x; i < DIM / 16 * 32; i += THREADS) {
@@ -54,24 +46,6 @@ struct OwnHeads {
     const u32 page = page_of(attend.cache.tables, info.slot, info.position / PAGE, params.local);
     const bool value = threadIdx.x / 32 == 1;
     to = (value ? v : k) + head_at(page, params.kv_heads, blockIdx.x, value ? V_KIND : K_KIND, DIM);
-  }
-
-  // Turns the pairs (i, i + DIM / 2): of two groups of a lane, or of lanes 16 apart.
-  __device__ __forceinline__ void turn_head(float (&h)[N][4]) const {
-#pragma unroll
-    for (u32 q = 0; q < PAIRS; q++) {
-#pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        if constexpr (N > 1) {
-          const float a = h[q][i], b = h[q + PAIRS][i];
-          h[q][i] = turned(a, b, by[q][i], true);
-          h[q + PAIRS][i] = turned(b, a, by[q][i], false);
-        } else {
-          const float other = __shfl_xor_sync(~0u, h[q][i], 16);
-          h[q][i] = turned(h[q][i], other, by[q][i], threadIdx.x % 32 < 16);
-        }
-      }
-    }
   }
 
   // Which head of the row a job is: the row's key and value first where they are stored, then the queries of the group.
@@ -106,7 +80,7 @@ struct OwnHeads {
   // The row's key, or its value.
   __device__ __forceinline__ void store(float (&h)[N][4], bool value) const {
     norm_head(h, w, !value, value && params.plain, DIM, params.eps);
-    if (!value) turn_head(h);
+    if (!value) turn_head(h, by);
 #pragma unroll
     for (u32 q = 0; q < N; q++) {
       if (value) store_group(V_KIND, to, token, DIM, q, h[q]);
@@ -132,7 +106,7 @@ struct OwnHeads {
         load_weight(w, weights.q_norm, DIM);
       } else {
         norm_head(h, w, true, false, DIM, params.eps);
-        turn_head(h);
+        turn_head(h, by);
         put(attend, job - first, h);
       }
       if (!NEXT) load(h, job + WARPS, jobs, group);

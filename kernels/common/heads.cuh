@@ -52,14 +52,13 @@ __device__ __forceinline__ void load_weight(float (&w)[N][4], const float* weigh
   }
 }
 
-// The sum of a head's planes, zeros past its end.
-template <u32 N>
+// The sum of a head's planes, zeros past its end. Behind the first, so many are under way together as have registers; those that are
+// not there are zeros.
+template <u32 N, u32 TOGETHER = (N > 2 ? 2 : 4)>
 __device__ __forceinline__ void load_head(float (&h)[N][4], const float* x, u32 dim, u32 planes, u32 stride) {
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (u32 q = 0; q < N; q++) four(h[q], x + 128 * q + 4 * lane, 128 * q + 4 * lane < dim);
-  // As many together as have registers; those that are not there are zeros.
-  constexpr u32 TOGETHER = N > 2 ? 2 : 4;
 #pragma unroll 1
   for (u32 first = 1; first < planes; first += TOGETHER) {
     float more[TOGETHER][N][4];
@@ -106,6 +105,86 @@ __device__ __forceinline__ float turned(float value, float other, float2 by, boo
   return fmaf(value, by.x, low ? -(other * by.y) : other * by.y);
 }
 
+// Turns the pairs (i, i + 64 N) of a head of 128 N values: of two groups of a lane, or of lanes 16 apart.
+template <u32 N, u32 PAIRS>
+__device__ __forceinline__ void turn_head(float (&h)[N][4], const float2 (&by)[PAIRS][4]) {
+  static_assert(PAIRS == (N > 1 ? N / 2 : 1), "groups that have angles of their own");
+#pragma unroll
+  for (u32 q = 0; q < PAIRS; q++) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+      if constexpr (N > 1) {
+        const float a = h[q][i], b = h[q + PAIRS][i];
+        h[q][i] = turned(a, b, by[q][i], true);
+        h[q + PAIRS][i] = turned(b, a, by[q][i], false);
+      } else {
+        const float other = __shfl_xor_sync(~0u, h[q][i], 16);
+        h[q][i] = turned(h[q][i], other, by[q][i], threadIdx.x % 32 < 16);
+      }
+    }
+  }
+}
+
+// The angles of `turn_head` at a position.
+template <u32 PAIRS>
+__device__ __forceinline__ void angles(float2 (&by)[PAIRS][4], const float* frequency, u32 position, u32 half) {
+#pragma unroll
+  for (u32 q = 0; q < PAIRS; q++) {
+    float f[4];
+    spread(f, ahead(reinterpret_cast<const float4*>(frequency + (128 * q + 4 * (threadIdx.x % 32)) % half)));
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) by[q][i] = turn(__fmul_rn(float(position), f[i]));
+  }
+}
+
+// Which head of which row a warp has: head blockIdx.y * HEADS_EACH + warp of row blockIdx.x.
+struct RowHead {
+  const u32 row = blockIdx.x, head = blockIdx.y * HEADS_EACH + threadIdx.x / 32;
+  const bool there, query, value;
+  __device__ __forceinline__ RowHead(const CudaPrepareParams& params, const StepState* step)
+      : there(row < step->rows && head < params.heads + 2 * params.kv_heads), query(head < params.heads),
+        value(head >= params.heads + params.kv_heads) {}
+  // Where a key or a value goes.
+  __device__ __forceinline__ u8* place(u8* k, u8* v, u32 kind, const RowInfo& info, const u32* tables,
+                                       const CudaPrepareParams& params) const {
+    const u32 page = page_of(tables, info.slot, info.position / PAGE, params.local);
+    return (value ? v : k) + head_at(page, params.kv_heads, (head - params.heads) % params.kv_heads, kind, params.dim);
+  }
+};
+
+// prepare_heads of heads of WIDTH values, a multiple of 128, and known types.
+template <u32 WIDTH, u32 OF_K, u32 OF_V>
+__device__ __forceinline__ void prepare_known_heads(
+    const float* __restrict__ qkv, const HeadWeights& weights, float* __restrict__ out, u8* k, u8* v,
+    const RowInfo* __restrict__ rows, const u32* __restrict__ tables, const CudaPrepareParams& params,
+    const StepState* __restrict__ step) {
+  invite();
+  constexpr u32 N = WIDTH / 128;
+  const RowHead mine(params, step);
+  if (!mine.there) return follow();
+  const RowInfo info = rows[mine.row];
+  float w[N][4], h[N][4];
+  float2 by[N > 1 ? N / 2 : 1][4];
+  load_weight(w, mine.value ? nullptr : mine.query ? weights.q_norm : weights.k_norm, WIDTH);
+  if (!mine.value) angles(by, weights.frequency, info.position, WIDTH / 2);
+  u8* to = mine.query ? nullptr : mine.place(k, v, mine.value ? OF_V : OF_K, info, tables, params);
+  follow();
+  load_head<N, 4>(h, qkv + size_t(mine.row) * params.width + first_column(params, mine.head), WIDTH, params.planes, params.plane_stride);
+  norm_head(h, w, !mine.value, mine.value && params.plain, WIDTH, params.eps);
+  if (!mine.value) turn_head(h, by);
+#pragma unroll
+  for (u32 q = 0; q < N; q++) {
+    if (mine.query) {
+      float* row_of = out + (size_t(mine.row) * params.heads + mine.head) * WIDTH + 128 * q + 4 * (threadIdx.x % 32);
+      *reinterpret_cast<float4*>(row_of) = make_float4(h[q][0], h[q][1], h[q][2], h[q][3]);
+    } else if (mine.value) {
+      store_group(OF_V, to, info.position % PAGE, WIDTH, q, h[q]);
+    } else {
+      store_group(OF_K, to, info.position % PAGE, WIDTH, q, h[q]);
+    }
+  }
+}
+
 // Head blockIdx.y * HEADS_EACH + warp of row blockIdx.x. What no kernel of the step writes is read before the one before
 // this is done.
 __device__ __forceinline__ void prepare_heads(
@@ -114,14 +193,12 @@ __device__ __forceinline__ void prepare_heads(
     const StepState* __restrict__ step) {
   // Four at once are stored: of itself, an array of floats may start at any of them.
   __shared__ __align__(16) float shared[HEADS_EACH][128 * GROUPS];
-  const u32 lane = threadIdx.x % 32, row = blockIdx.x, dim = params.dim, half = dim / 2;
-  const u32 head = blockIdx.y * HEADS_EACH + threadIdx.x / 32;
-  const bool there = row < step->rows && head < params.heads + 2 * params.kv_heads;
-  const bool query = head < params.heads, value = head >= params.heads + params.kv_heads;
-  const bool plain = value && params.plain;
-  const RowInfo info = rows[there ? row : 0];
+  const u32 lane = threadIdx.x % 32, dim = params.dim, half = dim / 2;
+  const RowHead mine(params, step);
+  const bool there = mine.there, value = mine.value, plain = value && params.plain;
+  const RowInfo info = rows[there ? mine.row : 0];
   float w[GROUPS][4];
-  load_weight(w, value ? nullptr : query ? weights.q_norm : weights.k_norm, there ? dim : 0);
+  load_weight(w, value ? nullptr : mine.query ? weights.q_norm : weights.k_norm, there ? dim : 0);
   float2 by[GROUPS][4];
 #pragma unroll
   for (u32 q = 0; q < GROUPS; q++) {
@@ -132,17 +209,13 @@ __device__ __forceinline__ void prepare_heads(
       by[q][i] = turn(__fmul_rn(float(info.position), weights.frequency[at < half ? at : at - half]));
     }
   }
-  const u32 kind = value ? params.v_kind : params.k_kind, kv_head = (head - params.heads) % max(params.kv_heads, 1u);
-  u8* to = value ? v : k;
-  if (there && !query) {
-    const u32 page = page_of(tables, info.slot, info.position / PAGE, params.local);
-    to += head_at(page, params.kv_heads, kv_head, kind, dim);
-  }
+  const u32 kind = value ? params.v_kind : params.k_kind;
+  u8* to = there && !mine.query ? mine.place(k, v, kind, info, tables, params) : nullptr;
   follow();
   if (!there) return;
 
   float h[GROUPS][4];
-  load_head(h, qkv + size_t(row) * params.width + first_column(params, head), dim, params.planes, params.plane_stride);
+  load_head(h, qkv + size_t(mine.row) * params.width + first_column(params, mine.head), dim, params.planes, params.plane_stride);
   norm_head(h, w, !value, plain, dim, params.eps);
   if (!value) {
     // Pairs (i, i + dim / 2) meet through shared memory.
@@ -163,12 +236,12 @@ __device__ __forceinline__ void prepare_heads(
       }
     }
   }
-  if (query) {
+  if (mine.query) {
 #pragma unroll
     for (u32 q = 0; q < GROUPS; q++) {
       const u32 at = 128 * q + 4 * lane;
       if (at < dim) {
-        float* row_of = out + (size_t(row) * params.heads + head) * dim + at;
+        float* row_of = out + (size_t(mine.row) * params.heads + mine.head) * dim + at;
         *reinterpret_cast<float4*>(row_of) = make_float4(h[q][0], h[q][1], h[q][2], h[q][3]);
       }
     }

@@ -16,7 +16,7 @@
 // Lane l is lane `g` of eight and `t` of four.
 struct Place {
   u32 lane, g, t;
-  __device__ Place() : lane(threadIdx.x % 32), g(lane / 4), t(lane % 4) {}
+  __device__ explicit Place(u32 lane = threadIdx.x % 32) : lane(lane), g(lane / 4), t(lane % 4) {}
 };
 
 // Bytes of a chunk: codes, then scales [blocks of 32, or 1][16 tokens].
@@ -36,8 +36,7 @@ __device__ __forceinline__ u32 q4_piece(u32 token, u32 piece) {
 
 // Begins to copy the chunk of 16 tokens from `token` on and values from `value` on. `head` is the block in the page.
 template <u32 KIND, u32 WIDTH>
-__device__ __forceinline__ void copy_chunk(u32 to, const u8* head, u32 token, u32 value) {
-  const u32 lane = threadIdx.x % 32;
+__device__ __forceinline__ void copy_chunk(u32 to, const u8* head, u32 token, u32 value, u32 lane) {
   constexpr u32 ROW = code_bytes(KIND, WIDTH);
   const u8* from = head + size_t(token) * ROW + value * code_bits(KIND) / 8;
   if constexpr (KIND == KV_F16) {
@@ -126,7 +125,7 @@ struct KeyChunk {
   const u8* chunk;
   Place at;
   u32 w[2][4];  // what the current step was read with
-  __device__ explicit KeyChunk(const u8* chunk) : chunk(chunk) {}
+  __device__ KeyChunk(const u8* chunk, const Place& at) : chunk(chunk), at(at) {}
 
   // Scale of token g + 8 * n, of the block of step i.
   __device__ __forceinline__ float scale(u32 i, u32 n) const {
@@ -196,7 +195,7 @@ struct ValueChunk {
   const u8* chunk;
   Place at;
   u32 w[4][4];
-  __device__ explicit ValueChunk(const u8* chunk) : chunk(chunk) {}
+  __device__ ValueChunk(const u8* chunk, const Place& at) : chunk(chunk), at(at) {}
 
   // Scales of the lane's tokens of tile m, two halves a word.
   __device__ __forceinline__ void scales(u32 m, u32& d01, u32& d23) const {

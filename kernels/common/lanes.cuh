@@ -1,7 +1,14 @@
 // Single instructions that CUDA C++ has no name for without its headers.
 #pragma once
 
-#include "common/half.cuh"
+#include "common/copy.cuh"
+
+// The thread, asked for again. What follows from it alone is then not kept in registers from one turn of a long loop to the next.
+__device__ __forceinline__ u32 thread_anew() {
+  u32 x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
 
 // a - b and a * b of two halves.
 __device__ __forceinline__ u32 minus2(u32 a, u32 b) {
@@ -28,26 +35,6 @@ __device__ __forceinline__ u32 transposed(u32 x) {
   u32 y;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
-}
-
-// Address of shared memory for the copies below.
-__device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
-
-// Copies 16 bytes past the first-level cache, or 8 through it, while the thread goes on.
-__device__ __forceinline__ void copy16(u32 to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copy8(u32 to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
-}
-
-// Ends a group of copies; waits until at most PENDING groups of this thread are under way.
-__device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-template <int PENDING>
-__device__ __forceinline__ void copies_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 // Reads of what other blocks wrote: past the first-level cache, which does not see them.

@@ -1,7 +1,7 @@
 // The transform of KV_TQ3_0 on groups of 128 values that a warp holds. core/src/kv_type/tq3.rs is the specification.
 #pragma once
 
-#include "common/half.cuh"
+#include "common/lanes.cuh"
 #include "gen/abi.cuh"
 
 // x, or -x if element `i` of a group changes sign; `second` chooses TQ3_SIGNS2.
@@ -17,7 +17,7 @@ __device__ __forceinline__ float signed_by(float x, bool second, u32 i) {
 // lanes a group. Neighbours are added first, then pairs and so on.
 template <u32 EACH>
 __device__ __forceinline__ void rotate(float (&v)[EACH], bool back) {
-  const u32 lane = threadIdx.x % 32, first = lane * EACH % 128;
+  const u32 lane = thread_anew() % 32, first = lane * EACH % 128;
 #pragma unroll
   for (u32 i = 0; i < EACH; i++) v[i] = signed_by(v[i], back, first + i);
 #pragma unroll

@@ -505,6 +505,8 @@ struct CudaNormParams {
     unsigned int picked;
     // 1 if the residual is there before the kernel in front is done; `norm_add` alone.
     unsigned int settled;
+    // 1 if the kernel behind it begins before it waits; `norm_add` alone.
+    unsigned int invites;
     // Added to the mean square, in squared activation units.
     float eps;
     // Factor of the sum; `norm_add` alone.
@@ -512,7 +514,7 @@ struct CudaNormParams {
     // Epsilon of the norm that follows, where one is fused.
     float next_eps;
 };
-static_assert(sizeof(CudaNormParams) == 40, "CudaNormParams must have no padding");
+static_assert(sizeof(CudaNormParams) == 44, "CudaNormParams must have no padding");
 
 // `add`, `softcap` and `gather_rows`.
 struct CudaElementParams {

@@ -3,6 +3,7 @@
 
 use gemma4_core::abi::{self, CudaAttentionParams};
 use gemma4_core::kv_type::KvType;
+use gemma4_core::ops::Op;
 use gemma4_core::ops::attention::{Attention, Mask, Reach};
 use gemma4_core::ops::attn_prepare::AttnPrepare;
 use gemma4_core::program::Class;
@@ -23,6 +24,10 @@ const KINDS: [(KvType, &str); 4] = [
 const DIMS: [u32; 3] = [128, 256, 512];
 /// Most parts of a row's keys: their sums must fit two rounds of at most 32.
 const SPLITS_MAX: u32 = 320;
+
+/// Blocks of several rows for each that the device has at once. Those of later rounds begin where others end, so work that is a
+/// little more than one round does not take two; many more would take longer to find that there is none.
+const ROUNDS: u32 = 4;
 
 /// A head width and two stored types that the fast kernels are compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -158,6 +163,16 @@ pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), Cud
         (Some(shape), Class::Prefill) => prefill(op, shape, params, cx),
     }
     Ok(())
+}
+
+/// The unit with a kernel of `attn_prepare` for heads and types that it knows: that of the op behind, if it attends with them.
+pub(super) fn known_heads(prepare: &AttnPrepare, cx: &Lowering<'_>) -> Option<Unit> {
+    let Some(Op::Attention(op)) = cx.program.ops.get(cx.next) else { return None };
+    let fits = cx.program.class == Class::Decode
+        && op.q == prepare.out
+        && op.heads == prepare.heads
+        && prepare.own.is_none_or(|own| (own.k, own.v) == (op.k, op.v));
+    parameters(op, cx).1.filter(|_| fits).map(|shape| shape.unit("attention"))
 }
 
 /// Whether the kernel of a single row prepares the heads itself.
@@ -315,12 +330,17 @@ fn decode(
         Arg::params(&params),
         Arg::Step,
     ]);
+    let grid = if alone {
+        [params.kv_heads, params.splits + 2, 1]
+    } else {
+        [(ROUNDS * params.resident).min(rows * params.kv_heads * (params.splits + 2)), 1, 1]
+    };
     cx.launch(Launch {
         op: "attention",
         unit: shape.unit("attention"),
         entry,
         args,
-        grid: [Count::Fixed(params.kv_heads), Count::Fixed(params.splits + 2), cx.each_row(op.out)],
+        grid: grid.map(Count::Fixed),
         block: [32 * shape.warps(), 1, 1],
         shared,
     });

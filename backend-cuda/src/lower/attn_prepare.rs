@@ -6,7 +6,7 @@ use gemma4_core::model::config::Span;
 use gemma4_core::ops::attn_prepare::{AttnPrepare, Heads, OwnKeys, Values};
 use gemma4_core::program::Act;
 
-use super::{Arg, Count, Launch, Lowering, ONE, narrow};
+use super::{Arg, Count, Launch, Lowering, ONE, attention, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -94,10 +94,12 @@ pub(super) fn raw(op: &AttnPrepare, cx: &Lowering<'_>) -> Vec<Arg> {
 pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     check_width(cx, "attn_prepare", op.heads.head_dim)?;
     let (params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);
+    let (unit, entry) =
+        attention::known_heads(op, cx).map_or((unit(), "attn_prepare"), |unit| (unit, "attn_prepare__rows"));
     cx.launch(Launch {
         op: "attn_prepare",
-        unit: unit(),
-        entry: "attn_prepare",
+        unit,
+        entry,
         args: vec![
             Arg::Act(op.qkv),
             Arg::Weight(op.q_norm),

@@ -1,12 +1,13 @@
 //! `moe_ffn`: pairs sorted by expert, products with gate and up, the gate, products with down.
 
 use gemma4_core::abi::CudaMoeParams;
+use gemma4_core::ops::Op;
 use gemma4_core::ops::moe_ffn::MoeFfn;
-use gemma4_core::program::{Class, Weight};
+use gemma4_core::program::{Act, Class, Weight};
 use gemma4_core::tensor::DType;
 
 use super::linear::{self, Kind, unit};
-use super::{Arg, Count, Launch, Lowering, ONE, narrow, prepare};
+use super::{Arg, Count, Launch, Lowering, ONE, Scratch, narrow, prepare};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -30,27 +31,26 @@ pub(super) fn reads_prepared(_: &MoeFfn, _: &Lowering<'_>) -> bool {
     true
 }
 
-pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
-    prepare::prepare("moe_ffn", op.x, cx);
-    let down = cx.weight(op.down).clone();
-    let capacity = cx.program.capacity(op.x);
+/// Tiles of 16 outputs.
+fn tiles_of(cx: &Lowering<'_>, weight: Weight) -> u32 {
+    narrow(cx.weight(weight).rows()).div_ceil(16)
+}
+
+/// What all launches of the op have in common.
+fn params(op: &MoeFfn, cx: &Lowering<'_>) -> CudaMoeParams {
+    let down = cx.weight(op.down);
     let (top_k, experts, ffn) = (cx.cols(op.experts), narrow(down.experts()), narrow(down.cols()));
-    let rows = narrow(capacity);
-    let pairs = rows * top_k;
+    let pairs = narrow(cx.program.capacity(op.x)) * top_k;
     let tile = if cx.split() { PAIRS } else { linear::TILE };
     // Full tiles, and one that is not full for each expert.
     let tiles = pairs.min(pairs / tile + experts.min(pairs));
-    let ups = op.gate_up.weights();
-    let tiles_of = |cx: &Lowering<'_>, weight: Weight| narrow(cx.weight(weight).rows()).div_ceil(16);
     let splits = if cx.program.class == Class::Decode {
-        let all: u32 = ups.iter().map(|&weight| tiles_of(cx, weight)).sum();
+        let all: u32 = op.gate_up.weights().iter().map(|&weight| tiles_of(cx, weight)).sum();
         linear::splits(all * top_k, cx.cols(op.x), PLANES)
     } else {
         1
     };
-    // The pairs of a single row are in order as they are.
-    let grouped = rows > 1 || !cx.split();
-    let params = CudaMoeParams {
+    CudaMoeParams {
         top_k,
         experts,
         tile,
@@ -63,31 +63,66 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
         weights: 1,
         first: 0,
         plane_stride: cx.plane_stride(op.out),
-        known: u32::from(!grouped && cx.behind_linear(1)),
+        known: 0,
+    }
+}
+
+fn launch(
+    unit: Unit,
+    entry: &'static str,
+    args: Vec<Arg>,
+    grid: [Count; 3],
+    threads: u32,
+    shared: u32,
+) -> Launch {
+    Launch { op: "moe_ffn", unit, entry, args, grid, block: [threads, 1, 1], shared }
+}
+
+/// Whether pairs are sorted by expert: those of a single row are in order as they are.
+fn sorts(op: &MoeFfn, cx: &Lowering<'_>) -> bool {
+    cx.program.capacity(op.x) > 1 || !cx.split()
+}
+
+/// Sorts pairs by expert: their order, and tiles of them.
+fn sort(op: &MoeFfn, cx: &mut Lowering<'_>) -> [Scratch; 2] {
+    let params = params(op, cx);
+    let sorted = [params.pairs, 4 * params.tiles].map(|elements| cx.scratch(u64::from(elements) * 4));
+    let [order, lists] = sorted.map(Arg::Scratch);
+    let args = vec![Arg::Act(op.experts), order, lists, Arg::params(&params), Arg::Step];
+    let unit = unit(FILE, cx.weight(op.down).dtype());
+    cx.launch(launch(unit, "moe_ffn__group", args, [ONE; 3], 1024, 0));
+    sorted
+}
+
+/// Sorts the pairs of the op that uses `experts` as soon as they are chosen: what lies between hides it, and the products of the
+/// op may begin with their weights.
+pub(super) fn sort_ahead(experts: Act, cx: &mut Lowering<'_>) {
+    let user = cx.readers(experts, cx.next).find_map(|op| match op {
+        Op::MoeFfn(op) => Some(op),
+        _ => None,
+    });
+    if let Some(op) = user.filter(|op| sorts(op, cx)) {
+        cx.sorted = Some((experts, sort(op, cx)));
+    }
+}
+
+pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
+    prepare::prepare("moe_ffn", op.x, cx);
+    let down = cx.weight(op.down).clone();
+    let ups = op.gate_up.weights();
+    let ahead = cx.sorted.take().filter(|(experts, _)| *experts == op.experts).map(|(_, sorted)| sorted);
+    let known = u32::from((ahead.is_some() || !sorts(op, cx)) && cx.behind_linear(1));
+    let params = CudaMoeParams { known, ..params(op, cx) };
+    let [order, lists] = match ahead {
+        Some(sorted) => sorted.map(Arg::Scratch),
+        None if sorts(op, cx) => sort(op, cx).map(Arg::Scratch),
+        None => [Arg::Null, Arg::Null],
     };
-    let bytes = |elements: u32| u64::from(elements) * 4;
-    let order = cx.scratch(bytes(pairs));
-    let lists = cx.scratch(bytes(tiles) * 4);
-    let both = cx.scratch(bytes(splits * 2 * ffn) * u64::from(pairs));
-    let form = cx.form(capacity * top_k as usize, ffn as usize, [op.down]);
+    let CudaMoeParams { top_k, tiles, pairs, splits, ffn, .. } = params;
+    let both = cx.scratch(u64::from(splits * 2 * ffn) * u64::from(pairs) * 4);
+    let form = cx.form(pairs as usize, ffn as usize, [op.down]);
     let act = cx.scratch(form.bytes());
     let of_down = unit(FILE, down.dtype());
-
-    let [order, lists] =
-        if grouped { [Arg::Scratch(order), Arg::Scratch(lists)] } else { [Arg::Null, Arg::Null] };
-    let launch = |unit, entry, args, grid, threads, shared| Launch {
-        op: "moe_ffn",
-        unit,
-        entry,
-        args,
-        grid,
-        block: [threads, 1, 1],
-        shared,
-    };
-    if grouped {
-        let args = vec![Arg::Act(op.experts), order.clone(), lists.clone(), Arg::params(&params), Arg::Step];
-        cx.launch(launch(of_down.clone(), "moe_ffn__group", args, [ONE; 3], 1024, 0));
-    }
 
     let mut rest = &ups[..];
     let mut first = 0;

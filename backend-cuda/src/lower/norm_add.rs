@@ -8,7 +8,7 @@ use gemma4_core::ops::rms_norm::RmsNorm;
 use gemma4_core::program::{Act, Class};
 
 use super::rows::{block, fits, prepared, result};
-use super::{Arg, Count, Launch, Lowering, ONE, narrow};
+use super::{Arg, Count, Launch, Lowering, ONE, linear, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -57,6 +57,7 @@ fn params(
         plane_stride: cx.plane_stride(branch),
         picked: cx.picked(add.residual),
         settled: u32::from(cx.settled(add.residual, ops)),
+        invites: u32::from(linear::next_fills_device(cx)),
         eps: add.eps,
         scale: add.scale,
         next_eps: next.map_or(0.0, |next| next.eps),

@@ -14,8 +14,8 @@ pub(super) fn units() -> Vec<Unit> {
     vec![Unit::new(FILE)]
 }
 
-/// Whether all who read `act` from here on add its planes up.
-pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act) -> bool {
+/// Whether all who read what `act` holds in front of op number `from` add its planes up.
+pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act, from: usize) -> bool {
     let adds = |op: &Op| match op {
         Op::RmsNorm(op) => op.x == act,
         Op::NormAdd(op) => op.y == act && op.residual != act,
@@ -24,7 +24,7 @@ pub(super) fn added_by_readers(cx: &Lowering<'_>, act: Act) -> bool {
         Op::Glu(op) => [op.gate.act, op.up.act].contains(&act),
         _ => false,
     };
-    !cx.program.outputs.contains(&act) && cx.readers(act).all(adds)
+    !cx.program.outputs.contains(&act) && cx.readers(act, from).all(adds)
 }
 
 /// Planes that `norm_add` loads together: the first, and `MORE` of `kernels/norm_add.cu`.
@@ -33,12 +33,13 @@ const OF_NORM_ADD: u32 = 6;
 /// `kernels/common/row.cuh` and `heads.cuh`.
 const OF_OTHERS: u32 = 5;
 
-/// The most planes of `act` that its readers add up in one round of loads; 1 if not all of them add any.
-pub(super) fn most(cx: &Lowering<'_>, act: Act) -> u32 {
-    if !added_by_readers(cx, act) {
+/// The most planes of `act`, as it is in front of op number `from`, that its readers add up in one round of loads; 1 if not all of
+/// them add any.
+pub(super) fn most(cx: &Lowering<'_>, act: Act, from: usize) -> u32 {
+    if !added_by_readers(cx, act, from) {
         return 1;
     }
-    if cx.readers(act).all(|op| matches!(op, Op::NormAdd(_))) { OF_NORM_ADD } else { OF_OTHERS }
+    if cx.readers(act, from).all(|op| matches!(op, Op::NormAdd(_))) { OF_NORM_ADD } else { OF_OTHERS }
 }
 
 /// Adds the planes of `act`, which `op` wrote, into the first.

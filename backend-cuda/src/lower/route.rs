@@ -8,7 +8,7 @@ use gemma4_core::program::Class;
 use gemma4_core::tensor::DType;
 
 use super::rows::whole;
-use super::{Arg, Count, Launch, Lowering, ONE, narrow};
+use super::{Arg, Count, Launch, Lowering, ONE, moe_ffn, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -67,5 +67,6 @@ pub(super) fn route(op: &Route, cx: &mut Lowering<'_>) -> Result<(), CudaError> 
         block: [ROUTE_THREADS, 1, 1],
         shared: 0,
     });
+    moe_ffn::sort_ahead(op.experts, cx);
     Ok(())
 }

@@ -237,3 +237,22 @@ fn every_program_becomes_launches_that_their_kernels_take_and_a_3090_can_run() {
     assert!(count > 0, "nothing was launched");
     assert!(long > 0, "no case is long enough for equal shares");
 }
+
+#[test]
+fn what_a_step_of_several_rows_has_for_itself_is_where_it_gains() {
+    let (mut sorted, mut known) = (0, 0);
+    for program in programs() {
+        let launches = launches(&program, false, Prompts::Tiles).unwrap_or_default();
+        known += launches.iter().filter(|launch| launch.entry == "attn_prepare__rows").count();
+        if !program.ops.iter().any(|op| matches!(op, Op::Route(_))) {
+            continue;
+        }
+        // Pairs are sorted as soon as experts are chosen, so that the dense branch hides it.
+        for pair in launches.windows(2).filter(|pair| pair[1].entry == "moe_ffn__group") {
+            assert_eq!(pair[0].op, "route", "pairs are sorted behind {}", pair[0].entry);
+            sorted += 1;
+        }
+    }
+    assert!(sorted > 0, "no program sorts pairs of rows and experts");
+    assert!(known > 0, "no program prepares heads of several rows by the kernel that knows them");
+}

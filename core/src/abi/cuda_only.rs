@@ -71,6 +71,8 @@ abi! {
         picked: u32,
         /// 1 if the residual is there before the kernel in front is done; `norm_add` alone.
         settled: u32,
+        /// 1 if the kernel behind it begins before it waits; `norm_add` alone.
+        invites: u32,
         /// Added to the mean square, in squared activation units.
         eps: f32,
         /// Factor of the sum; `norm_add` alone.
