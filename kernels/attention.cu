@@ -4,9 +4,10 @@
 // Launch  x: key heads, y: splits + 2; DIM / 64 warps. Few parts of a short context have keys: their blocks begin first
 //         units: DIM 128, 256, 512; K_KIND, V_KIND. `attention` takes one row and up to 8 query heads of a key head,
 //         `attn_prepare__attention` one row whose heads are not prepared yet
-//         attention__rows: x: as many blocks as the device has at once, which share the work of all rows: most of it is none where
-//         contexts are short, and blocks that only find that out would keep others from beginning. It takes up to MANY_TILES
-//         columns of 8: many rows of one sequence read keys together
+//         attention__rows: x: a few times as many blocks as the device has at once, which share the work of all rows: a block for
+//         each part of each row has nothing to do where contexts are short, and would keep others from beginning. It takes up to
+//         MANY_TILES columns of 8: many rows of one sequence read keys together
+//         attn_prepare__rows: as attn_prepare, whose heads and types it knows
 //
 // Keys of a row are cut into at most `splits` parts (one more in a window, which starts anywhere) of whole tiles, at
 // absolute multiples of a size that follows from how many they are. So its result does not depend on other rows.
@@ -206,7 +207,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, OWN_RESIDENT) attn_prepare
   split<1, ONE_STAGES>(heads, cache, to, records, arrived, rows, params, work_alone(rows, params));
 }
 
-// attn_prepare of rows whose heads and types are known: grid and block are those of attn_prepare.
 extern "C" __global__ void __launch_bounds__(32 * HEADS_EACH, 2) attn_prepare__rows(
     const float* __restrict__ qkv, const float* __restrict__ q_norm, const float* __restrict__ k_norm,
     const float* __restrict__ frequency, float* __restrict__ out, u8* k, u8* v, const RowInfo* __restrict__ rows,
@@ -233,3 +233,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__rows(const f
     __syncthreads();  // all of that is the next one's
   }
 }
+TAKES_SHARED(attention, (Logits<1, ONE_STAGES>::BYTES))
+TAKES_SHARED(attn_prepare__attention, (Logits<1, ONE_STAGES>::BYTES))
+TAKES_SHARED(attention__rows, (Logits<MANY_TILES, MANY_STAGES>::BYTES))

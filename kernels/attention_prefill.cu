@@ -59,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill(
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<EXACT ? MANY_TILES : 4, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
+TAKES_SHARED(attention__prefill, (Logits<EXACT ? MANY_TILES : 4, MANY_STAGES>::BYTES))
 
 #if !EXACT
 // Decoding TQ3_0 keys beside another type leaves no registers for eight, nor do codes of a byte beside halves.
@@ -73,4 +74,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention__prefill_wide
   const Cache cache = {k, v, tables, params.kv_heads, params.local};
   prefill<WIDE_TILES, MANY_STAGES>(q, cache, Output{out, prepared, params.heads}, rows, params, step);
 }
+TAKES_SHARED(attention__prefill_wide, (Logits<WIDE_TILES, MANY_STAGES>::BYTES))
 #endif

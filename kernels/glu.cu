@@ -12,7 +12,7 @@ template <bool QUADS>
 static __device__ __forceinline__ void glu_block(const float* __restrict__ gate, const float* __restrict__ up,
                                                  float* __restrict__ out, const Prepared& prepared,
                                                  const CudaGluParams& params, const StepState* __restrict__ step) {
-  invite();
+  if (params.invites) invite();
   const unsigned row = blockIdx.y, block = blockIdx.x * GLU_WARPS + warp_id(), c = column_of(block), cols = params.cols;
   gate += size_t(row) * params.gate_cols + params.gate_start;
   up += size_t(row) * params.up_cols + params.up_start;

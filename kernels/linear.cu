@@ -31,7 +31,8 @@ constexpr int FEWER = DIGITS == 4 || W::EXTRA != 0 || W::GROUP == 16 || W::SCALE
       linear__##MOST(Prepared x, Stack stack, float* __restrict__ out, CudaLinearParams params,      \
                      const StepState* __restrict__ step) {                                           \
     run<MOST, false>(There<MOST>{x}, stack, out, params, step);                                      \
-  }
+  }                                                                                                  \
+  TAKES_SHARED(linear__##MOST, (ProductMemory<W, MOST, LONG>::BYTES))
 LINEAR(1, LONG ? OF_16 : 6 - FEWER)
 LINEAR(4, LONG ? OF_16 : 5 - FEWER)
 LINEAR(8, LONG ? OF_16 : 4 - FEWER)

@@ -48,7 +48,8 @@ struct Gated {
                          CudaGluParams glu, Stack stack, float* __restrict__ out,                    \
                          CudaLinearParams params, const StepState* __restrict__ step) {              \
     run<MOST, true>(Gated<MOST>{gate, up, glu}, stack, out, params, step);                           \
-  }
+  }                                                                                                  \
+  TAKES_SHARED(linear__glu_##MOST, (ProductMemory<W, MOST, LONG, true>::BYTES))
 LINEAR_GLU(1)
 LINEAR_GLU(4)
 LINEAR_GLU(8)

@@ -50,3 +50,4 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     }
   }
 }
+TAKES_SHARED(linear__tiles, TileMemory<type::WEIGHT>::BYTES)

@@ -1,7 +1,7 @@
 // moe_ffn: out[r] = sum over k of weights[r, k] * down[e] . (gelu(gate[e] . x[r]) * (up[e] . x[r])), e = experts[r, k]
 //
 // Spec    core/src/ops/moe_ffn.rs
-// Launch  moe_ffn__group: one block (1024), behind `route`; left out where a step has one row
+// Launch  moe_ffn__group: one block (1024), behind the `route` that chooses, if it does; left out where a step has one row
 //         moe_ffn__up: grid (groups of 4 tiles of 16 outputs, splits of the columns, tiles of 4 pairs), block (128)
 //         moe_ffn__act: grid (pairs), block (256)
 //         moe_ffn__down: as moe_ffn__up, without splits
@@ -158,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(128, 4)
                   const PairTile* __restrict__ tiles, const float* __restrict__ shares,  // [rows, top_k]
                   float* __restrict__ out,                                               // [top_k][rows, cols]
                   CudaMoeParams params, const StepState* __restrict__ step) {
-  // Two kernels or more lie between this one and those that chose the experts and listed them.
+  // Two kernels or more lie between this one and those that chose the experts and listed them, and the one in front does not invite.
   const PairTile pairs = tile_of(experts, tiles);
   if (pairs.count == 0 || step->rows == 0) return follow();
   multiply(x, stack, params, pairs, order, 1, [&](u32 pair, u32 output, float value) {
@@ -166,3 +166,5 @@ extern "C" __global__ void __launch_bounds__(128, 4)
         value * shares[pair];
   });
 }
+TAKES_SHARED(moe_ffn__up, (ProductMemory<type::WEIGHT, 4, false>::BYTES))
+TAKES_SHARED(moe_ffn__down, (ProductMemory<type::WEIGHT, 4, false>::BYTES))

@@ -74,3 +74,5 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         value * shares[pair];
   });
 }
+TAKES_SHARED(moe_ffn__up_tiles, TileMemory<type::WEIGHT>::BYTES)
+TAKES_SHARED(moe_ffn__down_tiles, TileMemory<type::WEIGHT>::BYTES)

@@ -45,6 +45,15 @@ impl Arch {
         matches!(self.0, 80 | 87 | 90..120)
     }
 
+    /// Shared memory that a block may have, in bytes.
+    pub(crate) fn block_memory(self) -> u32 {
+        match self.0 {
+            80 | 87 => 163 << 10,
+            90..120 => 227 << 10,
+            _ => 99 << 10,
+        }
+    }
+
     /// Blocks that a multiprocessor has at once of a long product, whose memory is `OF_16` of `kernels/common/product_feed.cuh`.
     pub(crate) fn product_blocks(self) -> u32 {
         // The 164 KB of these are large, and less than three times `OF_16`.
@@ -310,7 +319,7 @@ fn first_error(log: &str) -> String {
 pub fn report(unit: &Unit, arch: Arch) -> Result<Vec<KernelReport>, CudaError> {
     // For a real architecture there is machine code too, so the assembler has run and said what it thinks.
     let target = Target { output: Output::Ptx, ..Target::machine(arch) };
-    let compiled = make(unit, &target, &["--ptxas-options=-v"])?;
+    let compiled = make(unit, &target, &["--ptxas-options=-v", "-DREPORT"])?;
     Ok(report::parse(&compiled.log, &String::from_utf8_lossy(&compiled.image)))
 }
 

@@ -51,6 +51,7 @@ files! {
     "common/reduce.cuh",
     "common/rotate.cuh",
     "common/row.cuh",
+    "common/takes.cuh",
     "common/tiles.cuh",
     "common/weight_at.cuh",
     "common/weights.cuh",

@@ -267,7 +267,7 @@ impl<'a> Lowering<'a> {
         self.work.push(Work::Product(product));
     }
 
-    /// A scratch buffer of so many bytes for this op alone: others may use the same memory.
+    /// A scratch buffer of so many bytes from the first launch that names it to the last: others may use the same memory.
     pub(crate) fn scratch(&mut self, bytes: u64) -> Scratch {
         self.scratch.push(bytes);
         Scratch::Op(self.scratch.len() - 1)

@@ -4,6 +4,7 @@
 
 #include "common/attend_logits.cuh"
 #include "common/prepare.cuh"
+#include "common/takes.cuh"
 
 // Where results go.
 struct Output {

@@ -21,7 +21,9 @@ struct Logits {
   static constexpr u32 COLUMNS = 8 * TILES;
   static constexpr u32 Q_BYTES = DIM / 16 * TILES * (EXACT ? 512 : 256);
   static constexpr u32 P_BYTES = WARPS * TILES * (EXACT ? 512 : 256);
+  static constexpr u32 BYTES = Q_BYTES + P_BYTES + WARPS * STAGES * CHUNK;
   static constexpr u32 OUT_STRIDE = DIM + 4;
+  static_assert(8 * OUT_STRIDE * 4 <= BYTES - Q_BYTES - P_BYTES, "sums have the place of chunks");
   static constexpr u32 BEGUN = (STAGES - 2) / (2 * WARPS) + 1;  // tiles that the copies of `begin` reach
 
   u8 *q, *p, *ring;            // shared memory: queries, weights, chunks of this warp

@@ -2,7 +2,7 @@
 // the row itself makes and stores its key and value. What attn_prepare does, bit by bit (heads.cuh).
 //
 // Keys and values of earlier tokens are there before the kernel in front of this one is done, so copies of them begin early:
-// whatever wrote them is further back than that.
+// whatever wrote them is further back than that, and the kernel in front is a product, which invites nobody.
 #pragma once
 
 #include "common/attend.cuh"
@@ -36,7 +36,7 @@ struct OwnHeads {
     attend.aim(turn);
     if (early) attend.begin();
     token = info.position % PAGE;
-angles(by, weights.frequency, info.position, DIM / 2);
+    angles(by, weights.frequency, info.position, DIM / 2);
     load_weight(w, stores && threadIdx.x / 32 < 2 ? weights.k_norm : weights.q_norm, DIM);
     // Columns without a query are zeros.
     for (u32 i = threadIdx.x; i < DIM / 16 * 32; i += THREADS) {

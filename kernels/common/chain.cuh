@@ -22,10 +22,11 @@ __device__ __forceinline__ void invite() {
 }
 
 // Every kernel of a step calls it before it touches memory that the kernel in front of it writes, and before a block of it
-// ends; weights may be read earlier. From sm_90 on a kernel begins while the one before it still runs (`Stream::launch`): it waits
-// here until that one is done, and lets the one after it begin, unless it invited that before. So none ends before an earlier
-// one. When one begins behind a kernel that does not invite, all but that one are done: what those wrote may be read, past the
-// first cache, before this. Products do not, and are what such kernels are behind (`Lowering::behind_linear`).
+// ends, unless another block of its grid waits; weights may be read earlier. From sm_90 on a kernel begins while the one before
+// it still runs (`Stream::launch`): it waits here until that one is done, and lets the one after it begin, unless it invited
+// that before. So none ends before an earlier one. When one begins behind a kernel that does not invite, all but that one are
+// done: what those wrote may be read, past the first cache, before this. Products do not, and are what such kernels are behind
+// (`Lowering::behind_linear`).
 __device__ __forceinline__ void follow() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

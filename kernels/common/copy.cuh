@@ -27,7 +27,8 @@ __device__ __forceinline__ void put16(u32 to, uint4 x) {
 }
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copy16_if(void* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
+               : "memory");
 }
 // Ends a group of copies.
 __device__ __forceinline__ void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -52,13 +52,14 @@ __device__ __forceinline__ void load_weight(float (&w)[N][4], const float* weigh
   }
 }
 
-// The sum of a head's planes, zeros past its end. Behind the first, so many are under way together as have registers; those that are
-// not there are zeros.
-template <u32 N, u32 TOGETHER = (N > 2 ? 2 : 4)>
+// The sum of a head's planes, zeros past its end.
+template <u32 N>
 __device__ __forceinline__ void load_head(float (&h)[N][4], const float* x, u32 dim, u32 planes, u32 stride) {
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (u32 q = 0; q < N; q++) four(h[q], x + 128 * q + 4 * lane, 128 * q + 4 * lane < dim);
+  // As many together as have registers; those that are not there are zeros.
+  constexpr u32 TOGETHER = N > 2 ? 2 : 4;
 #pragma unroll 1
   for (u32 first = 1; first < planes; first += TOGETHER) {
     float more[TOGETHER][N][4];
@@ -158,7 +159,7 @@ __device__ __forceinline__ void prepare_known_heads(
     const float* __restrict__ qkv, const HeadWeights& weights, float* __restrict__ out, u8* k, u8* v,
     const RowInfo* __restrict__ rows, const u32* __restrict__ tables, const CudaPrepareParams& params,
     const StepState* __restrict__ step) {
-  invite();
+  if (params.invites) invite();
   constexpr u32 N = WIDTH / 128;
   const RowHead mine(params, step);
   if (!mine.there) return follow();
@@ -169,7 +170,8 @@ __device__ __forceinline__ void prepare_known_heads(
   if (!mine.value) angles(by, weights.frequency, info.position, WIDTH / 2);
   u8* to = mine.query ? nullptr : mine.place(k, v, mine.value ? OF_V : OF_K, info, tables, params);
   follow();
-  load_head<N, 4>(h, qkv + size_t(mine.row) * params.width + first_column(params, mine.head), WIDTH, params.planes, params.plane_stride);
+  const float* x = qkv + size_t(mine.row) * params.width + first_column(params, mine.head);
+  load_head(h, x, WIDTH, params.planes, params.plane_stride);
   norm_head(h, w, !mine.value, mine.value && params.plain, WIDTH, params.eps);
   if (!mine.value) turn_head(h, by);
 #pragma unroll

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/copy.cuh"
+#include "common/takes.cuh"
 #include "common/head.cuh"
 #include "common/prepare.cuh"
 #include "common/weights.cuh"

@@ -551,8 +551,10 @@ struct CudaGluParams {
     unsigned int picked;
     // 1 where the gate passes through silu instead of gelu.
     unsigned int silu;
+    // 1 if the kernel behind it begins before it waits; `glu` alone.
+    unsigned int invites;
 };
-static_assert(sizeof(CudaGluParams) == 44, "CudaGluParams must have no padding");
+static_assert(sizeof(CudaGluParams) == 48, "CudaGluParams must have no padding");
 
 // `embed`.
 struct CudaEmbedParams {
@@ -698,7 +700,7 @@ struct CudaMoeParams {
     unsigned int first;
     // Elements from one plane of the output to the next.
     unsigned int plane_stride;
-    // 1 if the kernel in front of `moe_ffn__up` has no part in choosing the experts.
+    // 1 if the kernel in front of `moe_ffn__up` is a product, so that experts were chosen and sorted before it began.
     unsigned int known;
 };
 static_assert(sizeof(CudaMoeParams) == 52, "CudaMoeParams must have no padding");
@@ -727,10 +729,12 @@ struct CudaPrepareParams {
     unsigned int plane_stride;
     // 1 where values are stored as they are, without a norm.
     unsigned int plain;
+    // 1 if the kernel behind it begins before it waits; `attn_prepare__rows` alone.
+    unsigned int invites;
     // Added to the mean squares.
     float eps;
 };
-static_assert(sizeof(CudaPrepareParams) == 48, "CudaPrepareParams must have no padding");
+static_assert(sizeof(CudaPrepareParams) == 52, "CudaPrepareParams must have no padding");
 
 // `attention`.
 struct CudaAttentionParams {

@@ -13,6 +13,8 @@ pub struct KernelReport {
     pub spilled: u32,
     /// Shared memory of a block that its source declares, in bytes.
     pub shared: u32,
+    /// Dynamic shared memory of a block that its source counts on, in bytes, where that says so (`kernels/common/takes.cuh`).
+    pub dynamic: Option<u32>,
     /// Bytes of each parameter.
     pub parameters: Vec<usize>,
 }
@@ -37,6 +39,7 @@ pub(super) fn parse(log: &str, ptx: &str) -> Vec<KernelReport> {
     }
     for kernel in &mut kernels {
         kernel.parameters = parameters(ptx, &kernel.entry);
+        kernel.dynamic = dynamic(ptx, &kernel.entry);
     }
     kernels
 }
@@ -55,6 +58,12 @@ fn parameters(ptx: &str, entry: &str) -> Vec<usize> {
         parameter.split_whitespace().find_map(scalar).map(|bits| bits / 8)
     };
     declared.split(',').filter(|parameter| parameter.contains(".param")).filter_map(bytes).collect()
+}
+
+/// The number that stands behind the name of a kernel's variable.
+fn dynamic(ptx: &str, entry: &str) -> Option<u32> {
+    let (_, value) = ptx.split_once(&format!(" {entry}__shared = "))?;
+    value.split(';').next()?.trim().parse().ok()
 }
 
 /// The number in front of `what`.
@@ -82,6 +91,7 @@ ptxas info    : Used 40 registers, 372 bytes cmem[0]
 ";
 
     const PTX: &str = "\
+.visible .global .align 4 .u32 linear__shared = 42496;
 .visible .entry linear(
 	.param .u64 .ptr .align 1 linear_param_0,
 	.param .align 8 .b8 linear_param_1[24],
@@ -102,10 +112,12 @@ ptxas info    : Used 40 registers, 372 bytes cmem[0]
             stack,
             spilled,
             shared,
+            dynamic: None,
             parameters: Vec::new(),
         };
         let mut kernels = [kernel("linear__tile", 255, 16, 56, 49152), kernel("linear", 40, 0, 0, 0)];
         kernels[1].parameters = vec![8, 24, 4, 4];
+        kernels[1].dynamic = Some(42496);
         assert_eq!(parse(LOG, PTX), kernels);
         assert_eq!(parse("", PTX), []);
     }

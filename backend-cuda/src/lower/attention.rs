@@ -165,14 +165,17 @@ pub(super) fn attention(op: &Attention, cx: &mut Lowering<'_>) -> Result<(), Cud
     Ok(())
 }
 
-/// The unit with a kernel of `attn_prepare` for heads and types that it knows: that of the op behind, if it attends with them.
+/// The unit with a kernel of `attn_prepare` that knows the width of the heads and the types that they are stored as; where none are
+/// stored, those of the attention behind.
 pub(super) fn known_heads(prepare: &AttnPrepare, cx: &Lowering<'_>) -> Option<Unit> {
-    let Some(Op::Attention(op)) = cx.program.ops.get(cx.next) else { return None };
-    let fits = cx.program.class == Class::Decode
-        && op.q == prepare.out
-        && op.heads == prepare.heads
-        && prepare.own.is_none_or(|own| (own.k, own.v) == (op.k, op.v));
-    parameters(op, cx).1.filter(|_| fits).map(|shape| shape.unit("attention"))
+    let pools = match (prepare.own, cx.program.ops.get(cx.next)) {
+        (Some(own), _) => [own.k, own.v],
+        (None, Some(Op::Attention(op))) => [op.k, op.v],
+        (None, _) => return None,
+    };
+    let [k, v] = pools.map(|pool| cx.state(pool).spec().kv_type);
+    let shape = Shape::find(narrow(prepare.heads.head_dim), k, v)?;
+    (cx.program.class == Class::Decode).then(|| shape.unit("attention"))
 }
 
 /// Whether the kernel of a single row prepares the heads itself.

@@ -93,7 +93,9 @@ pub(super) fn raw(op: &AttnPrepare, cx: &Lowering<'_>) -> Vec<Arg> {
 
 pub(super) fn attn_prepare(op: &AttnPrepare, cx: &mut Lowering<'_>) -> Result<(), CudaError> {
     check_width(cx, "attn_prepare", op.heads.head_dim)?;
-    let (params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);
+    let (mut params, [k, v]) = params((op.qkv, op.own), op.heads, op.eps, cx);
+    // Attention reads queries through the first cache, which products leave alone.
+    params.invites = u32::from(cx.behind_linear(1));
     let (unit, entry) =
         attention::known_heads(op, cx).map_or((unit(), "attn_prepare"), |unit| (unit, "attn_prepare__rows"));
     cx.launch(Launch {

@@ -4,7 +4,7 @@ use gemma4_core::abi::{CudaGluParams, GLU_WARPS, PREPARED_BLOCK, WARP};
 use gemma4_core::ops::glu::{Activation, Glu};
 
 use super::rows::result;
-use super::{Arg, Count, Launch, Lowering, ONE, narrow};
+use super::{Arg, Count, Launch, Lowering, ONE, linear, narrow};
 use crate::error::CudaError;
 use crate::kernels::Unit;
 
@@ -31,6 +31,7 @@ pub(super) fn params(op: &Glu, cx: &Lowering<'_>) -> CudaGluParams {
         up_stride: cx.plane_stride(op.up.act),
         picked: cx.picked(op.out),
         silu: u32::from(op.activation == Activation::Silu),
+        invites: u32::from(linear::next_copies(cx)),
     }
 }
 

@@ -307,6 +307,12 @@ fn launch(
     }
 }
 
+/// Whether the next op is a product of few rows by the kernels of this file, which read activations past the first cache: so it may
+/// begin while the kernel that wrote others to the same memory still runs.
+pub(super) fn next_copies(cx: &Lowering<'_>) -> bool {
+    matches!(cx.program.ops.get(cx.next), Some(Op::Linear(op)) if cx.split() && !library::takes(op, cx))
+}
+
 /// Whether the next op is a product whose blocks may begin beside those of the product in front of the launch that is being
 /// lowered: they fill the device, wherever they are put.
 ///

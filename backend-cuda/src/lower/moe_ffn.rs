@@ -110,7 +110,7 @@ pub(super) fn moe_ffn(op: &MoeFfn, cx: &mut Lowering<'_>) -> Result<(), CudaErro
     prepare::prepare("moe_ffn", op.x, cx);
     let down = cx.weight(op.down).clone();
     let ups = op.gate_up.weights();
-    let ahead = cx.sorted.take().filter(|(experts, _)| *experts == op.experts).map(|(_, sorted)| sorted);
+    let ahead = cx.sorted.take_if(|(experts, _)| *experts == op.experts).map(|(_, sorted)| sorted);
     let known = u32::from((ahead.is_some() || !sorts(op, cx)) && cx.behind_linear(1));
     let params = CudaMoeParams { known, ..params(op, cx) };
     let [order, lists] = match ahead {

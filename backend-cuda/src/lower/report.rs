@@ -26,14 +26,21 @@ pub struct LaunchReport {
     pub shared: u32,
 }
 
-/// The launches of a program on an RTX 3090; `exact` and `prompts` as in [`Options`](crate::Options). Products by
-/// a library are none, and it is taken to offer all of them.
+/// The launches of a program on an RTX 3090, or on one whose multiprocessors were of another architecture; `exact` and `prompts` as
+/// in [`Options`](crate::Options). Products by a library are none, and it is taken to offer all of them.
 ///
 /// # Errors
 ///
 /// If an op has no kernel for what it is asked.
-pub fn launches(program: &Program, exact: bool, prompts: Prompts) -> Result<Vec<LaunchReport>, CudaError> {
-    let work = planned(&rtx_3090(exact, prompts), program)?;
+pub fn launches(
+    program: &Program,
+    exact: bool,
+    prompts: Prompts,
+    kernels: Arch,
+) -> Result<Vec<LaunchReport>, CudaError> {
+    let (shared, clusters) = (kernels.block_memory(), kernels.has_clusters());
+    let device = DeviceInfo { shared, kernels, clusters, ..rtx_3090(exact, prompts) };
+    let work = planned(&device, program)?;
     let report = |launch: &super::Launch| LaunchReport {
         op: launch.op,
         unit: launch.unit.clone(),
@@ -154,9 +161,12 @@ mod tests {
     #[test]
     fn a_row_alone_has_its_heads_prepared_where_they_attend() {
         assert_eq!(kernels(1, false).last(), Some(&"attn_prepare__attention"));
-        assert_eq!(kernels(2, false)[kernels(2, false).len() - 2..], ["attn_prepare", "attention__rows"]);
+        assert_eq!(
+            kernels(2, false)[kernels(2, false).len() - 2..],
+            ["attn_prepare__rows", "attention__rows"]
+        );
         // Keys are copied before the kernel in front is done: only behind a product is nothing known to write them.
-        assert_eq!(kernels(1, true)[kernels(1, true).len() - 2..], ["attn_prepare", "attention"]);
+        assert_eq!(kernels(1, true)[kernels(1, true).len() - 2..], ["attn_prepare__rows", "attention"]);
     }
 
     /// Who reads a gated unit but the product behind it.

@@ -12,6 +12,10 @@ use gemma4_core::tensor::DType;
 
 use super::{Case, around_one, inputs, inverse_rms, op, sum_error, wide};
 
+/// Half of the last bit of a half, and of the smallest half.
+const HALF: f64 = 1.0 / 2048.0;
+const SMALLEST_HALF: f64 = 1.0 / (1u64 << 25) as f64;
+
 /// What is compared.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Out {
@@ -32,11 +36,22 @@ pub(super) fn cases() -> Vec<Case> {
     ] {
         let heads = Heads { heads, kv_heads, head_dim };
         for out in [Out::Alone, Out::Queries, Out::Keys, Out::Values] {
-            cases.push(case(heads, live, values, out, Raw::Input));
+            cases.push(case(heads, live, values, out, Raw::Input, KvType::F32));
         }
     }
+    // Widths and a type that a backend may have kernels of its own for, where a step has a few rows.
+    for (heads, kv_heads, head_dim, live, values) in [
+        (4, 2, 128, 64, Values::Projected),
+        (4, 1, 256, 128, Values::Plain),
+        (8, 1, 512, 64, Values::RawKeys),
+    ] {
+        let heads = Heads { heads, kv_heads, head_dim };
+        let outs = [Out::Queries, Out::Keys, Out::Values];
+        cases.extend(outs.map(|out| case(heads, live, values, out, Raw::Input, KvType::F16)));
+    }
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 128 };
-    cases.extend([Out::Keys, Out::Values].map(|out| case(heads, 64, Values::Projected, out, Raw::Projected)));
+    let apart = |out| case(heads, 64, Values::Projected, out, Raw::Projected, KvType::F32);
+    cases.extend([Out::Keys, Out::Values].map(apart));
     cases
 }
 
@@ -64,10 +79,14 @@ fn projected(case: &mut Case, input: Act, [queries, keys]: [usize; 2]) -> Act {
     case.program.linear(input, &[q, k, v]).expect("the widths agree")
 }
 
-fn case(heads: Heads, live: usize, values: Values, which: Out, raw: Raw) -> Case {
+fn case(heads: Heads, live: usize, values: Values, which: Out, raw: Raw, kv_type: KvType) -> Case {
     let (rows, first) = (3, 200);
     let Heads { heads: q_heads, kv_heads, head_dim: dim } = heads;
-    let mut case = Case::new("attn_prepare", rows, format!("{heads:?}, {values:?}, {which:?}, {raw:?}"));
+    let mut case =
+        Case::new("attn_prepare", rows, format!("{heads:?}, {values:?}, {which:?}, {raw:?}, {kv_type}"));
+    if kv_type == KvType::F16 {
+        case.program.class = Class::Decode;
+    }
     // Across a page border, where angles are large.
     let start = 256 * first - 1;
     (0..).zip(&mut case.rows).for_each(|(i, row)| row.position = start + i);
@@ -90,7 +109,7 @@ fn case(heads: Heads, live: usize, values: Values, which: Out, raw: Raw) -> Case
     let spec = |name: &str| StateSpec {
         name: name.to_owned(),
         span: Span::Local,
-        kv_type: KvType::F32,
+        kv_type,
         kv_heads,
         head_dim: dim,
         pages: 2,
@@ -133,7 +152,11 @@ fn case(heads: Heads, live: usize, values: Values, which: Out, raw: Raw) -> Case
                 };
                 want.push(if norm.is_some() { turned } else { n(i) });
                 // The norm's error, and four roundings of sine, cosine, products and their sum.
-                allowed.push(sum_error(dim) * 2.0 * (a.abs() + b.abs()));
+                let error = sum_error(dim) * 2.0 * (a.abs() + b.abs());
+                // Halves are stored rounded: by half of the last of 11 bits, or of what the smallest number is.
+                let stored = kv_type == KvType::F16 && matches!(which, Out::Keys | Out::Values);
+                let rounding = if stored { want[want.len() - 1].abs() * HALF + SMALLEST_HALF } else { 0.0 };
+                allowed.push(error * (1.0 + if stored { HALF } else { 0.0 }) + rounding);
             }
         }
     }

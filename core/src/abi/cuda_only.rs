@@ -113,6 +113,8 @@ abi! {
         picked: u32,
         /// 1 where the gate passes through silu instead of gelu.
         silu: u32,
+        /// 1 if the kernel behind it begins before it waits; `glu` alone.
+        invites: u32,
     }
     /// `embed`.
     CudaEmbedParams {
@@ -242,7 +244,7 @@ abi! {
         first: u32,
         /// Elements from one plane of the output to the next.
         plane_stride: u32,
-        /// 1 if the kernel in front of `moe_ffn__up` has no part in choosing the experts.
+        /// 1 if the kernel in front of `moe_ffn__up` is a product, so that experts were chosen and sorted before it began.
         known: u32,
     }
     /// `attn_prepare` and `kv_append`.
@@ -269,6 +271,8 @@ abi! {
         plane_stride: u32,
         /// 1 where values are stored as they are, without a norm.
         plain: u32,
+        /// 1 if the kernel behind it begins before it waits; `attn_prepare__rows` alone.
+        invites: u32,
         /// Added to the mean squares.
         eps: f32,
     }
