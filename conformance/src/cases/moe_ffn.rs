@@ -19,6 +19,8 @@ struct Shape {
     types: [DType; 2],
     /// By how much the experts of a row differ from those of the one before.
     step: usize,
+    /// Whether a product lies between the choice and the experts, as in models with a dense branch.
+    dense: bool,
 }
 
 /// Where products lose what `losses` says; see [`exact`].
@@ -31,6 +33,7 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
         top_k,
         types: [DType::F32; 2],
         step: 3,
+        dense: false,
     };
     // Rows, pairs of an expert, outputs and columns around the sizes of tiles; many experts, most of them idle.
     let shapes = [
@@ -43,12 +46,13 @@ pub(super) fn cases(losses: Losses) -> Vec<Case> {
     ]
     .map(plain);
     let crowd = [Shape { step: 0, ..plain((33, 4, 40, 130, 2)) }];
+    let beside = [(1, 40, 64, 32, 4), (9, 128, 32, 32, 8)].map(|size| Shape { dense: true, ..plain(size) });
     let typed =
         [[DType::Q4_K, DType::Q8_0], [DType::Q6_K, DType::Q5_0], [DType::Q8_0, DType::Q6_K]].map(|types| {
             Shape { types, ..plain((5, 4, 256, if types[1] == DType::Q6_K { 256 } else { 64 }, 3)) }
         });
     let one = [Shape { types: [DType::Q4_K, DType::Q6_K], ..plain((1, 4, 512, 256, 3)) }];
-    let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(typed).chain(one).collect();
+    let shapes: Vec<Shape> = shapes.into_iter().chain(crowd).chain(beside).chain(typed).chain(one).collect();
     let forms = shapes.into_iter().flat_map(|shape| [true, false].map(|fused| (shape, fused)));
     together(forms.flat_map(|(shape, fused)| {
         [Class::Prefill, Class::Decode].map(|class| {
@@ -90,9 +94,10 @@ pub(super) fn exact() -> Vec<Case> {
 }
 
 fn case(shape: Shape, fused: bool, class: Class, losses: Losses) -> Case {
-    let Shape { rows, experts, cols, ffn, top_k, types, step } = shape;
+    let Shape { rows, experts, cols, ffn, top_k, types, step, dense } = shape;
     let form = if fused { "fused" } else { "split" };
-    let name = format!("{top_k} of {experts} experts, {cols} by {ffn}, {types:?}, {form}, {class:?}");
+    let behind = if dense { ", behind a product" } else { "" };
+    let name = format!("{top_k} of {experts} experts, {cols} by {ffn}, {types:?}, {form}, {class:?}{behind}");
     let mut case = Case::new("moe_ffn", rows, name);
     case.program.class = class;
     let x = inputs(rows, cols, 24);
@@ -117,6 +122,9 @@ fn case(shape: Shape, fused: bool, class: Class, losses: Losses) -> Case {
         case.weight([1, 1, experts], &per_expert),
     ];
     let chosen = case.program.route(preference, router, top_k, 1e-6).expect("the widths agree");
+    if dense {
+        case.program.linear(preference, &[router[1]]).expect("the widths agree");
+    }
 
     let (gate, up, gate_up);
     if fused {
