@@ -18,7 +18,7 @@
 //   scales  [rows][blocks] floats: what makes up for the scaling
 #pragma once
 
-#include "common/lanes.cuh"
+#include "common/half.cuh"
 
 // Bytes of a value, and what the lowest counts.
 #ifdef VALUE_BYTES
@@ -81,7 +81,7 @@ __device__ __forceinline__ u32 digit_of(const u32* words, u32 d) {
 
 // Eight values of a block, scaled, as digits: of columns 8 l to 8 l + 7, for lane l. They become what their bytes stand for.
 __device__ __forceinline__ void put_digits(float (&x)[8], Digits* to) {
-  const u32 lane = thread_anew() % 32;
+  const u32 lane = threadIdx.x % 32;
   u32 words[2][4];
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -107,7 +107,7 @@ __device__ __forceinline__ void put_digits(float (&x)[8], Digits* to) {
 
 // The same as two halves each.
 __device__ __forceinline__ void put_halves(const float (&x)[8], Halves* to) {
-  const u32 lane = thread_anew() % 32;
+  const u32 lane = threadIdx.x % 32;
   uint2* high = reinterpret_cast<uint2*>(to->words[lane / 4][0]) + lane % 4 / 2;
   uint2* low = reinterpret_cast<uint2*>(to->words[lane / 4][1]) + lane % 4 / 2;
 #pragma unroll
@@ -143,7 +143,7 @@ __device__ __forceinline__ void scale_to_digits(float largest, float& down, floa
 // Writes one block of a row whose largest magnitude is `largest`. All lanes of a warp call it together; lane l holds
 // values 8 l to 8 l + 7 of the block, zeros past the width of the row.
 __device__ __forceinline__ void prepare256(const float (&v)[8], const Prepared& out, u32 row, u32 block, float largest) {
-  const u32 lane = thread_anew() % 32;
+  const u32 lane = threadIdx.x % 32;
   float down, up, x[8];
   if (DIGITS == 2 && out.split) scale_to_digits(largest, down, up);
   else scale_by_two(largest, down, up);

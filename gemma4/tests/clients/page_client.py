@@ -137,6 +137,9 @@ def test_2_enter_sends_and_the_answer_streams():
 
 
 def test_3_shift_enter_breaks_the_line_and_a_second_turn_follows():
+    # Answers to what the model does not know are drawn, and some end with the context only.
+    page.eval("""window.whole = window.fetch; window.fetch = (url, options) =>
+        window.whole(url, { ...options, body: JSON.stringify({ ...JSON.parse(options.body), max_tokens: 500 }) });""")
     page.type("What does")
     page.key("Enter", 13, 8, "\r")
     page.type("numpy.sum do?")
@@ -182,7 +185,7 @@ def test_5_thoughts_are_folded():
 def test_6_escape_stops():
     page.eval("document.getElementById('new').click()")
     # Without its ends the model talks until the context is full.
-    page.eval("window.plain = window.fetch")
+    page.eval("window.plain = window.fetch = window.whole")
     page.eval("fetch('/tokenize', {method: 'POST', body: JSON.stringify({content: '<eos><turn|><|tool_response>'})})"
               ".then(r => r.json()).then(r => { window.ENDS = Object.fromEntries(r.tokens.map(t => [t, -100])); })")
     page.eval("""window.fetch = (url, options) => { const body = JSON.parse(options.body); body.logit_bias = window.ENDS;
