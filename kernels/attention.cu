@@ -15,6 +15,7 @@
 // parts adds their records up, the last of those blocks the sums, both upwards. Counters turn back to 0 by themselves.
 
 #define EXACT 1
+#define MANY_TURNS
 #include "common/attend.cuh"
 #include "common/attend_own.cuh"
 #include "common/attend_work.cuh"

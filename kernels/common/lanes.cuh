@@ -3,11 +3,16 @@
 
 #include "common/copy.cuh"
 
-// The thread, asked for again. What follows from it alone is then not kept in registers from one turn of a long loop to the next.
+// The thread. In units of MANY_TURNS it is asked for again: what follows from it alone is then not kept in registers from one turn of
+// a long loop to the next.
 __device__ __forceinline__ u32 thread_anew() {
+#ifdef MANY_TURNS
   u32 x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
   return x;
+#else
+  return threadIdx.x;
+#endif
 }
 
 // a - b and a * b of two halves.
