@@ -317,13 +317,17 @@ pub(super) fn next_copies(cx: &Lowering<'_>) -> bool {
 /// lowered: they fill the device, wherever they are put.
 ///
 /// Blocks that begin so early are put where there is room, and copy their weights. Tokens a second of one row on an H200, where
-/// all norms in front of a product let it begin, and where those do in front of equal shares alone:
+/// norms in front of one kind of product let it begin:
 ///
-/// |               | 31B   | 26B-A4B | E4B   | E2B   |
-/// |---------------|-------|---------|-------|-------|
-/// | none          | 166.0 | 590.2   | 504.1 | 694.3 |
-/// | all           | 171.3 | 581.8   | 501.5 | 698.9 |
-/// | equal shares  | 171.3 | 590.5   | 504.4 | 693.7 |
+/// |                                      | 31B   | 26B-A4B | E4B   | E2B   |
+/// |--------------------------------------|-------|---------|-------|-------|
+/// | none                                 | 166.0 | 590.2   | 504.1 | 694.3 |
+/// | up to a block for a multiprocessor   |       | 590.4   | 501.5 | 696.6 |
+/// | more, up to two                      |       | 590.4   | 504.3 | 693.7 |
+/// | more                                 |       | 581.8   | 502.8 | 698.9 |
+/// | equal shares, and every `glu`        | 171.3 |         |       |       |
+///
+/// 31B has products of equal shares alone behind norms, the others none.
 pub(super) fn next_fills_device(cx: &Lowering<'_>) -> bool {
     let Some(Op::Linear(op)) = cx.program.ops.get(cx.next) else { return false };
     let extent = || Extent::of(cx, &op.weights[..run(cx, &op.weights).0]);
