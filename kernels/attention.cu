@@ -99,7 +99,7 @@ template <u32 TILES, u32 STAGES, class Heads>
 __device__ __forceinline__ void split(
     Heads heads, const Cache& cache, const Output& to, float4* records, u32* arrived, const RowInfo* rows,
     const CudaAttentionParams& params, const Work& work) {
-  extern __shared__ __align__(16) u8 shared[];
+  extern __shared__ __align__(128) u8 shared[];
   __shared__ Columns<8 * TILES> columns;
   if (work.part > work.last) return;  // the block of the first part waits
   Attend<TILES, STAGES> attend(shared, columns, cache, work.head, thread_anew());

@@ -15,7 +15,7 @@ template <u32 TILES, u32 STAGES>
 __device__ __forceinline__ void prefill(
     const float* q, const Cache& cache, const Output& to, const RowInfo* rows, const CudaAttentionParams& params,
     const StepState* step) {
-  extern __shared__ __align__(16) u8 shared[];
+  extern __shared__ __align__(128) u8 shared[];
   __shared__ Columns<8 * TILES> columns;
   // The last rows see the most: they start first.
   const u32 first_row = (gridDim.x - 1 - blockIdx.x) * params.tile_rows;

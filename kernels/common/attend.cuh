@@ -58,8 +58,9 @@ struct Attend : Logits<TILES, STAGES> {
     a[0] = clean.x; a[1] = clean.y; a[2] = clean.z; a[3] = clean.w;
   }
 
-  // Operand B of 16 keys: two parts of the weights, times the scales of the values of tile m where they have some.
-  __device__ __forceinline__ void exact_weights(const ValueChunk<V_KIND>& values, u32 j, u32 m, u32 (&b)[TILES][4]) {
+  // Operand B of 16 keys: two parts of the weights, times the scales of the values of tile m where they have some. At an edge scales
+  // may be anything where a weight is 0.
+  __device__ __forceinline__ void exact_weights(const ValueChunk<V_KIND>& values, u32 j, u32 m, bool edge, u32 (&b)[TILES][4]) {
     float d[4] = {1.f, 1.f, 1.f, 1.f};
     if (V_KIND != KV_F16) {
       u32 d01, d23;
@@ -76,9 +77,10 @@ struct Attend : Logits<TILES, STAGES> {
       const u32 bits[4] = {x.x, x.y, x.z, x.w};
       float w[4];
 #pragma unroll
-      for (u32 i = 0; i < 4; i++) {
-        const float weight = __uint_as_float(bits[i]);
-        w[i] = weight == 0.f ? 0.f : weight * d[i];
+      for (u32 i = 0; i < 4; i++) w[i] = __uint_as_float(bits[i]) * d[i];
+      if (edge) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) w[i] = __uint_as_float(bits[i]) == 0.f ? 0.f : w[i];
       }
       b[n][0] = halves_of(w[0], w[1]);
       b[n][1] = halves_of(w[2], w[3]);
@@ -101,7 +103,7 @@ struct Attend : Logits<TILES, STAGES> {
 #pragma unroll
     for (u32 m = 0; m < 4; m++) {
       if constexpr (EXACT) {
-        if (m == 0 || (m == 2 && (V_KIND == KV_Q8_0 || V_KIND == KV_Q4_0))) exact_weights(values, j, m, b);
+        if (m == 0 || (m == 2 && (V_KIND == KV_Q8_0 || V_KIND == KV_Q4_0))) exact_weights(values, j, m, edge, b);
       }
       u32 a[4], rest[4];
       values.fragment(m, a, rest);
@@ -165,16 +167,9 @@ struct Attend : Logits<TILES, STAGES> {
     return turn;
   }
 
-  // Says which keys come next, and finds the first of them.
-  __device__ __forceinline__ void aim(const Turn& turn) {
-    set_turn(turn);
-    Base::find_tile();
-    Base::aimed = true;
-  }
-
   // Begins to copy the keys of a turn: only `go` may follow, perhaps after something that needs no keys.
   __device__ void begin(const Turn& turn) {
-    set_turn(turn);
+    Base::aim(turn);
     begin();
   }
 
@@ -184,13 +179,8 @@ struct Attend : Logits<TILES, STAGES> {
     for (u32 i = 0; i + 1 < STAGES; i++) Base::feed();
   }
 
-  __device__ __forceinline__ void set_turn(const Turn& turn) {
-    Base::tile = turn.first / KEYS;
-    Base::last_tile = turn.last / KEYS;
-    Base::last_chunks = turn.last % KEYS / 16 + 1;
-    Base::step = Base::put = Base::get = 0;
-    Base::slot = turn.slot;
-  }
+  // Whether it does, behind `aim`.
+  __device__ __forceinline__ bool begun() const { return Base::put > 0; }
 
   // Takes all columns through the keys of a turn.
   __device__ void go(const Turn& turn) {
@@ -202,16 +192,17 @@ struct Attend : Logits<TILES, STAGES> {
 #pragma unroll 1
       for (u32 c = 0; c < WARPS; c++) Base::logits(Base::next(), c, s);
       Base::weigh(start, edge, s, alpha);
+      const u32 chunks = tile == turn.last / KEYS ? Base::chunks_of(turn) : WARPS;
       if constexpr (EXACT) {
         // Tensor cores cut off what they round: sums of a tile are added up apart.
         Sums sums = {};
 #pragma unroll 1
-        for (u32 j = 0; j < Base::chunks_of(tile); j++) values(Base::next(), j, start + 16 * j, edge, sums);
+        for (u32 j = 0; j < chunks; j++) values(Base::next(), j, start + 16 * j, edge, sums);
         rescale(alpha, &sums);
       } else {
         rescale(alpha, nullptr);
 #pragma unroll 1
-        for (u32 j = 0; j < Base::chunks_of(tile); j++) values(Base::next(), j, start + 16 * j, edge, o);
+        for (u32 j = 0; j < chunks; j++) values(Base::next(), j, start + 16 * j, edge, o);
       }
     }
     copies_wait<0>();

@@ -34,11 +34,10 @@ struct Logits {
   const Place at;
   float o[4][TILES][4];        // [tile of 16 values][tile of 8 columns]: sums of weighted values
   float total[TILES][2];
-  // The next chunk to be copied, and the places of that and of the next to be used.
-  u32 tile, step, put, get, last_tile, last_chunks, slot;
-  bool aimed = false;          // the next tile was found already
+  // The next chunk to be copied: its tile, number in that, and where it comes from and goes to; and how many are left.
+  u32 tile, step, left, put, slot, block;
+  const u8 *codes, *scales;
   u32 odd = 0;                 // number of tiles so far, mod 2
-  const u8 *k_head, *v_head;
 
   __device__ Logits(u8* shared, Columns<COLUMNS>& columns, const Cache& cache, u32 head, u32 thread = threadIdx.x)
       : q(shared), p(shared + Q_BYTES), ring(shared + Q_BYTES + P_BYTES + thread / 32 * STAGES * CHUNK),
@@ -112,6 +111,14 @@ struct Logits {
         to[column] = high;
         if (EXACT) to[4 + column] = half_of(v[i] - float_of(high));
       }
+    } else if constexpr (K_KIND == KV_F16) {
+#pragma unroll
+      for (u32 i = 0; i < 8; i += 2) {
+        const u32 high = halves_of(v[i], v[i + 1]);
+        u32* to = reinterpret_cast<u32*>(place(i, column) + column);
+        to[0] = high;
+        if (EXACT) to[2] = halves_of(v[i] - low_half(high), v[i + 1] - high_half(high));
+      }
     } else {
       // Four values that follow one another are those four columns, of KV_Q4_0 in another order.
       constexpr u32 SECOND = K_KIND == KV_Q4_0 ? 2 : 1;
@@ -130,38 +137,60 @@ struct Logits {
     }
   }
 
-  // Finds the keys and values of the next tile.
-  __device__ __forceinline__ void find_tile() {
+  // Turns to the keys of the next tile, or to its values.
+  __device__ __forceinline__ void find_keys() {
     const u32 page = page_of(cache.tables, slot, tile * KEYS / PAGE, cache.local);
-    k_head = cache.k + head_at(page, cache.kv_heads, head, K_KIND, DIM);
-    v_head = cache.v + head_at(page, cache.kv_heads, head, V_KIND, DIM);
+    block = page * cache.kv_heads + head;
+    find<K_KIND>(cache.k, tile * KEYS % PAGE + 16 * warp, 0);
+  }
+  __device__ __forceinline__ void find_values() { find<V_KIND>(cache.v, tile * KEYS % PAGE, 64 * warp); }
+  template <u32 KIND>
+  __device__ __forceinline__ void find(const u8* pool, u32 token, u32 value) {
+    const u8* of = pool + size_t(block) * head_bytes(KIND, DIM);
+    codes = codes_at<KIND, DIM>(of, token, value, at.lane);
+    scales = scales_at<KIND, DIM>(of, token, value, at.lane);
   }
 
-  // Chunks of 16 keys of a tile that some column sees: values of others would meet weights of 0.
-  __device__ __forceinline__ u32 chunks_of(u32 tile) const { return tile == last_tile ? last_chunks : WARPS; }
+  // Turns to the keys of a turn. Of its last tile only those values are copied that some column sees: others would meet weights
+  // of 0.
+  __device__ __forceinline__ void aim(const Turn& turn) {
+    tile = turn.first / KEYS;
+    left = (turn.last / KEYS - tile) * 2 * WARPS + WARPS + chunks_of(turn);
+    step = put = 0;
+    slot = turn.slot;
+    find_keys();
+  }
+  static __device__ __forceinline__ u32 chunks_of(const Turn& turn) { return turn.last % KEYS / 16 + 1; }
 
   // Begins to copy the next chunk, if there is one: first all chunks of keys of a tile, then those of its values.
   __device__ __forceinline__ void feed() {
-    if (tile <= last_tile) {
-      if (step == 0 && !aimed) find_tile();
-      aimed = false;
-      const u32 token = tile * KEYS % PAGE, to = shared_address(ring) + put * CHUNK;
-      if (step < WARPS) copy_chunk<K_KIND, DIM>(to, k_head, token + 16 * warp, 64 * step, at.lane);
-      else copy_chunk<V_KIND, DIM>(to, v_head, token + 16 * (step - WARPS), 64 * warp, at.lane);
-      if (++step == WARPS + chunks_of(tile)) step = 0, tile++;
+    if (left > 0) {
+      left--;
+      const u32 to = shared_address(ring) + put * CHUNK;
+      if (step < WARPS) {
+        copy_chunk<K_KIND, DIM>(to, codes, scales, at.lane);
+        codes += 8 * code_bits(K_KIND);
+        scales += K_KIND == KV_TQ3_0 ? step % 2 * (8 * PAGE) : 4 * PAGE;
+        if (++step == WARPS) find_values();
+      } else {
+        copy_chunk<V_KIND, DIM>(to, codes, scales, at.lane);
+        codes += 16 * code_bytes(V_KIND, DIM);
+        scales += 32;
+        if (++step == 2 * WARPS) step = 0, tile++;
+        if (step == 0 && left > 0) find_keys();
+      }
     }
     copies_end();
     put = put + 1 == STAGES ? 0 : put + 1;
   }
 
-  // The next chunk. The place of the one before it is free from here on, for all lanes have read it.
+  // The next chunk. The place of the one before it is free from here on, for all lanes have read it: it is fed, and behind it lies
+  // this one.
   __device__ __forceinline__ const u8* next() {
     copies_wait<STAGES - 2>();
     __syncwarp();
     feed();
-    const u8* chunk = ring + get * CHUNK;
-    get = get + 1 == STAGES ? 0 : get + 1;
-    return chunk;
+    return ring + put * CHUNK;
   }
 
   // Logits of 16 keys over 64 columns of them, number `c` of all.

@@ -21,7 +21,7 @@ struct OwnHeads {
   u8* to;                        // where in them this warp stores a head of the row, if it does
   float2 by[PAIRS][4];
   float w[N][4];                 // weight of the norm of the warp's next head
-  bool stores, early;
+  bool stores;
   u32 token;
 
   __device__ __forceinline__ OwnHeads(const float* qkv, const HeadWeights& weights, const CudaPrepareParams& params, u8* k,
@@ -32,7 +32,7 @@ struct OwnHeads {
   __device__ __forceinline__ void ahead(Attend& attend, const Turn& turn, const RowInfo& info, bool newest, u32 group) {
     stores = newest && params.kv_heads > 0;
     // The row's own key is not there yet: no tile that the first copies reach may have it.
-    early = !stores || (turn.first / KEYS + Attend::BEGUN) * KEYS <= info.position;
+    const bool early = !stores || (turn.first / KEYS + Attend::BEGUN) * KEYS <= info.position;
     attend.aim(turn);
     if (early) attend.begin();
     token = info.position % PAGE;
@@ -116,7 +116,7 @@ struct OwnHeads {
         for (u32 i = 0; i < 4; i++) h[q][i] = next[q][i];
       }
     }
-    if (early) return;
+    if (attend.begun()) return;
     __syncthreads();  // the row's key and value are in the cache
     attend.begin();
   }

@@ -25,7 +25,8 @@ __device__ __host__ constexpr u32 chunk_bytes(u32 kind) {
   return chunk_codes(kind) + (kind == KV_F16 ? 0 : kind == KV_TQ3_0 ? 32 : 64);
 }
 
-// Tokens of a chunk stand in an order, and 16-byte pieces of a token in another, in which no bank is asked twice.
+// Tokens of a chunk stand in an order, and 16-byte pieces of a token in another, in which no bank is asked twice: of halves, piece
+// p of token t is piece p ^ t % 8.
 __device__ __forceinline__ u32 q8_piece(u32 token, u32 piece) {
   return (token ^ (token >> 1 & 1)) * 4 + (piece ^ 2 * ((token >> 1 ^ token >> 2) & 1));
 }
@@ -34,29 +35,55 @@ __device__ __forceinline__ u32 q4_piece(u32 token, u32 piece) {
   return (token ^ bit) * 2 + (piece ^ bit);
 }
 
-// Begins to copy the chunk of 16 tokens from `token` on and values from `value` on. `head` is the block in the page.
+// Where this lane's part of a chunk is in the cache: its codes and scales, of 16 tokens from `token` on and values from `value` on.
+// `head` is the block in the page. Addresses of the next chunks follow by additions: put together anew for each, they took more
+// instructions than the products.
 template <u32 KIND, u32 WIDTH>
-__device__ __forceinline__ void copy_chunk(u32 to, const u8* head, u32 token, u32 value, u32 lane) {
+__device__ __forceinline__ const u8* codes_at(const u8* head, u32 token, u32 value, u32 lane) {
+  constexpr u32 ROW = code_bytes(KIND, WIDTH), LANES = KIND == KV_F16 ? 8 : KIND == KV_Q8_0 ? 4 : 2;  // of a token
+  return head + ((token + lane / LANES) * ROW + value * code_bits(KIND) / 8 + lane % LANES * (KIND == KV_TQ3_0 ? 8 : 16));
+}
+template <u32 KIND, u32 WIDTH>
+__device__ __forceinline__ const u8* scales_at(const u8* head, u32 token, u32 value, u32 lane) {
+  const u32 block = KIND == KV_TQ3_0 ? value / 32 & ~3u : value / 32 + lane / 2;
+  return head + (PAGE * code_bytes(KIND, WIDTH) + (block * PAGE + token) * 2 + lane % 2 * 16);
+}
+
+// Begins to copy a chunk to `to`, of halves a multiple of 128.
+template <u32 KIND, u32 WIDTH>
+__device__ __forceinline__ void copy_chunk(u32 to, const u8* codes, const u8* scales, u32 lane) {
   constexpr u32 ROW = code_bytes(KIND, WIDTH);
-  const u8* from = head + size_t(token) * ROW + value * code_bits(KIND) / 8;
   if constexpr (KIND == KV_F16) {
+    const u32 even = to + lane / 8 * 128 + (lane % 8 ^ lane / 8) * 16;
 #pragma unroll
-    for (u32 u = lane; u < 128; u += 32) copy16(to + 16 * ((u & ~7u) | ((u ^ u >> 3) & 7)), from + u / 8 * ROW + u % 8 * 16);
+    for (u32 i = 0; i < 4; i++) copy16((i % 2 ? even ^ 64 : even) + 512 * i, codes + 4 * i * ROW);
   } else if constexpr (KIND == KV_Q8_0) {
-#pragma unroll
-    for (u32 u = lane; u < 64; u += 32) copy16(to + 16 * q8_piece(u / 4, u % 4), from + u / 4 * ROW + u % 4 * 16);
+    const u32 first = to + 16 * q8_piece(lane / 4, lane % 4);
+    copy16(first, codes);
+    copy16(first + 512, codes + 8 * ROW);
   } else if constexpr (KIND == KV_Q4_0) {
-    copy16(to + 16 * q4_piece(lane / 2, lane % 2), from + lane / 2 * ROW + lane % 2 * 16);
+    copy16(to + 16 * q4_piece(lane / 2, lane % 2), codes);
   } else {
-#pragma unroll
-    for (u32 u = lane; u < 48; u += 32) copy8(to + 8 * u, from + u / 3 * ROW + u % 3 * 8);
+    const u32 first = to + lane / 2 * 24 + lane % 2 * 8;
+    copy8(first, codes);
+    if (lane % 2 == 0) copy8(first + 16, codes + 16);
   }
   if constexpr (KIND != KV_F16) {
-    constexpr bool GROUPS = KIND == KV_TQ3_0;
-    const u32 block = GROUPS ? value / 32 & ~3u : value / 32 + lane / 2;
-    const u8* scales = head + PAGE * ROW + (block * PAGE + token) * 2 + lane % 2 * 16;
-    if (lane < (GROUPS ? 2 : 4)) copy16(to + chunk_codes(KIND) + lane * 16, scales);
+    if (lane < (KIND == KV_TQ3_0 ? 2 : 4)) copy16(to + chunk_codes(KIND) + lane * 16, scales);
   }
+}
+
+// Four 8 x 8 matrices of halves, rows of 16 bytes: lanes 8 i to 8 i + 7 say where those of matrix i are. As they are, or turned.
+template <bool TURNED>
+__device__ __forceinline__ void matrices(u32 (&a)[4], u32 from) {
+  if constexpr (TURNED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(from));
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(from));
 }
 
 // Two bytes of a word, the lower or the upper ones, less 128 after their highest bit was turned: what i8 they are.
@@ -119,7 +146,7 @@ __device__ __forceinline__ u32 indices_of(const u32* w, u32 s) {
 
 __device__ __forceinline__ u32 word_at(const u8* p) { return *reinterpret_cast<const u32*>(p); }
 
-// A lane's part of a chunk of keys, tokens g and g + 8. Step i of 4 has columns 4 t to 4 t + 3 of 16 each.
+// A lane's part of a chunk of keys, tokens g and g + 8. Step i of 4 has four columns of 16 each: 2 t, 2 t + 1 and those 8 behind.
 template <u32 KIND>
 struct KeyChunk {
   const u8* chunk;
@@ -136,17 +163,15 @@ struct KeyChunk {
   }
 
   __device__ __forceinline__ void fragment(u32 i, u32 (&a)[4], u32 (&rest)[4]) {
+    if constexpr (KIND == KV_F16) {
+      // Pieces 2 i and 2 i + 1 of all tokens.
+      const u32 lane = at.lane, piece = lane / 16 ^ lane % 8;
+      return matrices<false>(a, shared_address(chunk) + lane % 16 * 128 + piece * 16 ^ 32 * i);
+    }
 #pragma unroll
     for (u32 n = 0; n < 2; n++) {
       const u32 token = at.g + 8 * n;
-      if constexpr (KIND == KV_F16) {
-        if (i % 2 == 0) {
-          const uint4 x = reinterpret_cast<const uint4*>(chunk)[token * 8 + ((2 * at.t + i / 2) ^ (token & 7))];
-          w[n][0] = x.x; w[n][1] = x.y; w[n][2] = x.z; w[n][3] = x.w;
-        }
-        a[n] = w[n][i % 2 * 2];
-        a[n + 2] = w[n][i % 2 * 2 + 1];
-      } else if constexpr (KIND == KV_Q8_0) {
+      if constexpr (KIND == KV_Q8_0) {
         if (i % 2 == 0) {
           const u32 piece = q8_piece(token, i + at.t / 2);
           const uint2 x = *reinterpret_cast<const uint2*>(chunk + piece * 16 + at.t % 2 * 8);
@@ -166,7 +191,7 @@ struct KeyChunk {
         centroids<false>(indices, a[n], a[n + 2]);
         if (EXACT) centroids<true>(indices, rest[n], rest[n + 2]);
       }
-      if (!EXACT && KIND != KV_F16) {
+      if (!EXACT) {
         const float d = scale(i, n);
         a[n] = times2(a[n], halves_of(d, d));
         a[n + 2] = times2(a[n + 2], halves_of(d, d));
@@ -179,7 +204,7 @@ struct KeyChunk {
 __device__ __forceinline__ void key_place(u32 kind, u32 e, u32& step, u32& t, u32& column) {
   const u32 block = e / 32, x = e % 32;
   if (kind == KV_F16) {
-    t = e / 16; step = e / 4 % 4; column = e % 4;
+    step = e / 16; t = e % 8 / 2; column = e % 2 + e / 8 % 2 * 2;
   } else if (kind == KV_Q8_0) {
     t = x / 8; step = 2 * block + x / 4 % 2; column = x % 4;
   } else if (kind == KV_Q4_0) {
@@ -209,11 +234,7 @@ struct ValueChunk {
 #pragma unroll
     for (u32 k = 0; k < 4; k++) {
       const u32 token = 2 * at.t + k % 2 + k / 2 * 8;
-      if constexpr (KIND == KV_F16) {
-        if (m > 0) continue;
-        const uint4 x = reinterpret_cast<const uint4*>(chunk)[token * 8 + (at.g ^ (token & 7))];
-        w[k][0] = x.x; w[k][1] = x.y; w[k][2] = x.z; w[k][3] = x.w;
-      } else if constexpr (KIND == KV_Q8_0) {
+      if constexpr (KIND == KV_Q8_0) {
         if (m % 2 > 0) continue;
         w[k][0] = word_at(chunk + q8_piece(token, m + at.g / 4) * 16 + at.g % 4 * 4) ^ 0x80808080u;
       } else if constexpr (KIND == KV_Q4_0) {
@@ -230,10 +251,7 @@ struct ValueChunk {
 
   // `pair` 0: the lane's first two tokens, 1: the others; a[0] is row g of the tile, a[1] row g + 8.
   __device__ __forceinline__ void pair(u32 m, const u32 (&x)[4], const u32 (&y)[4], u32* a, u32* rest) const {
-    if constexpr (KIND == KV_F16) {
-      a[0] = bytes_of(x[m], y[m], 0x5410);
-      a[1] = bytes_of(x[m], y[m], 0x7632);
-    } else if constexpr (KIND == KV_Q8_0) {
+    if constexpr (KIND == KV_Q8_0) {
       const u32 both = bytes_of(x[0], y[0], m % 2 ? 0x7362 : 0x5140);
       a[0] = small_integers(both, false);
       a[1] = small_integers(both, true);
@@ -255,10 +273,15 @@ struct ValueChunk {
   }
 
   __device__ __forceinline__ void fragment(u32 m, u32 (&a)[4], u32 (&rest)[4]) {
+    if constexpr (KIND == KV_F16) {
+      // Pieces 2 m and 2 m + 1, of tokens 0 to 7 and then of the others.
+      const u32 lane = at.lane, piece = lane / 8 % 2 ^ lane % 8;
+      return matrices<true>(a, shared_address(chunk) + (lane % 8 + lane / 16 * 8) * 128 + piece * 16 ^ 32 * m);
+    }
     load(m);
     pair(m, w[0], w[1], a, rest);
     pair(m, w[2], w[3], a + 2, rest + 2);
-    if (!EXACT && KIND != KV_F16) {
+    if (!EXACT) {
       u32 d01, d23;
       scales(m, d01, d23);
       a[0] = times2(a[0], d01); a[1] = times2(a[1], d01);
@@ -270,7 +293,7 @@ struct ValueChunk {
 // Which value of the 64 is row g + 8 * half of tile m.
 __device__ __forceinline__ u32 value_at(u32 kind, u32 m, u32 half, u32 g) {
   const u32 n = 2 * m + half;
-  if (kind == KV_F16) return 8 * g + n;
+  if (kind == KV_F16) return 8 * n + g;
   if (kind == KV_Q8_0) return m / 2 * 32 + 4 * g + n % 4;
   if (kind == KV_Q4_0) return m / 2 * 32 + 2 * g + n % 4 / 2 + n % 2 * 16;
   return g / 4 * 32 + 4 * n + g % 4;
