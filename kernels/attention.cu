@@ -22,7 +22,9 @@
 #include "common/chain.cuh"
 #include "common/reduce.cuh"
 
-constexpr u32 RECORD = DIM / 4 + 1;  // float4s of a record
+// float4s of a record: largest logit and sum of weights of a part, then those of a group of parts, and the values of either.
+// Pieces of a group are added up by different warps, and each reads what all parts of it have.
+constexpr u32 RECORD = DIM / 4 + 1;
 
 // Records that are added up: number 0 is at `zero`, number i > 0 at `one` + (i - 1) * `each`.
 struct Series {
@@ -30,11 +32,15 @@ struct Series {
   __device__ u32 at(u32 i) const { return i == 0 ? zero : one + (i - 1) * each; }
 };
 
-// What the records of a series of at most 32 are to be multiplied with, each lane its own, and the stats of their sum.
-__device__ float2 weights_of(const float4* records, const Series& series, float& weight) {
+// What the records of a series of at most 32, of parts or of groups, are to be multiplied with, each lane its own, and the stats of
+// their sum.
+__device__ float2 weights_of(const float4* records, const Series& series, bool groups, float& weight) {
   const u32 lane = thread_anew() % 32;
-  float4 stat = make_float4(LOWEST, 0.f, 0.f, 0.f);
-  if (lane < series.count) stat = fresh(records + series.at(lane) * RECORD);
+  float2 stat = make_float2(LOWEST, 0.f);
+  if (lane < series.count) {
+    const float4 both = fresh(records + series.at(lane) * RECORD);
+    stat = groups ? make_float2(both.z, both.w) : make_float2(both.x, both.y);
+  }
   float top = stat.x;
   for (u32 mask = 1; mask < 32; mask *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
   weight = lane < series.count ? exp2_of((stat.x - top) * LOG2E) : 0.f;
@@ -44,7 +50,7 @@ __device__ float2 weights_of(const float4* records, const Series& series, float&
 }
 
 // Records of a series that are under way together, for a piece; those that are not there are zeros.
-constexpr u32 TOGETHER = DIM > 256 ? 4 : 9;
+constexpr u32 TOGETHER = DIM > 256 ? 6 : 9;
 typedef float4 Records[TOGETHER][2];
 
 __device__ __forceinline__ void load_records(const float4* records, const Series& series, u32 first, u32 piece, Records& x) {
@@ -58,14 +64,14 @@ __device__ __forceinline__ void load_records(const float4* records, const Series
   }
 }
 
-// A piece of the sum of a series. `x`: its first records of piece 0.
+// A piece of the sum of a series. `x`: its first records of that piece.
 __device__ __forceinline__ void add_records(const float4* records, const Series& series, float weight, u32 piece, Records& x,
                                             float (&v)[8]) {
 #pragma unroll
   for (u32 j = 0; j < 8; j++) v[j] = 0.f;
 #pragma unroll 1
   for (u32 first = 0; first < series.count; first += TOGETHER) {
-    if (first + piece > 0) load_records(records, series, first, piece, x);
+    if (first > 0) load_records(records, series, first, piece, x);
 #pragma unroll
     for (u32 k = 0; k < TOGETHER; k++) {
       const float w = __shfl_sync(~0u, weight, first + k);
@@ -76,9 +82,9 @@ __device__ __forceinline__ void add_records(const float4* records, const Series&
   }
 }
 
-__device__ __forceinline__ void put_record(float4* record, u32 piece, const float (&v)[8], float2 stat) {
+__device__ __forceinline__ void put_record(float4* record, u32 piece, const float (&v)[8], bool group, float2 stat) {
   const u32 lane = thread_anew() % 32, value = 256 * piece + 8 * lane;
-  if (piece == 0 && lane == 0) record[0] = make_float4(stat.x, stat.y, 0.f, 0.f);
+  if (piece == 0 && lane == 0) reinterpret_cast<float2*>(record)[group] = stat;
   if (value >= DIM) return;
   record[1 + value / 4] = make_float4(v[0], v[1], v[2], v[3]);
   record[2 + value / 4] = make_float4(v[4], v[5], v[6], v[7]);
@@ -121,21 +127,19 @@ __device__ __forceinline__ void split(
   for (u32 tile = 0; tile < TILES; tile++) {
     attend.gather(tile);
 #pragma unroll 1
-    for (u32 c = 8 * tile + attend.warp; c < 8 * tile + 8; c += WARPS) {
+    for (u32 job = attend.warp; job < 8 * PIECES; job += WARPS) {
+      const u32 c = 8 * tile + job / PIECES, piece = job % PIECES;
       if (columns.slot[c] == NOTHING || part < first_of(c) || part > last_of(c)) continue;
       const float2 stat = make_float2(unordered(columns.top[c]), attend.sum_of(c));
-#pragma unroll 1
-      for (u32 piece = 0; piece < PIECES; piece++) {
-        float v[8];
-        attend.row(c, piece, v);
-        if (first < last) {
-          put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, stat);
-          continue;
-        }
-#pragma unroll
-        for (u32 j = 0; j < 8; j++) v[j] = __fadd_rn(v[j], 0.f);  // no negative zeros, as adding up leaves none
-        put_piece(to, columns.query[c], piece, v, stat.y);
+      float v[8];
+      attend.row(c, piece, v);
+      if (first < last) {
+        put_record(records_of(c) + (part - first_of(c)) * RECORD, piece, v, false, stat);
+        continue;
       }
+#pragma unroll
+      for (u32 j = 0; j < 8; j++) v[j] = __fadd_rn(v[j], 0.f);  // no negative zeros, as adding up leaves none
+      put_piece(to, columns.query[c], piece, v, stat.y);
     }
   }
 
@@ -150,7 +154,8 @@ __device__ __forceinline__ void split(
     if (!last_block(counters + (level ? 0 : 1 + mine - first / fan), level ? groups : parts)) return;
     const bool done = level == 1 || groups == 1;
 #pragma unroll 1
-    for (u32 c = attend.warp; c < 8 * TILES; c += WARPS) {
+    for (u32 job = attend.warp; job < 8 * TILES * PIECES; job += WARPS) {
+      const u32 c = job / PIECES, piece = job % PIECES;
       if (columns.slot[c] == NOTHING) continue;
       const u32 begin = first_of(c), end = last_of(c);
       const u32 from = max(begin, mine * fan), to_part = min(end, mine * fan + fan - 1);
@@ -158,16 +163,12 @@ __device__ __forceinline__ void split(
       const Series series = level ? Series{0, fan - begin % fan, fan, end / fan - begin / fan + 1}
                                   : Series{from - begin, from - begin + 1, 1, to_part - from + 1};
       Records x;
-      load_records(records_of(c), series, 0, 0, x);
-      float weight;
-      const float2 stat = weights_of(records_of(c), series, weight);
-#pragma unroll 1
-      for (u32 piece = 0; piece < PIECES; piece++) {
-        float v[8];
-        add_records(records_of(c), series, weight, piece, x, v);
-        if (done) put_piece(to, columns.query[c], piece, v, stat.y);
-        else put_record(records_of(c) + (from - begin) * RECORD, piece, v, stat);
-      }
+      load_records(records_of(c), series, 0, piece, x);
+      float weight, v[8];
+      const float2 stat = weights_of(records_of(c), series, level > 0, weight);
+      add_records(records_of(c), series, weight, piece, x, v);
+      if (done) put_piece(to, columns.query[c], piece, v, stat.y);
+      else put_record(records_of(c) + (from - begin) * RECORD, piece, v, true, stat);
     }
     if (done) return;
   }

@@ -131,7 +131,8 @@ struct Attend : Logits<TILES, STAGES> {
 
   // The lowest slot from `from` on among the columns, and the keys that they see of it, within `first` to `last`.
   __device__ Turn next_turn(u32 from, u32 first, u32 last) {
-    Turn turn = {NOTHING, NOTHING, 0, 0, NOTHING};
+    Turn turn = {NOTHING, NOTHING, 0};
+    Seen inner = {0, NOTHING};
 #pragma unroll
     for (u32 c = at.lane; c < COLUMNS; c += 32) {
       const u32 slot = columns.slot[c];
@@ -145,18 +146,19 @@ struct Attend : Logits<TILES, STAGES> {
       const Seen seen = columns.seen[c];
       if (slot == NOTHING) continue;
       const bool in = slot == turn.slot;
-      turn.inner_first = in ? max(turn.inner_first, seen.first) : NOTHING;
-      turn.inner_last = in ? min(turn.inner_last, seen.last) : 0;
+      inner.first = in ? max(inner.first, seen.first) : NOTHING;
+      inner.last = in ? min(inner.last, seen.last) : 0;
       turn.first = in ? min(turn.first, seen.first) : turn.first;
       turn.last = in ? max(turn.last, seen.last) : turn.last;
     }
-    turn.inner_first = __reduce_max_sync(~0u, turn.inner_first);
-    turn.inner_last = __reduce_min_sync(~0u, turn.inner_last);
+    inner.first = __reduce_max_sync(~0u, inner.first);
+    inner.last = __reduce_min_sync(~0u, inner.last);
     turn.first = __reduce_min_sync(~0u, turn.first);
     turn.last = __reduce_max_sync(~0u, turn.last);
     turn.first = max(turn.first, first);
     turn.last = min(turn.last, last);
     __syncthreads();
+    if (thread_anew() == 0) columns.inner = inner;
 #pragma unroll 1
     for (u32 c = thread_anew(); c < COLUMNS; c += THREADS) {
       const bool in = columns.slot[c] == turn.slot;
@@ -187,7 +189,7 @@ struct Attend : Logits<TILES, STAGES> {
 #pragma unroll 1
     for (u32 tile = turn.first / KEYS; tile <= turn.last / KEYS; tile++) {
       const u32 start = tile * KEYS;
-      const bool edge = start < turn.inner_first || start + KEYS - 1 > turn.inner_last;
+      const bool edge = start < columns.inner.first || start + KEYS - 1 > columns.inner.last;
       float s[TILES][4] = {}, alpha[TILES][2];
 #pragma unroll 1
       for (u32 c = 0; c < WARPS; c++) Base::logits(Base::next(), c, s);

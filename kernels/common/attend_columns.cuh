@@ -39,15 +39,16 @@ struct alignas(8) Columns {
   Seen seen[COLUMNS];        // keys that it sees
   u32 first[COLUMNS];        // those of them that are seen in this turn, none if first > last
   u32 last[COLUMNS];
+  Seen inner;                // keys that all see that see any in this turn
   int top[COLUMNS];          // largest logit so far
   int before[2][COLUMNS];    // what it was before a tile: of even and odd ones in turns
   u32 broken[COLUMNS];       // it saw a value that is no number
   float sums[WARPS][COLUMNS];
 };
 
-// The keys of one sequence that columns of the block see, and those that all of them see.
+// The keys of one sequence that columns of the block see.
 struct Turn {
-  u32 slot, first, last, inner_first, inner_last;
+  u32 slot, first, last;
 };
 
 // What is the same for all blocks.
