@@ -60,6 +60,15 @@ impl AdapterReport {
         }
     }
 
+    /// Whether it is known to have an instruction for dot products of four packed 8-bit integers. WGSL has them everywhere, and
+    /// wgpu does not say where they are more than a notation; every discrete GPU since Pascal, RDNA 2 and Arc has one, which
+    /// Vulkan and D3D12 reach and Metal does not.
+    #[must_use]
+    pub fn multiplies_bytes(&self) -> bool {
+        let reached = matches!(self.info.backend, Backend::Vulkan | Backend::Dx12);
+        reached && self.info.device_type == DeviceType::DiscreteGpu
+    }
+
     /// Whether single dispatches can be timed.
     #[must_use]
     pub fn timestamps(&self) -> bool {

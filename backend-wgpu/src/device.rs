@@ -18,6 +18,9 @@ pub struct Options {
     pub adapter: Choice,
     /// Variants that may be used where the adapter has what they need.
     pub allow: Variants,
+    /// Whether products of prompts are of 8-bit integers, whatever `allow` says, where
+    /// [the adapter multiplies them fast](AdapterReport::multiplies_bytes).
+    pub bytes_where_fast: bool,
     /// Bindings are treated as no larger than this, in bytes: for tests of splitting.
     pub max_binding: Option<u64>,
     /// Scratch starts as NaN, so that a value that was never written is noticed: for tests.
@@ -47,7 +50,14 @@ impl std::fmt::Debug for ShaderEdit {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { adapter: Choice::Best, allow: Variants::EXACT, max_binding: None, poison: false, edit: None }
+        Self {
+            adapter: Choice::Best,
+            allow: Variants::EXACT,
+            bytes_where_fast: false,
+            max_binding: None,
+            poison: false,
+            edit: None,
+        }
     }
 }
 
@@ -58,7 +68,8 @@ pub struct Variants {
     pub f16: bool,
     /// Sums and shuffles among the invocations of a subgroup.
     pub subgroups: bool,
-    /// Dot products of four packed 8-bit integers in one instruction.
+    /// Products of prompts in 8-bit integers, four of them packed: faster where that is one instruction, with an error of some
+    /// parts in a thousand.
     pub int8: bool,
 }
 
@@ -115,7 +126,9 @@ impl Device {
         use wgpu::Features;
         let (adapter, report) = adapters::take(&options.adapter)?;
         let info = &report.info;
-        let variants = report.variants(options.allow);
+        let mut allow = options.allow;
+        allow.int8 |= options.bytes_where_fast && report.multiplies_bytes();
+        let variants = report.variants(allow);
         let timestamps = report.timestamps();
         let mut features = Features::empty();
         features.set(Features::SHADER_F16, variants.f16);

@@ -10,8 +10,8 @@
 //! `cpu` (or `reference`) is the reference; `wgpu` is the adapter that `--device` would take without being told, both
 //! with every shader variant it has (`wgpu`) and with core features alone (`wgpu-core`); `cuda` is the best GPU of the
 //! CUDA driver, with the kernels that an RTX 3090 would run, unless `CUDA_ARCH_LIMIT` says another architecture, or
-//! `native`, and with products exact to `f32`, unless `CUDA_PRODUCTS=fast` says those that users have: properties that are
-//! about bits hold for both, but goldens are held against the bounds of `f32`.
+//! `native`. Products are exact to `f32`, unless `GPU_PRODUCTS=fast` says those that users have (on `wgpu`, those that users with
+//! a fast GPU have): properties that are about bits hold for both, but goldens are held against the bounds of `f32`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -267,10 +267,10 @@ pub fn title(wgpu: &Wgpu) -> String {
 /// device if it is `native`.
 pub const ARCH_LIMIT: &str = "CUDA_ARCH_LIMIT";
 
-/// The variable that says which products CUDA has: `exact`, as if it were not set, or `fast`.
-pub const PRODUCTS: &str = "CUDA_PRODUCTS";
+/// The variable that says which products GPUs have: `exact`, as if it were not set, or `fast`.
+pub const PRODUCTS: &str = "GPU_PRODUCTS";
 
-/// Reads which products CUDA has: whether they are exact to `f32`.
+/// Reads which products GPUs have: whether they are exact to `f32`.
 ///
 /// # Errors
 ///
@@ -281,6 +281,16 @@ pub fn exact_products(text: Option<&str>) -> Result<bool, String> {
         Some("fast") => Ok(false),
         Some(other) => Err(format!("there are `exact` and `fast` products, not `{other}`")),
     }
+}
+
+/// What [`PRODUCTS`] says.
+fn are_exact() -> Result<bool, String> {
+    exact_products(std::env::var(PRODUCTS).ok().as_deref()).map_err(|error| format!("{PRODUCTS}: {error}"))
+}
+
+/// Variants of [`Name::Wgpu`].
+fn variants() -> Result<Variants, String> {
+    Ok(Variants { int8: !are_exact()?, ..Variants::EXACT })
 }
 
 /// Reads an architecture, or `native`, which is none.
@@ -303,8 +313,7 @@ pub fn arch_limit(text: Option<&str>) -> Result<Option<Arch>, String> {
 pub fn cuda_options() -> Result<gemma4_cuda::Options, String> {
     let arch_limit = arch_limit(std::env::var(ARCH_LIMIT).ok().as_deref())
         .map_err(|error| format!("{ARCH_LIMIT}: {error}"))?;
-    let exact = exact_products(std::env::var(PRODUCTS).ok().as_deref())
-        .map_err(|error| format!("{PRODUCTS}: {error}"))?;
+    let exact = are_exact()?;
     Ok(gemma4_cuda::Options { arch_limit, exact, poison: true, ..gemma4_cuda::Options::default() })
 }
 
@@ -341,7 +350,7 @@ static COVERED: LazyLock<Result<Vec<Covered>, String>> = LazyLock::new(|| {
         let result = match name {
             _ if !only.is_empty() && !only.contains(&name) => Err(format!("{ONLY} leaves it out")),
             Name::Cpu => Ok(cpu()),
-            Name::Wgpu => open(name, &options(Variants::EXACT)),
+            Name::Wgpu => variants().and_then(|allow| open(name, &options(allow))),
             Name::WgpuCore => open(name, &options(Variants::CORE)),
             Name::Cuda => cuda_options().and_then(|options| open_cuda(&options)),
         };

@@ -45,12 +45,12 @@ pub(crate) struct Global {
     /// A GPU by its number or by a part of its name, as `gemma4 inspect --devices` lists them
     #[arg(long, global = true, value_name = "N|NAME", help_heading = MODEL)]
     pub(crate) device: Option<String>,
-    /// Let the GPU take products in fewer bits, f16 or int8, where that is faster: with errors of some parts in a
-    /// thousand
+    /// Let the GPU multiply prompts in fewer bits, f16 or int8, also where it would not without being asked: with errors of
+    /// some parts in a thousand
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
     #[arg(hide_short_help = true)]
     pub(crate) with: Vec<Lossy>,
-    /// Do without features of the GPU: f16, subgroups, int8; for tests and reports
+    /// Do without features of the GPU: f16 (on CUDA, products are then exact to f32), int8 (they are on wgpu), subgroups
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES", help_heading = MODEL)]
     #[arg(hide_short_help = true)]
     pub(crate) without: Vec<Feature>,

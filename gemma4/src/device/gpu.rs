@@ -10,7 +10,7 @@ use super::{About, Chosen, Device, Purpose, Timed, before_adapters, cpu, remark}
 use crate::cli::{BackendName, Feature, Global, Lossy};
 use crate::failure::Failure;
 
-/// The variants that are used: those that cost no exactness, and others that the user asked for.
+/// The variants that are used on any adapter: those that cost no exactness, and others that the user asked for.
 fn allowed(global: &Global) -> Variants {
     let on = present(global);
     Variants {
@@ -36,6 +36,10 @@ pub(super) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
     let options = Options {
         adapter,
         allow: allowed(global),
+        // What is examined is held against the bounds of f32. Whoever asks for f16 does not want bytes.
+        bytes_where_fast: purpose == Purpose::Use
+            && present(global).int8
+            && !global.with.contains(&Lossy::F16),
         poison: purpose == Purpose::Examine,
         ..Options::default()
     };

@@ -58,7 +58,7 @@ impl Device {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             f16: variants.f16,
             subgroup: variants.subgroups.then_some(report.info.subgroup_min_size),
-            int8: variants.int8,
+            int8: variants.int8 && report.multiplies_bytes(),
             timestamps: report.timestamps(),
         }
     }
