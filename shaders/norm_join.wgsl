@@ -5,7 +5,7 @@
 //   norm_add__branches   y = n(dense) * dense_w + n(x) * x_w; norm_add of y; the norm of its sum
 //
 // Spec    core/src/ops/rms_norm.rs, core/src/ops/add.rs, core/src/ops/norm_add.rs
-// Launch  one workgroup of ROW_THREADS per row
+// Launch  one workgroup of REDUCE_THREADS per row
 // Differs from the spec only in the order of the sums (f32: by lane, then over the workgroup), and in what is fused.
 
 @group(0) @binding(5) var<storage, read_write> other: array<vec4<f32>>;  // [rows, cols / 4]
@@ -18,25 +18,25 @@ fn load_other_w(lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = other_w[lane]; }
-  if lane + ROW_THREADS < end { v.q1 = other_w[lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = other_w[lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = other_w[lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = other_w[lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = other_w[lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = other_w[lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = other_w[lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = other_w[lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = other_w[lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = other_w[lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
 fn store_other(row: u32, lane: u32, v: Quads) {
   let end = params.cols / 4u;
   if lane < end { other[row + lane] = v.q0; }
-  if lane + ROW_THREADS < end { other[row + lane + ROW_THREADS] = v.q1; }
-  if lane + 2u * ROW_THREADS < end { other[row + lane + 2u * ROW_THREADS] = v.q2; }
-  if lane + 3u * ROW_THREADS < end { other[row + lane + 3u * ROW_THREADS] = v.q3; }
-  if lane + 4u * ROW_THREADS < end { other[row + lane + 4u * ROW_THREADS] = v.q4; }
-  if lane + 5u * ROW_THREADS < end { other[row + lane + 5u * ROW_THREADS] = v.q5; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { other[row + lane + REDUCE_THREADS] = v.q1; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { other[row + lane + 2u * REDUCE_THREADS] = v.q2; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { other[row + lane + 3u * REDUCE_THREADS] = v.q3; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { other[row + lane + 4u * REDUCE_THREADS] = v.q4; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { other[row + lane + 5u * REDUCE_THREADS] = v.q5; }
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn norm_add__two_norms(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);
@@ -52,11 +52,11 @@ fn load_dense(row: u32, lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = dense[row + lane]; }
-  if lane + ROW_THREADS < end { v.q1 = dense[row + lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = dense[row + lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = dense[row + lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = dense[row + lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = dense[row + lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = dense[row + lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = dense[row + lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = dense[row + lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = dense[row + lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = dense[row + lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -64,11 +64,11 @@ fn load_dense_w(lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = dense_w[lane]; }
-  if lane + ROW_THREADS < end { v.q1 = dense_w[lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = dense_w[lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = dense_w[lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = dense_w[lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = dense_w[lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = dense_w[lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = dense_w[lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = dense_w[lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = dense_w[lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = dense_w[lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -76,11 +76,11 @@ fn load_x_w(lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = x_w[lane]; }
-  if lane + ROW_THREADS < end { v.q1 = x_w[lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = x_w[lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = x_w[lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = x_w[lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = x_w[lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = x_w[lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = x_w[lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = x_w[lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = x_w[lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = x_w[lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -102,7 +102,7 @@ fn join(row: u32, lane: u32) -> Quads {
   );
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn norm_add__branches(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);
@@ -115,7 +115,7 @@ fn first_added(branch: vec4<f32>, norm: f32, weight: vec4<f32>, before: vec4<f32
   return fma(branch * norm, weight, before);
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn norm_add__twice(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);

@@ -1,9 +1,10 @@
-// rms_norm and norm_add of rows that fit the registers of a workgroup: up to 24 * ROW_THREADS columns, a multiple
+// rms_norm and norm_add of rows that fit the registers of a workgroup: up to 24 * REDUCE_THREADS columns, a multiple
 // of four. All loads of a row, its weights among them, are in flight at once, so a row costs one latency instead of one a
-// column and one a barrier.
+// column and one a barrier. A workgroup has as many invocations as it can have, up to one a quad: each has few instructions, and
+// fetches most of them once.
 //
 // Spec    core/src/ops/rms_norm.rs, core/src/ops/norm_add.rs
-// Launch  one workgroup of ROW_THREADS per row
+// Launch  one workgroup of REDUCE_THREADS per row
 // Differs from the spec only in the order of the sum (f32: by lane, then over the workgroup).
 //
 // `norm_add__rms_norm` is both: the new residual, and its norm with the weight of what follows.
@@ -17,7 +18,10 @@
 @group(0) @binding(3) var<storage, read> picked: array<u32>;                // [rows]
 @group(1) @binding(0) var<uniform> params: NormParams;
 
-// The quads of a row that one invocation has: number i is at lane + i * ROW_THREADS, zero past the end.
+// How many quads of a row an invocation has at most, up to 6.
+override ROW_QUADS: u32 = 6u;
+
+// Those quads: number i is at lane + i * REDUCE_THREADS, zero past the end.
 struct Quads { q0: vec4<f32>, q1: vec4<f32>, q2: vec4<f32>, q3: vec4<f32>, q4: vec4<f32>, q5: vec4<f32> }
 
 fn sum_of_squares(v: Quads) -> f32 {
@@ -43,11 +47,11 @@ fn load_x(row: u32, lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = x[row + lane]; }
-  if lane + ROW_THREADS < end { v.q1 = x[row + lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = x[row + lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = x[row + lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = x[row + lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = x[row + lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = x[row + lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = x[row + lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = x[row + lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = x[row + lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = x[row + lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -55,11 +59,11 @@ fn load_w(lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = w[lane]; }
-  if lane + ROW_THREADS < end { v.q1 = w[lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = w[lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = w[lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = w[lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = w[lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = w[lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = w[lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = w[lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = w[lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = w[lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -67,11 +71,11 @@ fn load_next_w(lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = next_w[lane]; }
-  if lane + ROW_THREADS < end { v.q1 = next_w[lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = next_w[lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = next_w[lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = next_w[lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = next_w[lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = next_w[lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = next_w[lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = next_w[lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = next_w[lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = next_w[lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
@@ -79,45 +83,45 @@ fn load_residual(row: u32, lane: u32) -> Quads {
   let end = params.cols / 4u;
   var v = Quads();
   if lane < end { v.q0 = residual[row + lane]; }
-  if lane + ROW_THREADS < end { v.q1 = residual[row + lane + ROW_THREADS]; }
-  if lane + 2u * ROW_THREADS < end { v.q2 = residual[row + lane + 2u * ROW_THREADS]; }
-  if lane + 3u * ROW_THREADS < end { v.q3 = residual[row + lane + 3u * ROW_THREADS]; }
-  if lane + 4u * ROW_THREADS < end { v.q4 = residual[row + lane + 4u * ROW_THREADS]; }
-  if lane + 5u * ROW_THREADS < end { v.q5 = residual[row + lane + 5u * ROW_THREADS]; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { v.q1 = residual[row + lane + REDUCE_THREADS]; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { v.q2 = residual[row + lane + 2u * REDUCE_THREADS]; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { v.q3 = residual[row + lane + 3u * REDUCE_THREADS]; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { v.q4 = residual[row + lane + 4u * REDUCE_THREADS]; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { v.q5 = residual[row + lane + 5u * REDUCE_THREADS]; }
   return v;
 }
 
 fn store_y(row: u32, lane: u32, v: Quads) {
   let end = params.cols / 4u;
   if lane < end { y[row + lane] = v.q0; }
-  if lane + ROW_THREADS < end { y[row + lane + ROW_THREADS] = v.q1; }
-  if lane + 2u * ROW_THREADS < end { y[row + lane + 2u * ROW_THREADS] = v.q2; }
-  if lane + 3u * ROW_THREADS < end { y[row + lane + 3u * ROW_THREADS] = v.q3; }
-  if lane + 4u * ROW_THREADS < end { y[row + lane + 4u * ROW_THREADS] = v.q4; }
-  if lane + 5u * ROW_THREADS < end { y[row + lane + 5u * ROW_THREADS] = v.q5; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { y[row + lane + REDUCE_THREADS] = v.q1; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { y[row + lane + 2u * REDUCE_THREADS] = v.q2; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { y[row + lane + 3u * REDUCE_THREADS] = v.q3; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { y[row + lane + 4u * REDUCE_THREADS] = v.q4; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { y[row + lane + 5u * REDUCE_THREADS] = v.q5; }
 }
 
 fn store_next(row: u32, lane: u32, v: Quads) {
   let end = params.cols / 4u;
   if lane < end { next[row + lane] = v.q0; }
-  if lane + ROW_THREADS < end { next[row + lane + ROW_THREADS] = v.q1; }
-  if lane + 2u * ROW_THREADS < end { next[row + lane + 2u * ROW_THREADS] = v.q2; }
-  if lane + 3u * ROW_THREADS < end { next[row + lane + 3u * ROW_THREADS] = v.q3; }
-  if lane + 4u * ROW_THREADS < end { next[row + lane + 4u * ROW_THREADS] = v.q4; }
-  if lane + 5u * ROW_THREADS < end { next[row + lane + 5u * ROW_THREADS] = v.q5; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { next[row + lane + REDUCE_THREADS] = v.q1; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { next[row + lane + 2u * REDUCE_THREADS] = v.q2; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { next[row + lane + 3u * REDUCE_THREADS] = v.q3; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { next[row + lane + 4u * REDUCE_THREADS] = v.q4; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { next[row + lane + 5u * REDUCE_THREADS] = v.q5; }
 }
 
 fn store_residual(row: u32, lane: u32, v: Quads) {
   let end = params.cols / 4u;
   if lane < end { residual[row + lane] = v.q0; }
-  if lane + ROW_THREADS < end { residual[row + lane + ROW_THREADS] = v.q1; }
-  if lane + 2u * ROW_THREADS < end { residual[row + lane + 2u * ROW_THREADS] = v.q2; }
-  if lane + 3u * ROW_THREADS < end { residual[row + lane + 3u * ROW_THREADS] = v.q3; }
-  if lane + 4u * ROW_THREADS < end { residual[row + lane + 4u * ROW_THREADS] = v.q4; }
-  if lane + 5u * ROW_THREADS < end { residual[row + lane + 5u * ROW_THREADS] = v.q5; }
+  if ROW_QUADS > 1u && lane + REDUCE_THREADS < end { residual[row + lane + REDUCE_THREADS] = v.q1; }
+  if ROW_QUADS > 2u && lane + 2u * REDUCE_THREADS < end { residual[row + lane + 2u * REDUCE_THREADS] = v.q2; }
+  if ROW_QUADS > 3u && lane + 3u * REDUCE_THREADS < end { residual[row + lane + 3u * REDUCE_THREADS] = v.q3; }
+  if ROW_QUADS > 4u && lane + 4u * REDUCE_THREADS < end { residual[row + lane + 4u * REDUCE_THREADS] = v.q4; }
+  if ROW_QUADS > 5u && lane + 5u * REDUCE_THREADS < end { residual[row + lane + 5u * REDUCE_THREADS] = v.q5; }
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn rms_norm__quads(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);
@@ -127,7 +131,7 @@ fn rms_norm__quads(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
 }
 
 // gather_rows, then rms_norm: row r of `y` is made of row picked[r] of `x`.
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn rms_norm__picked(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let quads = params.cols / 4u;
@@ -153,14 +157,14 @@ fn add_all(v: Quads, row: u32, lane: u32) -> Quads {
   return sum;
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn norm_add__quads(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);
   let sum = add_all(load_x(row, lane), row, lane);
 }
 
-@compute @workgroup_size(ROW_THREADS)
+@compute @workgroup_size(REDUCE_THREADS)
 fn norm_add__rms_norm(@builtin(workgroup_id) group: vec3<u32>, at: Lane) {
   let lane = lane_of(at);
   let row = group.x * (params.cols / 4u);

@@ -19,7 +19,30 @@ fn fits(cols: u32) -> bool {
     cols.is_multiple_of(4) && cols <= WIDEST
 }
 
-fn shader(cx: &Lowering<'_>, file: Part, entry: &'static str) -> Shader {
+/// Most invocations that share a row.
+const MOST: u32 = 1024;
+
+/// Invocations that share a row of so many quads, and the quads of each. Sums of the core shaders are for `ROW_THREADS`.
+fn shares(quads: u32, cx: &Lowering<'_>) -> (u32, u32) {
+    let device = cx.device;
+    if !device.variants.subgroups {
+        return (ROW_THREADS, quads.div_ceil(ROW_THREADS));
+    }
+    let limits = &device.limits;
+    let most = MOST.min(limits.max_compute_invocations_per_workgroup).min(limits.max_compute_workgroup_size_x);
+    let each = quads.div_ceil(most / device.subgroup * device.subgroup);
+    (quads.div_ceil(each).next_multiple_of(device.subgroup), each)
+}
+
+/// An entry point for rows of so many columns, which [fit](fits).
+fn shader(cx: &Lowering<'_>, cols: u32, files: &[Part], entry: &'static str) -> Shader {
+    let (threads, each) = shares(cols / 4, cx);
+    let shader = cx.with_reduce(Shader::new(&[&[cx.reduce()], files].concat(), entry)).with("ROW_QUADS", each);
+    if threads == ROW_THREADS { shader } else { shader.with("REDUCE_THREADS", threads) }
+}
+
+/// One for rows of any width.
+fn any_shader(cx: &Lowering<'_>, file: Part, entry: &'static str) -> Shader {
     cx.with_reduce(Shader::new(&[cx.reduce(), file], entry))
 }
 
@@ -28,9 +51,9 @@ pub(super) fn rms_norm(op: &RmsNorm, cx: &mut Lowering<'_>) {
     let params = NormParams { cols, eps: op.eps, ..NormParams::default() };
     let binds = vec![Bind::Act(op.x), Bind::Weight(op.weight, 0), Bind::ActMut(op.out)];
     let shader = if fits(cols) {
-        shader(cx, shaders::NORM_QUADS, "rms_norm__quads")
+        shader(cx, cols, &[shaders::NORM_QUADS], "rms_norm__quads")
     } else {
-        shader(cx, shaders::RMS_NORM, "rms_norm")
+        any_shader(cx, shaders::RMS_NORM, "rms_norm")
     };
     cx.launch("rms_norm", shader, binds, &params, [cx.each_row(op.x), ONE, ONE]);
 }
@@ -41,10 +64,10 @@ pub(super) fn norm_add(op: &NormAdd, cx: &mut Lowering<'_>) {
     let grid = [cx.each_row(op.residual), ONE, ONE];
     let (residual, y, weight) = (Bind::ActMut(op.residual), Bind::Act(op.y), Bind::Weight(op.weight, 0));
     if fits(cols) {
-        let shader = shader(cx, shaders::NORM_QUADS, "norm_add__quads");
+        let shader = shader(cx, cols, &[shaders::NORM_QUADS], "norm_add__quads");
         cx.launch("norm_add", shader, vec![y, weight, residual], &params, grid);
     } else {
-        let shader = shader(cx, shaders::NORM_ADD, "norm_add");
+        let shader = any_shader(cx, shaders::NORM_ADD, "norm_add");
         cx.launch("norm_add", shader, vec![residual, y, weight], &params, grid);
     }
 }
@@ -58,7 +81,7 @@ pub(super) fn picks(gather: &GatherRows, norm: &RmsNorm, cx: &Lowering<'_>) -> b
 pub(super) fn picked_rms_norm(gather: &GatherRows, norm: &RmsNorm, cx: &mut Lowering<'_>) {
     let params = NormParams { cols: cx.cols(norm.x), eps: norm.eps, ..NormParams::default() };
     let binds = vec![Bind::Act(gather.x), Bind::Weight(norm.weight, 0), Bind::ActMut(norm.out), Bind::Picked];
-    let shader = shader(cx, shaders::NORM_QUADS, "rms_norm__picked");
+    let shader = shader(cx, params.cols, &[shaders::NORM_QUADS], "rms_norm__picked");
     cx.launch("rms_norm", shader, binds, &params, [cx.each_row(norm.out), ONE, ONE]);
 }
 
@@ -77,7 +100,7 @@ pub(super) fn norm_add_rms_norm(add: &NormAdd, norm: &RmsNorm, cx: &mut Lowering
         Bind::ActMut(norm.out),
         Bind::Weight(norm.weight, 0),
     ];
-    let shader = shader(cx, shaders::NORM_QUADS, "norm_add__rms_norm");
+    let shader = shader(cx, params.cols, &[shaders::NORM_QUADS], "norm_add__rms_norm");
     cx.launch("norm_add", shader, binds, &params, [cx.each_row(add.residual), ONE, ONE]);
 }
 
@@ -144,8 +167,8 @@ fn join(add: &NormAdd, norm: &RmsNorm, x: Act, others: &[Bind], entry: &'static 
         Bind::Weight(norm.weight, 0),
     ];
     binds.extend_from_slice(others);
-    let shader = Shader::new(&[cx.reduce(), shaders::NORM_QUADS, shaders::NORM_JOIN], entry);
-    cx.launch("norm_add", cx.with_reduce(shader), binds, &params, [cx.each_row(add.residual), ONE, ONE]);
+    let shader = shader(cx, params.cols, &[shaders::NORM_QUADS, shaders::NORM_JOIN], entry);
+    cx.launch("norm_add", shader, binds, &params, [cx.each_row(add.residual), ONE, ONE]);
 }
 
 /// The ops of [`Branches`], where these are the next ones; with what comes after them.

@@ -69,8 +69,10 @@ fn rows_alone<B: Backend>(at: &Covered, backend: &B, mut case: Case, all: &[f32]
         case.settings.truncate(1);
         (case.program.rows, case.program.picked) = (1, 1);
         let Some(alone) = at.judge("company", case.run(backend)) else { continue };
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert!(bits(&alone) == bits(want), "{}: {}, row {}", at.name, case.name, row.token);
+        for (col, (alone, want)) in alone.iter().zip(want).enumerate() {
+            let what = format_args!("{}: {}, row {}, column {col}", at.name, case.name, row.token);
+            assert!(alone.to_bits() == want.to_bits(), "{what}: {alone:e} alone, {want:e} in company");
+        }
         compared += cols;
     }
     compared
