@@ -23,10 +23,6 @@ fn tile_noted(place: u32) -> f32 { return tile_scales[place]; }
 fn tile_scaled(x: vec4<f32>, scale: f32) -> Tile4 { return Tile4(x * (1.0 / scale)); }
 // Whether sums end with every half of a chunk, or with the segment.
 const TILE_ENDS = true;
-// Quads of columns of a piece of such a sum.
-const TILE_QUADS = 4u;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> {
   return fma(vec4<f32>(products), vec4<f32>(scale), sum);
 }
-// A term of a total, for four rows: exact, so that a sum of terms is what tile_total makes.
-fn tile_term(products: Tile4, scales: vec4<f32>) -> vec4<f32> { return vec4<f32>(products) * scales; }

@@ -16,8 +16,4 @@ fn tile_noted(place: u32) -> f32 { return 1.0; }
 fn tile_scaled(x: vec4<f32>, scale: f32) -> Tile4 { return x; }
 // Whether sums end with every half of a chunk, or with the segment.
 const TILE_ENDS = false;
-// Quads of columns of a piece of such a sum.
-const TILE_QUADS = 8u;
 fn tile_total(products: Tile4, sum: vec4<f32>, scale: f32) -> vec4<f32> { return sum + products; }
-// A term of a total, for four rows.
-fn tile_term(products: Tile4, scales: vec4<f32>) -> vec4<f32> { return products; }
