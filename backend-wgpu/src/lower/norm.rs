@@ -29,7 +29,8 @@ fn shares(quads: u32, cx: &Lowering<'_>) -> (u32, u32) {
         return (ROW_THREADS, quads.div_ceil(ROW_THREADS));
     }
     let limits = &device.limits;
-    let most = MOST.min(limits.max_compute_invocations_per_workgroup).min(limits.max_compute_workgroup_size_x);
+    let most =
+        MOST.min(limits.max_compute_invocations_per_workgroup).min(limits.max_compute_workgroup_size_x);
     let each = quads.div_ceil(most / device.subgroup * device.subgroup);
     (quads.div_ceil(each).next_multiple_of(device.subgroup), each)
 }
@@ -37,7 +38,8 @@ fn shares(quads: u32, cx: &Lowering<'_>) -> (u32, u32) {
 /// An entry point for rows of so many columns, which [fit](fits).
 fn shader(cx: &Lowering<'_>, cols: u32, files: &[Part], entry: &'static str) -> Shader {
     let (threads, each) = shares(cols / 4, cx);
-    let shader = cx.with_reduce(Shader::new(&[&[cx.reduce()], files].concat(), entry)).with("ROW_QUADS", each);
+    let shader =
+        cx.with_reduce(Shader::new(&[&[cx.reduce()], files].concat(), entry)).with("ROW_QUADS", each);
     if threads == ROW_THREADS { shader } else { shader.with("REDUCE_THREADS", threads) }
 }
 
