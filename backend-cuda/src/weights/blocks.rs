@@ -86,9 +86,7 @@ impl Block {
 
     fn q3_k(&mut self, bytes: &[u8]) {
         two_bits(&bytes[32..96], &mut self.codes);
-        for (i, code) in self.codes.iter_mut().enumerate() {
-            *code |= (bytes[i % 32] >> (i / 32) & 1) << 2;
-        }
+        upper_bits::<1, 2>(&bytes[..32], &mut self.codes);
         let scales = &bytes[96..108];
         for (i, factor) in self.factors.iter_mut().enumerate() {
             let low = if i < 8 { scales[i] & 15 } else { scales[i - 8] >> 4 };
@@ -115,19 +113,13 @@ impl Block {
 
     fn q5_k(&mut self, bytes: &[u8]) {
         self.q4_k(bytes, 48);
-        let h = &bytes[16..48];
-        for (i, code) in self.codes.iter_mut().enumerate() {
-            *code |= (h[i % 32] >> (i / 32) & 1) << 4;
-        }
+        upper_bits::<1, 4>(&bytes[16..48], &mut self.codes);
     }
 
     fn q6_k(&mut self, bytes: &[u8]) {
         for (half, codes) in self.codes.chunks_exact_mut(128).enumerate() {
             nibbles(&bytes[64 * half..64 * half + 64], codes);
-            let h = &bytes[128 + 32 * half..160 + 32 * half];
-            for (i, code) in codes.iter_mut().enumerate() {
-                *code |= (h[i % 32] >> (2 * (i / 32)) & 3) << 4;
-            }
+            upper_bits::<2, 4>(&bytes[128 + 32 * half..160 + 32 * half], codes);
         }
         for (factor, &s) in self.factors.iter_mut().zip(&bytes[192..208]) {
             *factor = signed(s, 0);
@@ -160,6 +152,15 @@ fn nibbles(bytes: &[u8], to: &mut [u8]) {
     let (low, high) = to.split_at_mut(bytes.len().min(to.len() / 2));
     for ((&byte, low), high) in bytes.iter().zip(low).zip(high) {
         (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// 32 bytes: bits `BITS s` and on of byte `l` are those of code `32 s + l` from bit `AT` on.
+fn upper_bits<const BITS: usize, const AT: usize>(bytes: &[u8], codes: &mut [u8]) {
+    for (s, codes) in codes.chunks_exact_mut(32).enumerate() {
+        for (code, &byte) in codes.iter_mut().zip(bytes) {
+            *code |= (byte >> (BITS * s) & ((1 << BITS) - 1)) << AT;
+        }
     }
 }
 

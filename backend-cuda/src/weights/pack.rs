@@ -22,8 +22,27 @@ const PRODUCTS: usize = CHUNK / 16;
 
 /// Packs one tile of a block type.
 pub(super) fn codes(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [u8]; PLANES]) {
+    // All places and shifts follow from these numbers: where the compiler knows them, a core packs Q4_K twice
+    // as fast, and Q5_K four times.
+    let pack = match (layout.form.bits, layout.form.extra) {
+        (2, 0) => codes_of::<2, 0>,
+        (2, 1) => codes_of::<2, 1>,
+        (4, 0) => codes_of::<4, 0>,
+        (4, 1) => codes_of::<4, 1>,
+        (4, 2) => codes_of::<4, 2>,
+        (8, 0) => codes_of::<8, 0>,
+        (bits, extra) => unreachable!("no type has {bits} and {extra} bits"),
+    };
+    pack(layout, rows, out);
+}
+
+/// The same for codes of so many bits.
+fn codes_of<const BITS: usize, const EXTRA: usize>(
+    layout: &Layout,
+    rows: &[Option<&[u8]>; TILE],
+    out: [&mut [u8]; PLANES],
+) {
     let [codes, extra, scales, deltas] = out;
-    let (bits, extra_bits) = (layout.form.bits, layout.form.extra);
     let dtype = layout.dtype;
     let turned = turned(dtype);
     let block_bytes = BLOCK / dtype.block_len() * dtype.block_bytes();
@@ -38,9 +57,9 @@ pub(super) fn codes(layout: &Layout, rows: &[Option<&[u8]>; TILE], out: [&mut [u
         for chunk in 0..chunks {
             let at = 4 * first + chunk;
             for lane in 0..32 {
-                let words = &mut codes[(at * 32 + lane) * bits * 4..][..bits * 4];
-                let extras = &mut extra[(at * 32 + lane) * extra_bits * 4..][..extra_bits * 4];
-                lane_words(&blocks, (chunk, lane, turned), (bits, words), (extra_bits, extras));
+                let words = &mut codes[(at * 32 + lane) * BITS * 4..][..BITS * 4];
+                let extras = &mut extra[(at * 32 + lane) * EXTRA * 4..][..EXTRA * 4];
+                lane_words::<BITS, EXTRA>(&blocks, (chunk, lane, turned), words, extras);
             }
         }
         factors(layout.form.scales, &blocks, first, chunks, scales, deltas);
@@ -53,14 +72,15 @@ const ORDER: [usize; 4] = [0, 2, 1, 3];
 const BYTES: u32 = 0x0101_0101;
 
 /// The words of one lane for one chunk of a block: four codes at a time.
-fn lane_words(
+#[inline(always)]
+fn lane_words<const BITS: usize, const EXTRA: usize>(
     blocks: &[Block; TILE],
     (chunk, lane, turned): (usize, usize, u8),
-    (bits, words): (usize, &mut [u8]),
-    (extra_bits, extras): (usize, &mut [u8]),
+    words: &mut [u8],
+    extras: &mut [u8],
 ) {
     let (g, t) = (lane / 4, lane % 4);
-    let (upper, lower) = (BYTES * ((1 << bits) - 1), BYTES * ((1 << extra_bits) - 1));
+    let (upper, lower) = (BYTES * ((1 << BITS) - 1), BYTES * ((1 << EXTRA) - 1));
     let mut to = [0u32; 8];
     let mut to_extra = [0u32; 2];
     for group in 0..CHUNK / 32 {
@@ -69,10 +89,10 @@ fn lane_words(
             let first = CHUNK * chunk + 32 * group + register / 2 * 16 + 4 * t;
             let &[a, b, c, d] = &codes[first..first + 4] else { unreachable!("four codes of a block") };
             let four = u32::from_le_bytes([a, c, b, d]) ^ (BYTES * u32::from(turned));
-            let (word, at) = code_place(bits, group, register);
-            to[word] |= (four >> extra_bits & upper) << at;
-            if extra_bits > 0 {
-                let (word, at) = extra_place(extra_bits, group, register);
+            let (word, at) = code_place(BITS, group, register);
+            to[word] |= (four >> EXTRA & upper) << at;
+            if EXTRA > 0 {
+                let (word, at) = extra_place(EXTRA, group, register);
                 to_extra[word] |= (four & lower) << at;
             }
         }
