@@ -1,7 +1,7 @@
 // rms_norm and norm_add of rows that fit the registers of a workgroup: up to 24 * REDUCE_THREADS columns, a multiple
 // of four. All loads of a row, its weights among them, are in flight at once, so a row costs one latency instead of one a
-// column and one a barrier. A workgroup has as many invocations as it can have, up to one a quad: each has few instructions, and
-// fetches most of them once.
+// column and one a barrier. With subgroups a workgroup has as many invocations as it can have, up to one a quad: each has few
+// instructions, and fetches most of them once.
 //
 // Spec    core/src/ops/rms_norm.rs, core/src/ops/norm_add.rs
 // Launch  one workgroup of REDUCE_THREADS per row

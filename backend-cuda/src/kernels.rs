@@ -24,6 +24,7 @@ files! {
     "centroid_head_choose.cu",
     "common/activation.cuh",
     "common/attend.cuh",
+    "common/attend_chunks.cuh",
     "common/attend_columns.cuh",
     "common/attend_logits.cuh",
     "common/attend_own.cuh",

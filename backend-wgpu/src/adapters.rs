@@ -60,13 +60,13 @@ impl AdapterReport {
         }
     }
 
-    /// Whether it is known to have an instruction for dot products of four packed 8-bit integers. WGSL has them everywhere, and
-    /// wgpu does not say where they are more than a notation; every discrete GPU since Pascal, RDNA 2 and Arc has one, which
-    /// Vulkan and D3D12 reach and Metal does not.
+    /// Whether it most likely has an instruction for dot products of four packed 8-bit integers. WGSL has them everywhere, and
+    /// wgpu does not say where they are more than a notation. Discrete GPUs have had one for years (GeForce since Pascal, Radeon
+    /// since RDNA 2, Arc), which Vulkan reaches, and D3D12 where its compiler is one that knows 16-bit floats. Elsewhere they may
+    /// be slower than products in f32.
     #[must_use]
     pub fn multiplies_bytes(&self) -> bool {
-        let reached = matches!(self.info.backend, Backend::Vulkan | Backend::Dx12);
-        reached && self.info.device_type == DeviceType::DiscreteGpu
+        self.info.device_type == DeviceType::DiscreteGpu && reaches_bytes(self.info.backend, self.features)
     }
 
     /// Whether single dispatches can be timed.
@@ -113,6 +113,16 @@ fn api(info: &wgpu::AdapterInfo) -> &'static str {
         Backend::Metal => "Metal",
         Backend::Dx12 => "D3D12",
         _ => "other",
+    }
+}
+
+/// Whether shaders end in such an instruction where there is one. D3D12 has it from shader model 6.4 on, which takes the compiler
+/// that 16-bit floats take: wgpu goes back to an older one where `dxcompiler.dll` is missing.
+fn reaches_bytes(backend: Backend, features: Features) -> bool {
+    match backend {
+        Backend::Vulkan => true,
+        Backend::Dx12 => features.contains(Features::SHADER_F16),
+        _ => false,
     }
 }
 
@@ -205,4 +215,18 @@ pub(crate) fn take(choice: &Choice) -> Result<(Adapter, AdapterReport), WgpuErro
     };
     let adapter = adapters.into_iter().nth(report.index).expect("reports are numbered like adapters");
     Ok((adapter, report))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_multiplied_where_an_instruction_is_reached() {
+        let (none, f16) = (Features::empty(), Features::SHADER_F16);
+        let reached = [(Backend::Vulkan, none), (Backend::Dx12, f16)];
+        let not = [(Backend::Dx12, none), (Backend::Metal, f16), (Backend::Gl, f16)];
+        assert!(reached.iter().all(|&(backend, features)| reaches_bytes(backend, features)));
+        assert!(!not.iter().any(|&(backend, features)| reaches_bytes(backend, features)));
+    }
 }

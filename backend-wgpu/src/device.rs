@@ -18,8 +18,8 @@ pub struct Options {
     pub adapter: Choice,
     /// Variants that may be used where the adapter has what they need.
     pub allow: Variants,
-    /// Whether products of prompts are of 8-bit integers, whatever `allow` says, where
-    /// [the adapter multiplies them fast](AdapterReport::multiplies_bytes).
+    /// Whether products of prompts are of 8-bit integers too where [the adapter multiplies them fast]
+    /// (AdapterReport::multiplies_bytes), unless they are of f16, or `allow` is core features alone.
     pub bytes_where_fast: bool,
     /// Bindings are treated as no larger than this, in bytes: for tests of splitting.
     pub max_binding: Option<u64>,
@@ -126,9 +126,11 @@ impl Device {
         use wgpu::Features;
         let (adapter, report) = adapters::take(&options.adapter)?;
         let info = &report.info;
-        let mut allow = options.allow;
-        allow.int8 |= options.bytes_where_fast && report.multiplies_bytes();
-        let variants = report.variants(allow);
+        let mut variants = report.variants(options.allow);
+        variants.int8 |= options.bytes_where_fast
+            && options.allow != Variants::CORE
+            && !variants.f16
+            && report.multiplies_bytes();
         let timestamps = report.timestamps();
         let mut features = Features::empty();
         features.set(Features::SHADER_F16, variants.f16);

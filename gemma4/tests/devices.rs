@@ -155,24 +155,27 @@ mod wgpu {
             serde_json::from_slice::<Value>(&outcome.stdout).unwrap()["top"][0].clone()
         };
         let want = best(&["--backend", "cpu"]);
-        let mut ways = vec![vec!["--backend", "auto"]];
+        // A GPU may take fewer bits for prompts than f32, unless it is told not to.
+        let mut ways = vec![(vec!["--backend", "auto"], 0.2)];
         let found = devices();
         let list = found["devices"].as_array().unwrap().iter();
         let numbers: Vec<(String, bool)> =
             list.map(|device| (device["number"].to_string(), device["backend"] == "wgpu")).collect();
         for (number, wgpu) in &numbers {
             if *wgpu || found["cuda_obstacle"].is_null() {
-                ways.push(vec!["--device", number]);
+                ways.push((vec!["--device", number], 0.2));
             }
             if *wgpu {
-                ways.push(vec!["--backend", "wgpu", "--device", number, "--without", "f16,subgroups,int8"]);
+                for without in ["int8", "f16,subgroups,int8"] {
+                    ways.push((vec!["--backend", "wgpu", "--device", number, "--without", without], 0.02));
+                }
             }
         }
-        for way in ways {
+        for (way, most) in ways {
             let got = best(&way);
             assert_eq!(got["id"], want["id"], "{way:?}");
             let apart = (got["logit"].as_f64().unwrap() - want["logit"].as_f64().unwrap()).abs();
-            assert!(apart <= 0.02, "{way:?}: {got}, {want}");
+            assert!(apart <= most, "{way:?}: {got}, {want}");
         }
     }
 }

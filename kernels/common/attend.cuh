@@ -59,7 +59,7 @@ struct Attend : Logits<TILES, STAGES> {
   }
 
   // Operand B of 16 keys: two parts of the weights, times the scales of the values of tile m where they have some. At an edge scales
-  // may be anything where a weight is 0.
+  // may be anything where a weight is 0; elsewhere all columns see them, and get NaN of one that is no number.
   __device__ __forceinline__ void exact_weights(const ValueChunk<V_KIND>& values, u32 j, u32 m, bool edge, u32 (&b)[TILES][4]) {
     float d[4] = {1.f, 1.f, 1.f, 1.f};
     if (V_KIND != KV_F16) {

@@ -39,7 +39,7 @@ struct alignas(8) Columns {
   Seen seen[COLUMNS];        // keys that it sees
   u32 first[COLUMNS];        // those of them that are seen in this turn, none if first > last
   u32 last[COLUMNS];
-  Seen inner;                // keys that all see that see any in this turn
+  Seen inner;                // keys that all columns see: none where one has keys of another sequence
   int top[COLUMNS];          // largest logit so far
   int before[2][COLUMNS];    // what it was before a tile: of even and odd ones in turns
   u32 broken[COLUMNS];       // it saw a value that is no number

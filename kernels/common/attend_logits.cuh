@@ -13,36 +13,31 @@
 // are taken out where not all see them; who does see them gets NaN.
 #pragma once
 
-#include "common/attend_columns.cuh"
+#include "common/attend_chunks.cuh"
 #include "common/rotate.cuh"
 
 template <u32 TILES, u32 STAGES>
-struct Logits {
+struct Logits : Chunks<STAGES> {
+  typedef Chunks<STAGES> Copies;
+  using Copies::at;
+  using Copies::warp;
   static constexpr u32 COLUMNS = 8 * TILES;
   static constexpr u32 Q_BYTES = DIM / 16 * TILES * (EXACT ? 512 : 256);
   static constexpr u32 P_BYTES = WARPS * TILES * (EXACT ? 512 : 256);
   static constexpr u32 BYTES = Q_BYTES + P_BYTES + WARPS * STAGES * CHUNK;
   static constexpr u32 OUT_STRIDE = DIM + 4;
   static_assert(8 * OUT_STRIDE * 4 <= BYTES - Q_BYTES - P_BYTES, "sums have the place of chunks");
-  static constexpr u32 BEGUN = (STAGES - 2) / (2 * WARPS) + 1;  // tiles that the copies of `begin` reach
 
-  u8 *q, *p, *ring;            // shared memory: queries, weights, chunks of this warp
+  u8 *q, *p;                   // shared memory: queries, weights
   float* out;                  // sums of eight columns, in the place of all chunks
   Columns<COLUMNS>& columns;
-  const Cache cache;
-  const u32 head, warp;
-  const Place at;
   float o[4][TILES][4];        // [tile of 16 values][tile of 8 columns]: sums of weighted values
   float total[TILES][2];
-  // The next chunk to be copied: its tile, number in that, and where it comes from and goes to; and how many are left.
-  u32 tile, step, left, put, slot, block;
-  const u8 *codes, *scales;
   u32 odd = 0;                 // number of tiles so far, mod 2
 
   __device__ Logits(u8* shared, Columns<COLUMNS>& columns, const Cache& cache, u32 head, u32 thread = threadIdx.x)
-      : q(shared), p(shared + Q_BYTES), ring(shared + Q_BYTES + P_BYTES + thread / 32 * STAGES * CHUNK),
-        out(reinterpret_cast<float*>(shared + Q_BYTES + P_BYTES)), columns(columns), cache(cache), head(head),
-        warp(thread / 32), at(thread % 32) {
+      : Copies(shared + Q_BYTES + P_BYTES, cache, head, thread), q(shared), p(shared + Q_BYTES),
+        out(reinterpret_cast<float*>(shared + Q_BYTES + P_BYTES)), columns(columns) {
 #pragma unroll
     for (u32 n = 0; n < TILES; n++) {
 #pragma unroll
@@ -61,7 +56,7 @@ struct Logits {
     for (u32 c = thread_anew(); c < COLUMNS; c += THREADS) {
       const bool there = c < count * group;
       const u32 row = first_row + (there ? c / group : 0);
-      columns.query[c] = row * params.heads + head * group + c % group;
+      columns.query[c] = row * params.heads + Copies::head * group + c % group;
       columns.slot[c] = there ? rows[row].slot : NOTHING;
       columns.seen[c] = there ? seen_by(rows[row], params.window, reach) : Seen{0, 0};
       columns.top[c] = columns.before[0][c] = ordered(LOWEST);
@@ -115,7 +110,8 @@ struct Logits {
 #pragma unroll
       for (u32 i = 0; i < 8; i += 2) {
         const u32 high = halves_of(v[i], v[i + 1]);
-        u32* to = reinterpret_cast<u32*>(place(i, column) + column);
+        u16* lane = place(i, column);
+        u32* to = reinterpret_cast<u32*>(lane + column);
         to[0] = high;
         if (EXACT) to[2] = halves_of(v[i] - low_half(high), v[i + 1] - high_half(high));
       }
@@ -135,62 +131,6 @@ struct Logits {
         }
       }
     }
-  }
-
-  // Turns to the keys of the next tile, or to its values.
-  __device__ __forceinline__ void find_keys() {
-    const u32 page = page_of(cache.tables, slot, tile * KEYS / PAGE, cache.local);
-    block = page * cache.kv_heads + head;
-    find<K_KIND>(cache.k, tile * KEYS % PAGE + 16 * warp, 0);
-  }
-  __device__ __forceinline__ void find_values() { find<V_KIND>(cache.v, tile * KEYS % PAGE, 64 * warp); }
-  template <u32 KIND>
-  __device__ __forceinline__ void find(const u8* pool, u32 token, u32 value) {
-    const u8* of = pool + size_t(block) * head_bytes(KIND, DIM);
-    codes = codes_at<KIND, DIM>(of, token, value, at.lane);
-    scales = scales_at<KIND, DIM>(of, token, value, at.lane);
-  }
-
-  // Turns to the keys of a turn. Of its last tile only those values are copied that some column sees: others would meet weights
-  // of 0.
-  __device__ __forceinline__ void aim(const Turn& turn) {
-    tile = turn.first / KEYS;
-    left = (turn.last / KEYS - tile) * 2 * WARPS + WARPS + chunks_of(turn);
-    step = put = 0;
-    slot = turn.slot;
-    find_keys();
-  }
-  static __device__ __forceinline__ u32 chunks_of(const Turn& turn) { return turn.last % KEYS / 16 + 1; }
-
-  // Begins to copy the next chunk, if there is one: first all chunks of keys of a tile, then those of its values.
-  __device__ __forceinline__ void feed() {
-    if (left > 0) {
-      left--;
-      const u32 to = shared_address(ring) + put * CHUNK;
-      if (step < WARPS) {
-        copy_chunk<K_KIND, DIM>(to, codes, scales, at.lane);
-        codes += 8 * code_bits(K_KIND);
-        scales += K_KIND == KV_TQ3_0 ? step % 2 * (8 * PAGE) : 4 * PAGE;
-        if (++step == WARPS) find_values();
-      } else {
-        copy_chunk<V_KIND, DIM>(to, codes, scales, at.lane);
-        codes += 16 * code_bytes(V_KIND, DIM);
-        scales += 32;
-        if (++step == 2 * WARPS) step = 0, tile++;
-        if (step == 0 && left > 0) find_keys();
-      }
-    }
-    copies_end();
-    put = put + 1 == STAGES ? 0 : put + 1;
-  }
-
-  // The next chunk. The place of the one before it is free from here on, for all lanes have read it: it is fed, and behind it lies
-  // this one.
-  __device__ __forceinline__ const u8* next() {
-    copies_wait<STAGES - 2>();
-    __syncwarp();
-    feed();
-    return ring + put * CHUNK;
   }
 
   // Logits of 16 keys over 64 columns of them, number `c` of all.

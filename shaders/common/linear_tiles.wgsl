@@ -8,7 +8,7 @@
 // was brought waits in registers. Narrow ones are half a chunk deep, and there are two of each. Those of few rows are of four
 // chunks of four segments, which are multiplied at the same time. An output is a sum of the sums of its segments of SEGMENT
 // chunks, in their order, and the sum of a segment goes over its columns, an fma at a time, whatever tile it is in: all entry
-// points have the same bits. A chain of 128 errs like its square root, and each addition to a total costs as much as a product.
+// points have the same bits in f32. A chain of 128 errs like its square root, and each addition to a total costs as much as a product.
 // `Tile4` is the type of the tiles: f32, or f16 with sums of 16 products in f16 that are added up in f32.
 //
 // Tiles are arrays of arrays, so that most of an index is constant: what is left to be checked and multiplied is the same

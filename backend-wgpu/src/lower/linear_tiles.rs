@@ -1,7 +1,8 @@
 //! `linear` for prompts: tiles in workgroup memory.
 //!
-//! Which tile a product gets depends on the most rows that the program may have, which changes no bit: all tiles take
-//! each output's sum in one order. Whether the tiles are of f16 depends on the device alone.
+//! Which tile a product gets depends on the most rows that the program may have, which changes no bit: all tiles of f32 take
+//! each output's sum in one order. Tiles of f16 and of 8-bit integers have one shape, and whether there are such depends on the
+//! device and the type of the weight alone.
 
 use gemma4_core::abi::{INT8_TILE, LinearParams};
 use gemma4_core::program::{Act, Class, Weight};

@@ -36,10 +36,8 @@ pub(super) fn choose(global: &Global, purpose: Purpose) -> Result<Chosen, Failur
     let options = Options {
         adapter,
         allow: allowed(global),
-        // What is examined is held against the bounds of f32. Whoever asks for f16 does not want bytes.
-        bytes_where_fast: purpose == Purpose::Use
-            && present(global).int8
-            && !global.with.contains(&Lossy::F16),
+        // What is examined is held against the bounds of f32.
+        bytes_where_fast: purpose == Purpose::Use && present(global).int8,
         poison: purpose == Purpose::Examine,
         ..Options::default()
     };
