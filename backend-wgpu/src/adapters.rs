@@ -61,7 +61,7 @@ impl AdapterReport {
     }
 
     /// Whether it most likely has an instruction for dot products of four packed 8-bit integers. WGSL has them everywhere, and
-    /// wgpu does not say where they are more than a notation. Discrete GPUs have had one for years (GeForce since Pascal, Radeon
+    /// wgpu does not say where they are more than a notation. Discrete GPUs have had one for years (NVIDIA since Pascal, Radeon
     /// since RDNA 2, Arc), which Vulkan reaches, and D3D12 where its compiler is one that knows 16-bit floats. Elsewhere they may
     /// be slower than products in f32.
     #[must_use]

@@ -18,8 +18,8 @@ pub struct Options {
     pub adapter: Choice,
     /// Variants that may be used where the adapter has what they need.
     pub allow: Variants,
-    /// Whether products of prompts are of 8-bit integers too where [the adapter multiplies them fast]
-    /// (AdapterReport::multiplies_bytes), unless they are of f16, or `allow` is core features alone.
+    /// Whether products of prompts are of 8-bit integers too where the adapter
+    /// [multiplies them fast](AdapterReport::multiplies_bytes), unless they are of f16, or `allow` is core features alone.
     pub bytes_where_fast: bool,
     /// Bindings are treated as no larger than this, in bytes: for tests of splitting.
     pub max_binding: Option<u64>,
