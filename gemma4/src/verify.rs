@@ -38,8 +38,8 @@ What is compared:
   The model is the one inside this program, or that of --model, if the processor can run it too: the
   reference reads a prompt and some tokens, which takes it minutes with a model of many gigabytes.
 
-  Products are exact to 32-bit floats here, also where `gemma4 run` takes fewer bits for prompts. Those that --with makes
-  less exact do not agree: the page then says by how much they err.
+  Products are exact to 32-bit floats, also where `gemma4 run` takes fewer bits. Those that --with
+  makes less exact do not agree: the page then says by how much they err.
 
   The exit code is 0 only if everything agrees. --json has the same content, for reports.
 

@@ -55,7 +55,10 @@ fn a_build_without_gpus_says_so() {
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_without_a_device_ends_in_one_sentence() {
-    let outcome = gemma4(&["logits", "--text", "a", "--backend", "cuda", "--device", "Voodoo 2"], b"");
+    let none = ["logits", "--text", "a", "--backend", "cuda", "--device", "Voodoo 2"];
+    let outcome = gemma4(&none, b"");
+    // What CUDA does not have it does without.
+    assert_eq!(gemma4(&[&none[..], &["--without", "int8"]].concat(), b"").stderr, outcome.stderr);
     let first = outcome.stderr.lines().next().unwrap_or_default();
     // Which one depends on what the machine has; none is a panic, and each says what to do or what there is.
     let known = ["there is no NVIDIA driver", "no CUDA GPU", "is too old", "is not found"];

@@ -24,9 +24,9 @@ const VARIANTS: [Variants; 3] = [Variants::ALL, Variants::EXACT, Variants::CORE]
 
 /// Largest workgroup and workgroup memory of core WebGPU.
 const CORE_INVOCATIONS: u32 = 256;
-/// What D3D12 and Metal have at most.
-const MOST_INVOCATIONS: u32 = 1024;
 const CORE_WORKGROUP_BYTES: u32 = 16384;
+/// Largest workgroup of D3D12 and Metal.
+const MOST_INVOCATIONS: u32 = 1024;
 
 /// A device that keeps what shaders it is asked for. To its driver it hands an empty one for each: drivers take most of the
 /// time, and what they make of shaders is for the tests that run them.

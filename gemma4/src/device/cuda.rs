@@ -25,15 +25,11 @@ pub(crate) fn obstacle() -> Option<String> {
     gemma4_cuda::compile::compiler_version().err().map(|error| error.to_string())
 }
 
-const WITHOUT_INT8: &str = "--without int8";
-
-/// Whether the user asks for what only wgpu has.
+/// Whether the user asks for what only wgpu has. Without its 8-bit integers CUDA is in any case.
 fn only_wgpu(global: &Global) -> Option<&'static str> {
     let without = |feature| global.without.contains(&feature);
     if global.with.contains(&Lossy::Int8) {
         Some("--with int8")
-    } else if without(Feature::Int8) {
-        Some(WITHOUT_INT8)
     } else if without(Feature::Subgroups) {
         Some("--without subgroups")
     } else {
@@ -120,9 +116,7 @@ pub(super) fn auto(global: &Global, purpose: Purpose) -> Result<Option<Chosen>, 
     }
     let reports = list();
     let wanted = global.device.as_deref().map_or(Choice::Best, choice);
-    // CUDA does without these integers in any case.
-    let elsewhere = only_wgpu(global).is_some_and(|flag| flag != WITHOUT_INT8);
-    if elsewhere || devices::choose(&reports, &wanted).is_none() {
+    if only_wgpu(global).is_some() || devices::choose(&reports, &wanted).is_none() {
         return Ok(None);
     }
     if global.device.is_some() {
